@@ -1,0 +1,39 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help setup fmt lint test run demo contract clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install PostgreSQL for the tests, if there is none (Debian, Ubuntu)
+	@if compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || [ -x "$$(pg_config --bindir 2>/dev/null)/initdb" ]; \
+	then exit 0; \
+	elif command -v apt-get >/dev/null; \
+	then $(ROOT) apt-get update -q && DEBIAN_FRONTEND=noninteractive $(ROOT) apt-get install -qy --no-install-recommends postgresql; \
+	else echo 'make setup: please install a PostgreSQL server, 14 or newer' >&2; exit 1; fi
+
+fmt: ## format the code
+	cargo fmt
+
+lint: ## clippy, every warning an error
+	cargo clippy --all-targets --locked -- -D warnings
+
+test: setup ## everything CI checks: format, lint, all tests against real databases, doctests
+	cargo fmt --check
+	$(MAKE) --no-print-directory lint
+	@if cargo nextest --version >/dev/null 2>&1; \
+	then echo 'tests/with-postgres cargo nextest run --locked'; tests/with-postgres cargo nextest run --locked --no-tests=pass; \
+	else echo 'tests/with-postgres cargo test --locked'; tests/with-postgres cargo test --locked --lib --bins --tests; fi
+	cargo test --doc --locked
+
+run demo: ## a server, a worker and a receiver on this machine, to play with
+	cargo run --release -- demo
+
+contract: ## hold a running server against the published contract
+	tests/contract.sh
+
+clean: ## remove what was built
+	cargo clean

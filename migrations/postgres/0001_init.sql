@@ -1,0 +1,279 @@
+-- Times are epoch milliseconds. No foreign keys between hot tables: each insert that
+-- references one parent row would make a multixact. State names are literals.
+
+CREATE TABLE tenants (
+    id         UUID PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE api_keys (
+    id         UUID PRIMARY KEY,
+    tenant_id  UUID NOT NULL,
+    name       TEXT,
+    prefix     TEXT NOT NULL,
+    hash       BYTEA NOT NULL UNIQUE,
+    scopes     TEXT NOT NULL,
+    queues     TEXT,
+    accounts   TEXT,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT,
+    revoked_at BIGINT
+);
+CREATE INDEX api_keys_tenant ON api_keys (tenant_id, id);
+
+-- Signing secrets, sealed. owner_id is the tenant itself for its default secret.
+CREATE TABLE secrets (
+    id         UUID PRIMARY KEY,
+    tenant_id  UUID NOT NULL,
+    owner_id   UUID NOT NULL,
+    sealed     BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT
+);
+CREATE INDEX secrets_owner ON secrets (owner_id, created_at);
+
+-- The document of a job: written at submission and at its end, not in between.
+CREATE TABLE jobs (
+    id                UUID PRIMARY KEY,
+    tenant_id         UUID NOT NULL,
+    kind              TEXT NOT NULL,
+    queue             TEXT NOT NULL,
+    reference         TEXT,
+    priority          BIGINT NOT NULL,
+    worker            TEXT NOT NULL,
+    input             TEXT,
+    callback          TEXT,
+    sealed            BYTEA,
+    run_at            BIGINT,
+    deadline_at       BIGINT,
+    timeout_seconds   BIGINT NOT NULL,
+    max_attempts      BIGINT NOT NULL,
+    metadata          TEXT NOT NULL,
+    retain_seconds    BIGINT NOT NULL,
+    traceparent       TEXT,
+    estimated_seconds BIGINT NOT NULL,
+    created_at        BIGINT NOT NULL,
+    -- 'owed' while a row of job_queue tells the rest
+    state             TEXT NOT NULL CHECK (state IN ('owed', 'complete', 'failed', 'cancelled', 'expired')),
+    attempt           BIGINT NOT NULL,
+    sequence          BIGINT NOT NULL,
+    version           BIGINT NOT NULL,
+    fence             BIGINT NOT NULL,
+    token             BYTEA,
+    started_at        BIGINT,
+    started_sequence  BIGINT,
+    ended_at          BIGINT,
+    error             TEXT,
+    error_code        TEXT,
+    error_retryable   BIGINT,
+    result            BYTEA,
+    result_type       TEXT,
+    result_url        TEXT,
+    -- the delivery of the terminal event
+    delivery_id       UUID,
+    expires_at        BIGINT,
+    purged_at         BIGINT
+);
+CREATE INDEX jobs_tenant ON jobs (tenant_id, id);
+CREATE INDEX jobs_reference ON jobs (tenant_id, reference, id) WHERE reference IS NOT NULL;
+CREATE INDEX jobs_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
+
+-- One row per job that is owed. due_at is schedule time and end of the lease in one:
+-- a dead worker returns its job by doing nothing.
+CREATE TABLE job_queue (
+    job_id           UUID PRIMARY KEY,
+    tenant_id        UUID NOT NULL,
+    queue            TEXT NOT NULL,
+    level            BIGINT NOT NULL,
+    due_at           BIGINT NOT NULL,
+    kind             TEXT NOT NULL,
+    phase            TEXT NOT NULL CHECK (phase IN ('ready', 'leased', 'retry')),
+    fence            BIGINT NOT NULL,
+    token            BYTEA,
+    attempt          BIGINT NOT NULL,
+    attempts_left    BIGINT NOT NULL,
+    sequence         BIGINT NOT NULL,
+    version          BIGINT NOT NULL,
+    wants            BIGINT NOT NULL,
+    lease_seconds    BIGINT NOT NULL,
+    timeout_ms       BIGINT NOT NULL,
+    started_at       BIGINT,
+    started_sequence BIGINT,
+    -- the attempt before this one, when this claim took over an expired lease
+    lost_at          BIGINT,
+    lost_sequence    BIGINT,
+    progress         BIGINT,
+    progress_at      BIGINT,
+    message          TEXT,
+    error            TEXT,
+    error_code       TEXT,
+    worker_id        TEXT,
+    deadline_at      BIGINT,
+    cancel_at        BIGINT,
+    cancel_reason    TEXT,
+    -- the sweep looks at the row then: deadline, time-out or end of the cancel grace
+    watch_at         BIGINT
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500,
+        autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 200, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX job_queue_due ON job_queue (tenant_id, queue, level, due_at);
+CREATE INDEX job_queue_watch ON job_queue (watch_at) WHERE watch_at IS NOT NULL;
+CREATE INDEX job_queue_lost ON job_queue (due_at) WHERE attempts_left = 0;
+
+CREATE TABLE idempotency (
+    tenant_id   UUID NOT NULL,
+    route       TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    fingerprint BYTEA NOT NULL,
+    job_id      UUID NOT NULL,
+    expires_at  BIGINT NOT NULL,
+    PRIMARY KEY (tenant_id, route, key)
+);
+CREATE INDEX idempotency_expiry ON idempotency (expires_at);
+
+-- What happened. The first job.queued and the job.started of a running or last attempt are
+-- told by the job's own columns and stand here only when a receiver asked for them.
+CREATE TABLE events (
+    id         UUID PRIMARY KEY,
+    tenant_id  UUID NOT NULL,
+    job_id     UUID,
+    sequence   BIGINT,
+    kind       TEXT NOT NULL,
+    account    TEXT,
+    created_at BIGINT NOT NULL,
+    data       TEXT NOT NULL
+);
+CREATE INDEX events_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
+
+-- The frozen bytes, once per event and variant, shared by all deliveries that send them.
+CREATE TABLE bodies (
+    event_id UUID NOT NULL,
+    variant  TEXT NOT NULL,
+    body     TEXT NOT NULL,
+    PRIMARY KEY (event_id, variant)
+);
+
+CREATE TABLE deliveries (
+    id             UUID PRIMARY KEY,
+    tenant_id      UUID NOT NULL,
+    event_id       UUID NOT NULL,
+    variant        TEXT NOT NULL,
+    event_kind     TEXT NOT NULL,
+    job_id         UUID,
+    endpoint_id    UUID,
+    account        TEXT,
+    lane_id        UUID NOT NULL,
+    url            TEXT NOT NULL,
+    host           TEXT NOT NULL,
+    sealed         BYTEA,
+    sealed_row     UUID,
+    policy         TEXT NOT NULL,
+    failure_url    TEXT,
+    traceparent    TEXT,
+    expires_at     BIGINT,
+    created_at     BIGINT NOT NULL,
+    -- 'owed' while a row of delivery_queue tells the rest
+    state          TEXT NOT NULL CHECK (state IN ('owed', 'delivered', 'dead', 'cancelled')),
+    version        BIGINT NOT NULL,
+    fence          BIGINT NOT NULL,
+    attempt        BIGINT NOT NULL,
+    last_status    BIGINT,
+    first_error    TEXT,
+    last_error     TEXT,
+    ended_at       BIGINT,
+    discarded_at   BIGINT
+);
+CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
+CREATE INDEX deliveries_job ON deliveries (job_id, id) WHERE job_id IS NOT NULL;
+CREATE INDEX deliveries_event ON deliveries (event_id);
+CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+
+-- One row per delivery that is owed.
+CREATE TABLE delivery_queue (
+    delivery_id UUID PRIMARY KEY,
+    tenant_id   UUID NOT NULL,
+    lane_id     UUID NOT NULL,
+    due_at      BIGINT NOT NULL,
+    phase       TEXT NOT NULL CHECK (phase IN ('ready', 'leased')),
+    fence       BIGINT NOT NULL,
+    -- requests begun over all rounds, and those that the policy of this round counts
+    attempt     BIGINT NOT NULL,
+    used        BIGINT NOT NULL,
+    unknowns    BIGINT NOT NULL,
+    started_at  BIGINT,
+    node_id     UUID
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500,
+        autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 200, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
+CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
+CREATE INDEX delivery_queue_node ON delivery_queue (node_id) WHERE phase = 'leased';
+
+CREATE TABLE attempts (
+    delivery_id UUID NOT NULL,
+    number      BIGINT NOT NULL,
+    started_at  BIGINT NOT NULL,
+    duration_ms BIGINT,
+    phases      TEXT,
+    status      BIGINT,
+    error       TEXT,
+    headers     TEXT,
+    body        BYTEA,
+    next_at     BIGINT,
+    node_id     UUID,
+    PRIMARY KEY (delivery_id, number)
+);
+
+CREATE TABLE dead_letters (
+    delivery_id UUID PRIMARY KEY,
+    tenant_id   UUID NOT NULL,
+    event_kind  TEXT NOT NULL,
+    job_id      UUID,
+    endpoint_id UUID,
+    account     TEXT,
+    url         TEXT NOT NULL,
+    host        TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    attempts    BIGINT NOT NULL,
+    first_error TEXT,
+    last_error  TEXT,
+    died_at     BIGINT NOT NULL
+);
+CREATE INDEX dead_letters_tenant ON dead_letters (tenant_id, delivery_id);
+CREATE INDEX dead_letters_age ON dead_letters (died_at);
+
+CREATE TABLE redrives (
+    id              UUID PRIMARY KEY,
+    tenant_id       UUID NOT NULL,
+    filter          TEXT NOT NULL,
+    rate_per_second BIGINT,
+    state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
+    matched         BIGINT NOT NULL,
+    redriven        BIGINT NOT NULL,
+    cursor_id       UUID,
+    next_at         BIGINT,
+    created_at      BIGINT NOT NULL,
+    ended_at        BIGINT
+);
+CREATE INDEX redrives_running ON redrives (next_at) WHERE state = 'running';
+CREATE INDEX redrives_tenant ON redrives (tenant_id, id);
+
+-- A node owns lanes while it is alive, and keeps their slots and breaker in memory.
+CREATE TABLE nodes (
+    id          UUID PRIMARY KEY,
+    alive_until BIGINT NOT NULL
+);
+
+CREATE TABLE lanes (
+    id           UUID PRIMARY KEY,
+    tenant_id    UUID NOT NULL,
+    endpoint_id  UUID,
+    origin       TEXT,
+    owner_id     UUID,
+    concurrency  BIGINT NOT NULL,
+    failures     BIGINT NOT NULL,
+    opened       BIGINT NOT NULL,
+    held_until   BIGINT,
+    held_reason  TEXT
+);
+CREATE INDEX lanes_tenant ON lanes (tenant_id, id);
+CREATE INDEX lanes_owner ON lanes (owner_id);

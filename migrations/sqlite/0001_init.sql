@@ -1,0 +1,276 @@
+-- Times are epoch milliseconds, ids 16 bytes. The queue tables are clustered by their key.
+
+CREATE TABLE tenants (
+    id         BLOB PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE api_keys (
+    id         BLOB PRIMARY KEY,
+    tenant_id  BLOB NOT NULL,
+    name       TEXT,
+    prefix     TEXT NOT NULL,
+    hash       BLOB NOT NULL UNIQUE,
+    scopes     TEXT NOT NULL,
+    queues     TEXT,
+    accounts   TEXT,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER
+) STRICT;
+CREATE INDEX api_keys_tenant ON api_keys (tenant_id, id);
+
+-- Signing secrets, sealed. owner_id is the tenant itself for its default secret.
+CREATE TABLE secrets (
+    id         BLOB PRIMARY KEY,
+    tenant_id  BLOB NOT NULL,
+    owner_id   BLOB NOT NULL,
+    sealed     BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER
+) STRICT;
+CREATE INDEX secrets_owner ON secrets (owner_id, created_at);
+
+-- The document of a job: written at submission and at its end, not in between.
+CREATE TABLE jobs (
+    id                BLOB PRIMARY KEY,
+    tenant_id         BLOB NOT NULL,
+    kind              TEXT NOT NULL,
+    queue             TEXT NOT NULL,
+    reference         TEXT,
+    priority          INTEGER NOT NULL,
+    worker            TEXT NOT NULL,
+    input             TEXT,
+    callback          TEXT,
+    sealed            BLOB,
+    run_at            INTEGER,
+    deadline_at       INTEGER,
+    timeout_seconds   INTEGER NOT NULL,
+    max_attempts      INTEGER NOT NULL,
+    metadata          TEXT NOT NULL,
+    retain_seconds    INTEGER NOT NULL,
+    traceparent       TEXT,
+    estimated_seconds INTEGER NOT NULL,
+    created_at        INTEGER NOT NULL,
+    -- 'owed' while a row of job_queue tells the rest
+    state             TEXT NOT NULL CHECK (state IN ('owed', 'complete', 'failed', 'cancelled', 'expired')),
+    attempt           INTEGER NOT NULL,
+    sequence          INTEGER NOT NULL,
+    version           INTEGER NOT NULL,
+    fence             INTEGER NOT NULL,
+    token             BLOB,
+    started_at        INTEGER,
+    started_sequence  INTEGER,
+    ended_at          INTEGER,
+    error             TEXT,
+    error_code        TEXT,
+    error_retryable   INTEGER,
+    result            BLOB,
+    result_type       TEXT,
+    result_url        TEXT,
+    -- the delivery of the terminal event
+    delivery_id       BLOB,
+    expires_at        INTEGER,
+    purged_at         INTEGER
+) STRICT;
+CREATE INDEX jobs_tenant ON jobs (tenant_id, id);
+CREATE INDEX jobs_reference ON jobs (tenant_id, reference, id) WHERE reference IS NOT NULL;
+CREATE INDEX jobs_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
+
+-- One row per job that is owed. due_at is schedule time and end of the lease in one:
+-- a dead worker returns its job by doing nothing.
+CREATE TABLE job_queue (
+    job_id           BLOB PRIMARY KEY,
+    tenant_id        BLOB NOT NULL,
+    queue            TEXT NOT NULL,
+    level            INTEGER NOT NULL,
+    due_at           INTEGER NOT NULL,
+    kind             TEXT NOT NULL,
+    phase            TEXT NOT NULL CHECK (phase IN ('ready', 'leased', 'retry')),
+    fence            INTEGER NOT NULL,
+    token            BLOB,
+    attempt          INTEGER NOT NULL,
+    attempts_left    INTEGER NOT NULL,
+    sequence         INTEGER NOT NULL,
+    version          INTEGER NOT NULL,
+    wants            INTEGER NOT NULL,
+    lease_seconds    INTEGER NOT NULL,
+    timeout_ms       INTEGER NOT NULL,
+    started_at       INTEGER,
+    started_sequence INTEGER,
+    -- the attempt before this one, when this claim took over an expired lease
+    lost_at          INTEGER,
+    lost_sequence    INTEGER,
+    progress         INTEGER,
+    progress_at      INTEGER,
+    message          TEXT,
+    error            TEXT,
+    error_code       TEXT,
+    worker_id        TEXT,
+    deadline_at      INTEGER,
+    cancel_at        INTEGER,
+    cancel_reason    TEXT,
+    -- the sweep looks at the row then: deadline, time-out or end of the cancel grace
+    watch_at         INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX job_queue_due ON job_queue (tenant_id, queue, level, due_at);
+CREATE INDEX job_queue_watch ON job_queue (watch_at) WHERE watch_at IS NOT NULL;
+CREATE INDEX job_queue_lost ON job_queue (due_at) WHERE attempts_left = 0;
+
+CREATE TABLE idempotency (
+    tenant_id   BLOB NOT NULL,
+    route       TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    job_id      BLOB NOT NULL,
+    expires_at  INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, route, key)
+) STRICT;
+CREATE INDEX idempotency_expiry ON idempotency (expires_at);
+
+-- What happened. The first job.queued and the job.started of a running or last attempt are
+-- told by the job's own columns and stand here only when a receiver asked for them.
+CREATE TABLE events (
+    id         BLOB PRIMARY KEY,
+    tenant_id  BLOB NOT NULL,
+    job_id     BLOB,
+    sequence   INTEGER,
+    kind       TEXT NOT NULL,
+    account    TEXT,
+    created_at INTEGER NOT NULL,
+    data       TEXT NOT NULL
+) STRICT;
+CREATE INDEX events_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
+
+-- The frozen bytes, once per event and variant, shared by all deliveries that send them.
+CREATE TABLE bodies (
+    event_id BLOB NOT NULL,
+    variant  TEXT NOT NULL,
+    body     TEXT NOT NULL,
+    PRIMARY KEY (event_id, variant)
+) STRICT;
+
+CREATE TABLE deliveries (
+    id             BLOB PRIMARY KEY,
+    tenant_id      BLOB NOT NULL,
+    event_id       BLOB NOT NULL,
+    variant        TEXT NOT NULL,
+    event_kind     TEXT NOT NULL,
+    job_id         BLOB,
+    endpoint_id    BLOB,
+    account        TEXT,
+    lane_id        BLOB NOT NULL,
+    url            TEXT NOT NULL,
+    host           TEXT NOT NULL,
+    sealed         BLOB,
+    sealed_row     BLOB,
+    policy         TEXT NOT NULL,
+    failure_url    TEXT,
+    traceparent    TEXT,
+    expires_at     INTEGER,
+    created_at     INTEGER NOT NULL,
+    -- 'owed' while a row of delivery_queue tells the rest
+    state          TEXT NOT NULL CHECK (state IN ('owed', 'delivered', 'dead', 'cancelled')),
+    version        INTEGER NOT NULL,
+    fence          INTEGER NOT NULL,
+    attempt        INTEGER NOT NULL,
+    last_status    INTEGER,
+    first_error    TEXT,
+    last_error     TEXT,
+    ended_at       INTEGER,
+    discarded_at   INTEGER
+) STRICT;
+CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
+CREATE INDEX deliveries_job ON deliveries (job_id, id) WHERE job_id IS NOT NULL;
+CREATE INDEX deliveries_event ON deliveries (event_id);
+CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+
+-- One row per delivery that is owed.
+CREATE TABLE delivery_queue (
+    delivery_id BLOB PRIMARY KEY,
+    tenant_id   BLOB NOT NULL,
+    lane_id     BLOB NOT NULL,
+    due_at      INTEGER NOT NULL,
+    phase       TEXT NOT NULL CHECK (phase IN ('ready', 'leased')),
+    fence       INTEGER NOT NULL,
+    -- requests begun over all rounds, and those that the policy of this round counts
+    attempt     INTEGER NOT NULL,
+    used        INTEGER NOT NULL,
+    unknowns    INTEGER NOT NULL,
+    started_at  INTEGER,
+    node_id     BLOB
+) STRICT, WITHOUT ROWID;
+CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
+CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
+CREATE INDEX delivery_queue_node ON delivery_queue (node_id) WHERE phase = 'leased';
+
+CREATE TABLE attempts (
+    delivery_id BLOB NOT NULL,
+    number      INTEGER NOT NULL,
+    started_at  INTEGER NOT NULL,
+    duration_ms INTEGER,
+    phases      TEXT,
+    status      INTEGER,
+    error       TEXT,
+    headers     TEXT,
+    body        BLOB,
+    next_at     INTEGER,
+    node_id     BLOB,
+    PRIMARY KEY (delivery_id, number)
+) STRICT;
+
+CREATE TABLE dead_letters (
+    delivery_id BLOB PRIMARY KEY,
+    tenant_id   BLOB NOT NULL,
+    event_kind  TEXT NOT NULL,
+    job_id      BLOB,
+    endpoint_id BLOB,
+    account     TEXT,
+    url         TEXT NOT NULL,
+    host        TEXT NOT NULL,
+    reason      TEXT NOT NULL,
+    attempts    INTEGER NOT NULL,
+    first_error TEXT,
+    last_error  TEXT,
+    died_at     INTEGER NOT NULL
+) STRICT;
+CREATE INDEX dead_letters_tenant ON dead_letters (tenant_id, delivery_id);
+CREATE INDEX dead_letters_age ON dead_letters (died_at);
+
+CREATE TABLE redrives (
+    id              BLOB PRIMARY KEY,
+    tenant_id       BLOB NOT NULL,
+    filter          TEXT NOT NULL,
+    rate_per_second INTEGER,
+    state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
+    matched         INTEGER NOT NULL,
+    redriven        INTEGER NOT NULL,
+    cursor_id       BLOB,
+    next_at         INTEGER,
+    created_at      INTEGER NOT NULL,
+    ended_at        INTEGER
+) STRICT;
+CREATE INDEX redrives_running ON redrives (next_at) WHERE state = 'running';
+CREATE INDEX redrives_tenant ON redrives (tenant_id, id);
+
+-- A node owns lanes while it is alive, and keeps their slots and breaker in memory.
+CREATE TABLE nodes (
+    id          BLOB PRIMARY KEY,
+    alive_until INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE lanes (
+    id           BLOB PRIMARY KEY,
+    tenant_id    BLOB NOT NULL,
+    endpoint_id  BLOB,
+    origin       TEXT,
+    owner_id     BLOB,
+    concurrency  INTEGER NOT NULL,
+    failures     INTEGER NOT NULL,
+    opened       INTEGER NOT NULL,
+    held_until   INTEGER,
+    held_reason  TEXT
+) STRICT;
+CREATE INDEX lanes_tenant ON lanes (tenant_id, id);
+CREATE INDEX lanes_owner ON lanes (owner_id);

@@ -1,0 +1,98 @@
+use super::*;
+
+fn job() -> api::ClaimedJob {
+    let job = serde_json::json!({
+        "jobId": "job_01H455VB4PEX5VSKNK084SN02Q", "type": "t", "input": {"a": 1}, "attempt": 2,
+        "leaseToken": format!("rbl_{}", "A".repeat(32)), "leaseExpiresAt": "2026-01-01T00:00:00.000Z", "metadata": {},
+    });
+    serde_json::from_str(&job.to_string()).unwrap()
+}
+
+async fn run(line: &str) -> Result<Reply, Failure> {
+    let command = Arc::new(Command { line: line.to_owned(), retry: false });
+    tokio::time::timeout(Duration::from_secs(20), command.run(Task::alone(job()).0)).await.unwrap()
+}
+
+#[test]
+fn a_progress_line_is_told_from_an_ordinary_one() {
+    for (line, wanted) in [
+        ("::progress 40", Some((40, None))),
+        ("::progress 0 a  b ", Some((0, Some("a  b")))),
+        ("  ::progress\t100%  done\r", Some((100, Some("done")))),
+        ("::progress 101", None),
+        ("::progress -1", None),
+        ("::progress 4.5", None),
+        ("::progress", None),
+        ("::progress40", None),
+        ("::progressive 40", None),
+        ("note: ::progress 40", None),
+    ] {
+        assert_eq!(parse_progress(line), wanted, "{line}");
+    }
+}
+
+#[test]
+fn lines_are_cut_and_repaired() {
+    let mut lines = Lines::default();
+    assert_eq!(lines.push(b"a\r\nb"), ["a"]);
+    assert_eq!(lines.push(b"c\n\n\xff"), ["bc", ""]);
+    assert_eq!(lines.rest().unwrap(), "\u{fffd}");
+    let long = lines.push(&vec![b'x'; LINE_MAX * 2 + 1]);
+    assert_eq!(long.iter().map(String::len).collect::<Vec<_>>(), [LINE_MAX, LINE_MAX]);
+    assert_eq!(lines.rest().unwrap(), "x");
+}
+
+#[tokio::test]
+async fn the_input_goes_in_and_the_output_is_the_result() {
+    let Ok(Reply::Json(json)) = run("cat").await else { panic!() };
+    assert_eq!(json.get(), r#"{"a":1}"#);
+    let line = "echo $RINGBACK_JOB_ID $RINGBACK_JOB_TYPE $RINGBACK_ATTEMPT";
+    let Ok(Reply::Bytes { content_type, bytes }) = run(line).await else { panic!() };
+    assert_eq!(content_type, "text/plain; charset=utf-8");
+    assert_eq!(bytes, "job_01H455VB4PEX5VSKNK084SN02Q t 2\n");
+    let Ok(Reply::Bytes { content_type, .. }) = run(r"printf '\377'").await else { panic!() };
+    assert_eq!(content_type, "application/octet-stream");
+    let Ok(Reply::Json(json)) = run("true").await else { panic!() };
+    assert_eq!(json.get(), "null");
+}
+
+#[tokio::test]
+async fn an_exit_code_fails_the_job_with_the_last_words() {
+    let failed = run("echo one >&2; echo ::progress 5 >&2; echo two >&2; exit 3").await.unwrap_err();
+    assert_eq!((failed.error.as_str(), failed.code.as_deref()), ("one\ntwo", Some("exit-3")));
+    assert!(!failed.retryable);
+    let later = run("exit 75").await.unwrap_err();
+    assert_eq!(later.error, "the command ended with exit code 75");
+    assert!(later.retryable, "EX_TEMPFAIL asks for another attempt");
+    let killed = run("kill -9 $$").await.unwrap_err();
+    assert_eq!(killed.code.as_deref(), Some("signal-9"));
+    let large = run("head -c 1048577 /dev/zero").await.unwrap_err();
+    assert_eq!(large.code.as_deref(), Some("result-too-large"));
+    assert!(run("head -c 1048576 /dev/zero").await.is_ok());
+}
+
+#[tokio::test]
+async fn progress_is_reported_and_a_grandchild_that_keeps_the_pipes_does_not_hold_the_job() {
+    let line = "echo '::progress 40 half way' >&2; sleep 4 & echo 1".to_owned();
+    let (task, seen) = Task::alone(job());
+    let done = Arc::new(Command { line, retry: true }).run(task);
+    let done = tokio::time::timeout(Duration::from_secs(15), done).await.unwrap();
+    assert_eq!(done.unwrap_err().code.as_deref(), Some("no-end-of-output"));
+    assert_eq!(seen(), (Some(40), Some("half way".to_owned())));
+}
+
+#[tokio::test]
+async fn a_stop_reaches_the_whole_group() {
+    let marker = tempfile::NamedTempFile::new().unwrap();
+    let path = marker.path().display().to_string();
+    // The trap shows that SIGTERM came; the inner shell that SIGKILL was not needed for it.
+    let line = format!("sh -c 'trap \"echo stopped > {path}; exit\" TERM; while :; do sleep 0.05; done'");
+    let (task, _) = Task::alone(job());
+    let stop = task.stop.clone();
+    let running = tokio::spawn(Arc::new(Command { line, retry: true }).run(task));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(15), running).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().code.as_deref(), Some("stopped"));
+    assert_eq!(std::fs::read_to_string(marker.path()).unwrap(), "stopped\n");
+}

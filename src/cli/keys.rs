@@ -1,0 +1,163 @@
+//! `keyring` and `keys`: what seals secrets, and what lets callers in.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::exit::{Exit, Usage};
+use super::print::{self, Out, or_dash, time};
+use super::{PageArgs, Remote};
+use crate::app;
+use crate::clock::Clock;
+use crate::dice::Dice;
+use crate::store::seal::KeyRing;
+use crate::types::key::Scopes;
+use crate::types::{KeyId, Millis, api};
+
+/// The keys that seal secrets at rest.
+#[derive(Debug, clap::Args)]
+pub struct KeyringArgs {
+    #[command(subcommand)]
+    what: KeyringWhat,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum KeyringWhat {
+    /// Make a file with one new key, readable by its owner only; never overwrites one.
+    Create {
+        /// The file to make. Whoever loses it loses every sealed secret.
+        file: PathBuf,
+    },
+}
+
+/// API keys.
+#[derive(Debug, clap::Args)]
+pub struct KeysArgs {
+    #[command(flatten)]
+    remote: Remote,
+    #[command(subcommand)]
+    what: KeysWhat,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum KeysWhat {
+    /// Make a key and show it, this once; with --store directly in the store, else through the service.
+    Create(CreateArgs),
+    /// List the tenant's keys, newest first.
+    List {
+        #[command(flatten)]
+        page: PageArgs,
+    },
+    /// Revoke a key.
+    Revoke {
+        /// The key's id.
+        key_id: KeyId,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct CreateArgs {
+    /// The store: `sqlite://PATH` or `postgres://...`. The first key of a deployment is made so.
+    #[arg(long, env = "RINGBACK_STORE", hide_env_values = true, value_name = "URL")]
+    store: Option<String>,
+    /// The tenant's name; the tenant is made if there is none. Only with --store.
+    #[arg(long, env = "RINGBACK_TENANT")]
+    tenant: Option<String>,
+    /// What the key allows, such as `jobs:write,jobs:read`.
+    #[arg(long, env = "RINGBACK_SCOPES", value_name = "A,B")]
+    scopes: Scopes,
+    /// What people call the key.
+    #[arg(long, env = "RINGBACK_NAME")]
+    name: Option<String>,
+    /// When it stops working. Not with --store.
+    #[arg(long, env = "RINGBACK_EXPIRES_AT", value_name = "INSTANT")]
+    expires_at: Option<Millis>,
+}
+
+/// Runs `ringback keyring`.
+pub fn keyring(args: KeyringArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let KeyringWhat::Create { file } = args.what;
+    let ring = KeyRing::generate(Dice::Os.bytes());
+    KeyRing::create_file(&file, &ring.to_text())
+        .with_context(|| format!("cannot make the key ring {}", file.display()))?;
+    if out.json {
+        out.value(&serde_json::json!({"file": file, "activeKey": ring.active_id()}))?;
+    }
+    out.say(&format!("made {} with the key {}; keep a copy of it", file.display(), ring.active_id()))?;
+    Ok(Exit::Done.into())
+}
+
+/// Runs `ringback keys`.
+pub async fn run(args: KeysArgs, out: Out) -> anyhow::Result<ExitCode> {
+    match args.what {
+        KeysWhat::Create(create) => match create.store.clone() {
+            Some(store) => create_in_store(&store, create, out).await?,
+            None => create_by_api(&args.remote, create, out).await?,
+        },
+        KeysWhat::List { page } => {
+            let page = args.remote.client()?.keys(&page.into()).await?;
+            out.page(&page, &["KEY ID", "NAME", "PREFIX", "SCOPES", "CREATED", "EXPIRES"], row)?;
+        }
+        KeysWhat::Revoke { key_id } => {
+            args.remote.client()?.revoke_key(key_id).await?;
+            if out.json {
+                out.value(&serde_json::json!({"revoked": key_id}))?;
+            }
+            out.say(&format!("revoked {key_id}"))?;
+        }
+    }
+    Ok(Exit::Done.into())
+}
+
+async fn create_in_store(store: &str, create: CreateArgs, out: Out) -> anyhow::Result<()> {
+    let tenant = create.tenant.ok_or_else(|| Usage("--store needs --tenant".to_owned()))?;
+    if create.expires_at.is_some() {
+        return Err(Usage("--expires-at goes through the service, not with --store".to_owned()).into());
+    }
+    if create.scopes.is_empty() {
+        return Err(Usage("--scopes names no scope".to_owned()).into());
+    }
+    let (clock, dice) = (Clock::system(), Dice::Os);
+    let key = app::create_key(store, &tenant, create.name, create.scopes, clock, dice).await?;
+    show(key.reveal(), &tenant, create.scopes, out)
+}
+
+async fn create_by_api(remote: &Remote, create: CreateArgs, out: Out) -> anyhow::Result<()> {
+    if create.tenant.is_some() {
+        return Err(
+            Usage("--tenant needs --store; through the service a key's tenant is one's own".into()).into()
+        );
+    }
+    let new = api::NewApiKey {
+        name: create.name,
+        scopes: create.scopes.iter().collect(),
+        expires_at: create.expires_at,
+        ..api::NewApiKey::default()
+    };
+    let made = remote.client()?.create_key(&new).await?;
+    if out.json {
+        return out.value(&made);
+    }
+    Ok(print::raw(&format!("{}\n", made.key.unwrap_or_default()))?)
+}
+
+/// Only the key on standard output, so that a script can take it as it is.
+fn show(key: &str, tenant: &str, scopes: Scopes, out: Out) -> anyhow::Result<()> {
+    if out.json {
+        return out.value(&serde_json::json!({"key": key, "tenant": tenant, "scopes": scopes}));
+    }
+    Ok(print::raw(&format!("{key}\n"))?)
+}
+
+fn row(key: &api::ApiKey) -> Vec<String> {
+    let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+    vec![
+        key.key_id.to_string(),
+        or_dash(key.name.as_ref()),
+        key.prefix.clone(),
+        scopes.join(","),
+        time(key.created_at),
+        or_dash(key.expires_at.map(time)),
+    ]
+}

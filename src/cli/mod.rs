@@ -1,0 +1,266 @@
+//! The command line: what people and scripts type.
+
+mod dead_letters;
+mod deliveries;
+mod demo;
+mod exec;
+mod exit;
+mod jobs;
+mod keys;
+mod print;
+mod serve;
+pub mod sign;
+mod stop;
+mod submit;
+mod work;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::builder::FalseyValueParser;
+use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::client::{Client, PageQuery};
+use crate::clock::Clock;
+use crate::telemetry;
+use exit::Exit;
+use print::Out;
+
+const ABOUT_EXIT: &str = "Exit codes:\n  0  done\n  1  refused or failed\n  2  wrong usage\n  \
+    3  cannot reach the service\n\nEvery flag can also be set as RINGBACK_<FLAG> in the environment, such as \
+    RINGBACK_URL and RINGBACK_API_KEY.\nLogs go to standard error; RUST_LOG says how much.";
+
+/// Submit a job, get 202 Accepted, receive the signed reply.
+#[derive(Debug, Parser)]
+#[command(name = "ringback", version, after_help = ABOUT_EXIT, propagate_version = true)]
+struct Cli {
+    /// Print JSON instead of words and tables.
+    #[arg(long, env = "RINGBACK_JSON", global = true, hide_env = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Commands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Commands {
+    Demo(demo::DemoArgs),
+    Dev(serve::DevArgs),
+    Serve(serve::ServeArgs),
+    Migrate(serve::MigrateArgs),
+    Check(serve::CheckArgs),
+    Keyring(keys::KeyringArgs),
+    Keys(keys::KeysArgs),
+    Config(serve::ConfigArgs),
+    Submit(Box<submit::SubmitArgs>),
+    Jobs(jobs::JobsArgs),
+    Deliveries(deliveries::DeliveriesArgs),
+    Lanes(deliveries::LanesArgs),
+    DeadLetters(dead_letters::DeadLettersArgs),
+    Work(work::WorkArgs),
+    Sign(sign::SignArgs),
+    Verify(sign::VerifyArgs),
+    Openapi(OpenapiArgs),
+}
+
+/// Print the OpenAPI document of a running service.
+#[derive(Debug, clap::Args)]
+struct OpenapiArgs {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// Which service to speak to, and as whom.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Remote {
+    /// Where the service is.
+    #[arg(long, env = "RINGBACK_URL", global = true, default_value = "http://127.0.0.1:8080", value_parser = service_url)]
+    url: String,
+    /// The API key, `rbk_...`.
+    #[arg(long, env = "RINGBACK_API_KEY", global = true, hide_env_values = true)]
+    api_key: Option<sign::SecretText>,
+}
+
+impl Remote {
+    /// The client of that service.
+    fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::new(&self.url, self.api_key.as_ref().and_then(sign::SecretText::given))?)
+    }
+}
+
+fn service_url(text: &str) -> Result<String, &'static str> {
+    let fine = |url: url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    if url::Url::parse(text).is_ok_and(fine) { Ok(text.to_owned()) } else { Err("must be an http(s) URL") }
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PageArgs {
+    /// How many entries, 1..200.
+    #[arg(long, env = "RINGBACK_LIMIT", value_parser = clap::value_parser!(u32).range(1..=200))]
+    limit: Option<u32>,
+    /// Where the page before ended, as it said.
+    #[arg(long, env = "RINGBACK_CURSOR")]
+    cursor: Option<String>,
+}
+
+impl From<PageArgs> for PageQuery {
+    fn from(args: PageArgs) -> PageQuery {
+        PageQuery { limit: args.limit, cursor: args.cursor }
+    }
+}
+
+/// Reads the arguments, does what they say, and answers with the documented exit code.
+pub fn main() -> ExitCode {
+    // Errors of usage, `--help` and `--version` end the process in here: 2, 0 and 0.
+    let matches = command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    let json = cli.json;
+    telemetry::init(cli.command.usual_log());
+    let code = tokio::runtime::Runtime::new().context("cannot start the runtime").and_then(|runtime| {
+        let code = runtime.block_on(run(cli));
+        // A read of standard input cannot be cancelled and must not hold back the end.
+        runtime.shutdown_background();
+        code
+    });
+    code.unwrap_or_else(|error| exit::complain(&error, json).into())
+}
+
+/// The command with what the derive macro cannot say: `RINGBACK_JSON=1` is as good as `=true`.
+fn command() -> Command {
+    fn lenient(command: Command) -> Command {
+        command
+            .mut_args(|arg| match arg.get_action() {
+                ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+                _ => arg,
+            })
+            .mut_subcommands(lenient)
+    }
+    lenient(Cli::command())
+}
+
+impl Commands {
+    /// How much is logged where `RUST_LOG` does not say: services and workers tell what they do.
+    fn usual_log(&self) -> &'static str {
+        match self {
+            Commands::Dev(_) | Commands::Serve(_) | Commands::Work(_) => "info",
+            // Its receiver fails on purpose, and the story tells of it.
+            Commands::Demo(_) => "error",
+            Commands::Migrate(_)
+            | Commands::Check(_)
+            | Commands::Keyring(_)
+            | Commands::Keys(_)
+            | Commands::Config(_)
+            | Commands::Submit(_)
+            | Commands::Jobs(_)
+            | Commands::Deliveries(_)
+            | Commands::Lanes(_)
+            | Commands::DeadLetters(_)
+            | Commands::Sign(_)
+            | Commands::Verify(_)
+            | Commands::Openapi(_) => "warn",
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let out = Out { json: cli.json };
+    match cli.command {
+        Commands::Demo(args) => demo::run(args, out).await,
+        Commands::Dev(args) => serve::dev(args, out).await,
+        Commands::Serve(args) => serve::serve(args, out).await,
+        Commands::Migrate(args) => serve::migrate(args, out).await,
+        Commands::Check(args) => serve::check(args, out).await,
+        Commands::Keyring(args) => keys::keyring(args, out),
+        Commands::Keys(args) => keys::run(args, out).await,
+        Commands::Config(args) => serve::config(args, out),
+        Commands::Submit(args) => submit::run(*args, out).await,
+        Commands::Jobs(args) => jobs::run(args, out).await,
+        Commands::Deliveries(args) => deliveries::run(args, out).await,
+        Commands::Lanes(args) => deliveries::lanes(args, out).await,
+        Commands::DeadLetters(args) => dead_letters::run(args, out).await,
+        Commands::Work(args) => work::run(args).await,
+        Commands::Sign(args) => sign::run_sign(&args, out.json, std::io::stdin(), std::io::stdout()),
+        Commands::Verify(args) => {
+            let now = Clock::wall().seconds();
+            sign::run_verify(&args, out.json, std::io::stdin(), std::io::stdout(), now)
+        }
+        Commands::Openapi(args) => {
+            let document = args.remote.client()?.openapi().await?;
+            print::bytes(&document)?;
+            print::raw("\n")?;
+            Ok(Exit::Done.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every command below `command`, itself included.
+    fn all(command: &Command) -> Vec<Command> {
+        let below = command.get_subcommands().flat_map(all);
+        std::iter::once(command.clone()).chain(below).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_is_also_an_environment_variable_and_has_a_help_text() {
+        let mut root = command();
+        root.build();
+        for command in all(&root).iter().filter(|command| command.get_name() != "help") {
+            for arg in command.get_arguments() {
+                let Some(long) = arg.get_long().filter(|long| !["help", "version"].contains(long)) else {
+                    continue;
+                };
+                let wanted = format!("RINGBACK_{}", long.to_uppercase().replace('-', "_"));
+                let place = format!("{} --{long}", command.get_name());
+                assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(wanted.as_str()), "{place}");
+                assert!(arg.get_help().is_some(), "{place}");
+            }
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_contracts_commands_are_understood() {
+        for line in [
+            "dev --listen 127.0.0.1:0 --store sqlite://x.db --api-key rbk_x --config f",
+            "serve --listen [::]:80 --public-url https://x --store sqlite://x --key-ring f --config f --role api,dispatch",
+            "serve --store s --key-ring f --allow-cidr 10.0.0.0/8 --allow-cidr ::1/128 --allow-port 1 --allow-port 2 --allow-http",
+            "keys create --store s --tenant t --scopes jobs:write,work",
+            "keyring create f",
+            "migrate --store s",
+            "check --store s",
+            "config print",
+            "demo --stay --json",
+            "openapi --url http://x",
+            "submit --type t --input {} --callback-url https://x --callback-secret s --ref r --queue q --idempotency-key k --wait",
+            "jobs list --json",
+            "jobs --url http://x get job_01H455VB4PEX5VSKNK084SN02Q --api-key rbk_x",
+            "deliveries list --state dead",
+            "lanes list",
+            "dead-letters show dlv_01H455VB4PEX5VSKNK084SN02Q",
+            "dead-letters replay --dry-run --reason exhausted",
+            "dead-letters discard dlv_01H455VB4PEX5VSKNK084SN02Q",
+            "work --exec cat --queue q --types a,b --concurrency 4 --lease-seconds 10",
+            "sign --secret s --secret t --id i --timestamp 1",
+            "verify --secret s --id i --timestamp 1 --signature v1,x --at 1 --json",
+        ] {
+            let words = std::iter::once("ringback").chain(line.split(' '));
+            if let Err(e) = command().try_get_matches_from(words) {
+                panic!("{line}: {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_on_the_command_line_is_never_quoted() {
+        let matches = command().try_get_matches_from(["ringback", "openapi", "--api-key", "canary"]).unwrap();
+        assert!(!format!("{:?}", Cli::from_arg_matches(&matches).unwrap()).contains("canary"));
+    }
+}

@@ -1,0 +1,254 @@
+//! `dev` and `serve` run a node; `migrate`, `check` and `config print` look after one.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use ipnet::IpNet;
+
+use super::exit::{Exit, Usage};
+use super::print::{self, Out};
+use super::sign::SecretText;
+use super::stop;
+use crate::app::{self, Mode, Role, Running};
+use crate::clock::Clock;
+use crate::config::{self, File};
+use crate::dice::Dice;
+
+/// The longest a graceful end may take: 20 s for what is in flight, and the flush after it.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// Run a node for development: loopback only, with a key that may do everything.
+#[derive(Debug, clap::Args)]
+pub struct DevArgs {
+    /// Where the API listens; loopback only, port 0 picks one.
+    #[arg(long, env = "RINGBACK_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where everything is kept: `sqlite://PATH` or `postgres://...`.
+    #[arg(long, env = "RINGBACK_STORE", default_value = "sqlite://ringback.db")]
+    store: String,
+    /// The API key, `rbk_` and 32 or more letters, digits or underscores; a new one by default.
+    #[arg(long, env = "RINGBACK_API_KEY", hide_env_values = true)]
+    api_key: Option<SecretText>,
+    /// The configuration file (TOML).
+    #[arg(long, env = "RINGBACK_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Run a node in production.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// What a production node is told.
+#[derive(Debug, clap::Args)]
+struct NodeArgs {
+    /// Where the API listens; port 0 picks one.
+    #[arg(long, env = "RINGBACK_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// What URLs in answers and webhooks start with; the listen address by default.
+    #[arg(long, env = "RINGBACK_PUBLIC_URL", value_name = "URL", value_parser = super::service_url)]
+    public_url: Option<String>,
+    /// Where everything is kept: `sqlite://PATH` or `postgres://...`.
+    #[arg(long, env = "RINGBACK_STORE", hide_env_values = true, value_name = "URL")]
+    store: Option<String>,
+    /// The file with the keys that seal secrets; `ringback keyring create` makes one.
+    #[arg(long, env = "RINGBACK_KEY_RING", value_name = "FILE")]
+    key_ring: Option<PathBuf>,
+    /// The configuration file (TOML).
+    #[arg(long, env = "RINGBACK_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What this node does; all of it by default.
+    #[arg(long, env = "RINGBACK_ROLE", value_delimiter = ',', default_value = "api,dispatch")]
+    role: Vec<Role>,
+    /// A range that callbacks may reach although it is not public; repeatable.
+    #[arg(long, env = "RINGBACK_ALLOW_CIDR", value_delimiter = ',', value_name = "CIDR")]
+    allow_cidr: Vec<IpNet>,
+    /// A port that callbacks may use beside 443 and 8443; repeatable.
+    #[arg(long, env = "RINGBACK_ALLOW_PORT", value_delimiter = ',', value_name = "N")]
+    allow_port: Vec<u16>,
+    /// Let callbacks use http.
+    #[arg(long, env = "RINGBACK_ALLOW_HTTP")]
+    allow_http: bool,
+    /// A listener of its own for /metrics, which then needs no key.
+    #[arg(long, env = "RINGBACK_METRICS_LISTEN", value_name = "ADDR")]
+    metrics_listen: Option<SocketAddr>,
+}
+
+/// Bring the store to this release's schema.
+#[derive(Debug, clap::Args)]
+pub struct MigrateArgs {
+    /// The store: `sqlite://PATH` or `postgres://...`.
+    #[arg(long, env = "RINGBACK_STORE", hide_env_values = true, value_name = "URL")]
+    store: String,
+}
+
+/// Hold the store against the invariants; reads only, beside a running service or after it.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The store: `sqlite://PATH` or `postgres://...`.
+    #[arg(long, env = "RINGBACK_STORE", hide_env_values = true, value_name = "URL")]
+    store: String,
+}
+
+/// The configuration.
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    what: ConfigWhat,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ConfigWhat {
+    /// Show what `serve` with the same flags, environment and file would go by, redacted.
+    Print(NodeArgs),
+}
+
+/// Runs `ringback dev`.
+pub async fn dev(args: DevArgs, out: Out) -> anyhow::Result<ExitCode> {
+    if !args.listen.ip().is_loopback() {
+        let why = "dev listens on loopback only, because its key may do everything; use serve";
+        return Err(Usage(format!("--listen {}: {why}", args.listen)).into());
+    }
+    up(dev_config(args.listen, args.store, args.api_key.as_ref(), args.config), out).await
+}
+
+/// What a development node is told.
+pub fn dev_config(
+    listen: SocketAddr,
+    store: String,
+    api_key: Option<&SecretText>,
+    file: Option<PathBuf>,
+) -> app::Config {
+    app::Config {
+        mode: Mode::Dev,
+        listen,
+        public_url: None,
+        store,
+        key_ring: None,
+        api_key: api_key.and_then(SecretText::given).map(str::to_owned),
+        file,
+        roles: vec![Role::Api, Role::Dispatch],
+        allow_cidrs: Vec::new(),
+        allow_ports: Vec::new(),
+        allow_http: false,
+        metrics_listen: None,
+    }
+}
+
+/// Runs `ringback serve`.
+pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let node = args.node;
+    let missing = |flag: &str| Usage(format!("{flag} is required"));
+    let store = node.store.ok_or_else(|| missing("--store"))?;
+    let key_ring = node.key_ring.ok_or_else(|| missing("--key-ring"))?;
+    let config = app::Config {
+        mode: Mode::Serve,
+        listen: node.listen,
+        public_url: node.public_url,
+        store,
+        key_ring: Some(key_ring),
+        api_key: None,
+        file: node.config,
+        roles: node.role,
+        allow_cidrs: node.allow_cidr,
+        allow_ports: node.allow_port,
+        allow_http: node.allow_http,
+        metrics_listen: node.metrics_listen,
+    };
+    up(config, out).await
+}
+
+/// Starts a node, says that it is ready, and stops it at the first signal.
+async fn up(config: app::Config, out: Out) -> anyhow::Result<ExitCode> {
+    let stop = stop::on_signal()?;
+    let starting = app::start(config, Clock::system(), Dice::Os);
+    let Some(running) = stop.run_until_cancelled(starting).await else { return Ok(Exit::Done.into()) };
+    let running = running?;
+    announce(&running, out)?;
+    stop.cancelled().await;
+    tracing::info!("stopping");
+    let stopped = tokio::time::timeout(STOP_WITHIN, running.stop()).await;
+    stopped.context("the node did not stop in time; leases bring back what it held")??;
+    Ok(Exit::Done.into())
+}
+
+/// The ready line, which programs wait for, comes last.
+fn announce(running: &Running, out: Out) -> anyhow::Result<()> {
+    let url = format!("http://{}", running.addr);
+    if out.json {
+        let (key, secret) = (&running.api_key, &running.webhook_secret);
+        return out.value(&serde_json::json!({"listening": url, "apiKey": key, "webhookSecret": secret}));
+    }
+    let mut lines = String::new();
+    for (name, value) in [("API key", &running.api_key), ("webhook secret", &running.webhook_secret)] {
+        if let Some(value) = value {
+            lines.push_str(&format!("{name}: {value}\n"));
+        }
+    }
+    Ok(print::raw(&format!("{lines}listening on {url}\n"))?)
+}
+
+/// Runs `ringback migrate`.
+pub async fn migrate(args: MigrateArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let done = app::migrate(&args.store).await?;
+    if out.json {
+        out.value(&serde_json::json!({"detail": done}))?;
+    }
+    out.say(&done)?;
+    Ok(Exit::Done.into())
+}
+
+/// Runs `ringback check`.
+pub async fn check(args: CheckArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let found = app::check(&args.store).await?;
+    let exit = if found.is_empty() { Exit::Done } else { Exit::Failed };
+    if out.json {
+        out.value(&serde_json::json!({"holds": found.is_empty(), "violations": found}))?;
+    } else if found.is_empty() {
+        out.say("all invariants hold")?;
+    } else {
+        let row = |v: &app::Violation| vec![v.invariant.clone(), v.id.clone(), v.detail.clone()];
+        out.rows(&["INVARIANT", "ID", "WHAT IS WRONG"], found.iter().map(row))?;
+    }
+    Ok(exit.into())
+}
+
+/// Runs `ringback config print`.
+pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let ConfigWhat::Print(node) = args.what;
+    let file = node.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+    let texts = |items: Vec<String>| (!items.is_empty()).then(|| items.join(","));
+    let mut shown = vec![
+        ("listen", Some(node.listen.to_string())),
+        ("public_url", Some(node.public_url.unwrap_or_else(|| format!("http://{}", node.listen)))),
+        ("store", node.store.as_deref().map(config::redact_store)),
+        ("key_ring", node.key_ring.map(|path| path.display().to_string())),
+        ("config", node.config.map(|path| path.display().to_string())),
+        ("role", texts(node.role.iter().map(|role| format!("{role:?}").to_lowercase()).collect())),
+        ("allow_cidr", texts(node.allow_cidr.iter().map(ToString::to_string).collect())),
+        ("allow_port", texts(node.allow_port.iter().map(ToString::to_string).collect())),
+        ("allow_http", Some(node.allow_http.to_string())),
+        ("metrics_listen", node.metrics_listen.map(|addr| addr.to_string())),
+    ];
+    shown.retain(|(_, value)| value.is_some());
+    let members: serde_json::Map<_, _> =
+        shown.iter().map(|(name, value)| ((*name).to_owned(), value.clone().into())).collect();
+    if out.json {
+        out.value(&serde_json::json!({"flags": members, "file": file}))?;
+        return Ok(Exit::Done.into());
+    }
+    out.one(&members, &shown)?;
+    let routes = file.routes.into_iter().map(|route| {
+        vec![route.path, route.kind, route.status_path.unwrap_or_else(|| "/v1/jobs/{jobId}".to_owned())]
+    });
+    out.rows(&["ROUTE", "TYPE", "STATUS"], routes)?;
+    let worker = |queue: config::Queue| queue.worker.map(|worker| worker.url);
+    let queues = file.queues.into_iter().map(|(name, queue)| vec![name, print::or_dash(worker(queue))]);
+    out.rows(&["QUEUE", "PUSH WORKER"], queues)?;
+    Ok(Exit::Done.into())
+}

@@ -1,0 +1,247 @@
+//! `ringback sign` and `ringback verify`: a webhook's signature by hand, with the body on standard input.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use anyhow::Context;
+use zeroize::Zeroizing;
+
+use crate::types::signature::{self, BadSecret, BadSignature, Secret, TOLERANCE_SECONDS};
+
+/// A secret as it was typed.
+///
+/// Read by us and not by clap, whose errors quote the value, and redacted in `Debug`.
+#[derive(Clone)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    /// The text itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The text without the line break that files leave behind; None if nothing else is in it.
+    pub fn given(&self) -> Option<&str> {
+        Some(self.0.trim()).filter(|text| !text.is_empty())
+    }
+}
+
+impl FromStr for SecretText {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(SecretText(Zeroizing::new(text.to_owned())))
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(redacted)")
+    }
+}
+
+/// Print the `webhook-signature` value for the body on standard input.
+#[derive(Debug, clap::Args)]
+pub struct SignArgs {
+    /// Signing secret, `whsec_...`; repeatable, the items come in this order.
+    #[arg(
+        long = "secret",
+        env = "RINGBACK_SECRET",
+        hide_env_values = true,
+        required = true,
+        value_delimiter = ','
+    )]
+    pub secrets: Vec<SecretText>,
+    /// The `webhook-id`.
+    #[arg(long, env = "RINGBACK_ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub id: String,
+    /// The `webhook-timestamp`, in seconds since 1970.
+    #[arg(long, env = "RINGBACK_TIMESTAMP", value_parser = clap::value_parser!(i64).range(0..=99_999_999_999))]
+    pub timestamp: i64,
+}
+
+/// Check a received signature against the body on standard input; exit 0, or say why not and exit 1.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// Signing secret, `whsec_...`; repeatable, any of them may have signed.
+    #[arg(
+        long = "secret",
+        env = "RINGBACK_SECRET",
+        hide_env_values = true,
+        required = true,
+        value_delimiter = ','
+    )]
+    pub secrets: Vec<SecretText>,
+    /// The `webhook-id` as received.
+    #[arg(long, env = "RINGBACK_ID")]
+    pub id: String,
+    /// The `webhook-timestamp` as received.
+    #[arg(long, env = "RINGBACK_TIMESTAMP", allow_hyphen_values = true)]
+    pub timestamp: String,
+    /// The `webhook-signature` as received.
+    #[arg(long, env = "RINGBACK_SIGNATURE")]
+    pub signature: String,
+    /// When to judge the timestamp, in seconds since 1970; now by default.
+    #[arg(long, env = "RINGBACK_AT", value_name = "SECONDS")]
+    pub at: Option<i64>,
+}
+
+/// Runs `ringback sign`. In JSON the answer is one object with the member `signature`.
+///
+/// Errors: [`BadSecret`], which is wrong usage (exit 2), or the streams' own.
+pub fn run_sign(
+    args: &SignArgs,
+    json: bool,
+    stdin: impl Read,
+    mut out: impl Write,
+) -> anyhow::Result<ExitCode> {
+    let secrets = parse(&args.secrets, Secret::parse)?;
+    let body = read(stdin)?;
+    let signature = signature::sign(&secrets, &args.id, args.timestamp, &body);
+    if json {
+        writeln!(out, "{}", serde_json::json!({"signature": signature}))?;
+    } else {
+        writeln!(out, "{signature}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `ringback verify`; the verdict goes to `out`, a refusal is exit 1.
+///
+/// In JSON the answer is one object: `valid`, and if it is not, `code` and `detail`.
+///
+/// Errors: [`BadSecret`], which is wrong usage (exit 2), or the streams' own.
+pub fn run_verify(
+    args: &VerifyArgs,
+    json: bool,
+    stdin: impl Read,
+    mut out: impl Write,
+    now_seconds: i64,
+) -> anyhow::Result<ExitCode> {
+    let secrets = parse(&args.secrets, Secret::parse_lenient)?;
+    let body = read(stdin)?;
+    let at = args.at.unwrap_or(now_seconds);
+    let (id, timestamp, header) = (&args.id, &args.timestamp, &args.signature);
+    let verdict = signature::verify(&secrets, id, timestamp, header, &body, at, TOLERANCE_SECONDS);
+    let detail = verdict.err().map(|why| (why.code(), explain(why, args.at.is_some())));
+    match (&detail, json) {
+        (None, false) => writeln!(out, "valid")?,
+        (None, true) => writeln!(out, "{}", serde_json::json!({"valid": true}))?,
+        (Some((_, detail)), false) => writeln!(out, "invalid: {detail}")?,
+        (Some((code, detail)), true) => {
+            writeln!(out, "{}", serde_json::json!({"valid": false, "code": code, "detail": detail}))?;
+        }
+    }
+    Ok(if detail.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn explain(why: BadSignature, at_given: bool) -> String {
+    match why {
+        BadSignature::TooOld { .. } if !at_given => format!("{why}; judge an old delivery with --at"),
+        BadSignature::MissingId
+        | BadSignature::MissingTimestamp
+        | BadSignature::MissingSignature
+        | BadSignature::BadTimestamp(_)
+        | BadSignature::TooOld { .. }
+        | BadSignature::TooNew { .. }
+        | BadSignature::StraySpace
+        | BadSignature::NoVersion
+        | BadSignature::NoV1Item
+        | BadSignature::BadBase64
+        | BadSignature::WrongLength { .. }
+        | BadSignature::Mismatch(_) => why.to_string(),
+    }
+}
+
+fn parse(texts: &[SecretText], read: fn(&str) -> Result<Secret, BadSecret>) -> anyhow::Result<Vec<Secret>> {
+    let one = |(at, text): (usize, &SecretText)| {
+        read(&text.0).with_context(|| format!("--secret number {}", at + 1))
+    };
+    texts.iter().enumerate().map(one).collect()
+}
+
+fn read(mut stdin: impl Read) -> anyhow::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    stdin.read_to_end(&mut body).context("cannot read the body from standard input")?;
+    Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    const KEY: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
+    const NOW: i64 = 1_700_000_000;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[arg(long, global = true)]
+        json: bool,
+        #[command(subcommand)]
+        what: What,
+    }
+
+    #[derive(clap::Subcommand)]
+    enum What {
+        Sign(SignArgs),
+        Verify(VerifyArgs),
+    }
+
+    fn run(args: &[&str], body: &[u8]) -> (anyhow::Result<ExitCode>, String) {
+        let mut out = Vec::new();
+        let cli = Cli::try_parse_from([&["ringback"], args].concat()).unwrap();
+        let code = match cli.what {
+            What::Sign(args) => run_sign(&args, cli.json, body, &mut out),
+            What::Verify(args) => run_verify(&args, cli.json, body, &mut out, NOW),
+        };
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    fn verify(extra: &[&str], body: &[u8]) -> (ExitCode, String) {
+        let args = ["verify", "--secret", KEY, "--id", "dlv_1", "--timestamp", "1700000000"];
+        let (code, out) = run(&[&args, extra].concat(), body);
+        (code.unwrap(), out)
+    }
+
+    #[test]
+    fn what_sign_prints_verify_takes() {
+        let args = ["sign", "--secret", KEY, "--secret", KEY, "--id", "dlv_1", "--timestamp", "1700000000"];
+        let (code, header) = run(&args, b"{}");
+        assert_eq!(code.unwrap(), ExitCode::SUCCESS);
+        assert_eq!(header.split_whitespace().count(), 2);
+        let good = ["--signature", header.trim()];
+        assert_eq!(verify(&good, b"{}"), (ExitCode::SUCCESS, "valid\n".to_owned()));
+        assert_eq!(verify(&[&good[..], &["--json"]].concat(), b"{}").1, "{\"valid\":true}\n");
+
+        let (code, why) = verify(&good, b"{}\n");
+        assert_eq!(code, ExitCode::FAILURE);
+        assert!(why.contains("newline was added"), "{why}");
+        let (code, why) = verify(&[&good[..], &["--at", "1700000400"]].concat(), b"{}");
+        assert_eq!(code, ExitCode::FAILURE);
+        assert!(why.contains("too old by 100 s") && !why.contains("--at"), "{why}");
+        let (_, why) = verify(&[&good[..], &["--json", "--at", "0"]].concat(), b"{}");
+        assert!(why.starts_with(r#"{"code":"too-new","detail":"#), "{why}");
+    }
+
+    #[test]
+    fn a_bad_secret_is_wrong_usage_and_is_not_quoted() {
+        for (text, error) in [
+            ("canary", BadSecret::Prefix),
+            ("whsk_canary", BadSecret::Asymmetric),
+            ("whsec_canary", BadSecret::Base64),
+        ] {
+            let (code, out) = run(&["sign", "--secret", text, "--id", "i", "--timestamp", "1"], b"{}");
+            let shown = code.unwrap_err();
+            assert_eq!(shown.downcast_ref(), Some(&error));
+            assert!(!format!("{shown:#} {shown:?} {out}").contains("canary"));
+        }
+        let args =
+            Cli::try_parse_from(["ringback", "sign", "--secret", "canary", "--id", "i", "--timestamp", "x"]);
+        assert!(!args.err().unwrap().to_string().contains("canary"));
+    }
+}

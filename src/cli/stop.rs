@@ -1,0 +1,25 @@
+//! SIGTERM and SIGINT: the first asks for a graceful end, the second ends at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that fires at the first signal. A second signal ends the process with 130, as shells do.
+pub fn on_signal() -> anyhow::Result<CancellationToken> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let fired = stop.clone();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        };
+        next().await;
+        fired.cancel();
+        next().await;
+        std::process::exit(130);
+    });
+    Ok(stop)
+}

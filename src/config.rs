@@ -1,0 +1,277 @@
+//! The configuration file (TOML): routes of one's own, and the workers of queues.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Context;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The whole file. Unknown keys are refused: a misspelt one would silently do nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Paths that submit a job of one type, with the body as its input.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Settings by queue.
+    #[serde(default)]
+    pub queues: BTreeMap<String, Queue>,
+}
+
+/// A path of one's own that submits a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Where the input is POSTed, such as `/api/reports/generate`.
+    pub path: String,
+    /// The type of the job.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Where its status is read, with `{jobId}` as one segment; `/v1/jobs/{jobId}` when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_path: Option<String>,
+}
+
+/// Settings of one queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    /// An endpoint that does the queue's work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<PushWorker>,
+}
+
+/// An HTTP endpoint that does the work of a queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PushWorker {
+    /// Where jobs are POSTed.
+    pub url: String,
+    /// What is POSTed: `input` or `job`.
+    #[serde(default)]
+    pub body: PushBody,
+    /// Host names that this worker may have although they are not public.
+    #[serde(default)]
+    pub allow_hosts: Vec<String>,
+    /// Ranges that this worker may have although they are not public.
+    #[serde(default)]
+    pub allow_cidrs: Vec<IpNet>,
+    /// Whether its URL may use `http`.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// How many jobs it is given at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<u32>,
+}
+
+/// What a push worker is sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PushBody {
+    /// The input as it was submitted.
+    #[default]
+    Input,
+    /// The job as a pull worker would claim it.
+    Job,
+}
+
+/// The file breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadConfig {
+    /// Not TOML, or not of this shape.
+    #[error("{0}")]
+    Shape(String),
+    /// A value breaks its rule.
+    #[error("{place}: {rule}")]
+    Value {
+        /// Where it stands, such as `routes[0].path`.
+        place: String,
+        /// What it must be.
+        rule: &'static str,
+    },
+}
+
+impl File {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> anyhow::Result<File> {
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        File::parse(&text).with_context(|| format!("in the configuration {}", path.display()))
+    }
+
+    /// Reads and checks the text of a file.
+    pub fn parse(text: &str) -> Result<File, BadConfig> {
+        let file: File = toml::from_str(text).map_err(|e| BadConfig::Shape(e.to_string()))?;
+        let mut paths = BTreeSet::new();
+        for (at, route) in file.routes.iter().enumerate() {
+            route.check().map_err(|(member, rule)| bad(format!("routes[{at}].{member}"), rule))?;
+            if !paths.insert(&route.path) {
+                return Err(bad(format!("routes[{at}].path"), "is used by an earlier route"));
+            }
+        }
+        for (name, queue) in &file.queues {
+            if !word(name, 64) {
+                return Err(bad(format!("queues.{name}"), QUEUE_NAME));
+            }
+            let url = queue.worker.as_ref().map(|worker| url::Url::parse(&worker.url));
+            let http = |url: url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+            if url.is_some_and(|url| !url.is_ok_and(http)) {
+                return Err(bad(format!("queues.{name}.worker.url"), "must be an http or https URL"));
+            }
+        }
+        Ok(file)
+    }
+
+    /// What the file asks for and this release cannot do; a node refuses to start with it.
+    pub fn unsupported(&self) -> Option<String> {
+        let (name, _) = self.queues.iter().find(|(_, queue)| queue.worker.is_some())?;
+        Some(format!("queues.{name}.worker: push workers are not available yet"))
+    }
+}
+
+const QUEUE_NAME: &str = "a queue is 1 to 64 of `A-Za-z0-9._:-` and begins with a letter or digit";
+/// Paths, and everything below them, that are the service's own.
+const RESERVED: [&str; 12] = [
+    "/v1",
+    "/api/jobs",
+    "/results",
+    "/docs",
+    "/dashboard",
+    "/problems",
+    "/livez",
+    "/readyz",
+    "/healthz",
+    "/metrics",
+    "/openapi.json",
+    "/favicon.ico",
+];
+
+impl Route {
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let path = |path: &str| path.starts_with('/') && path.split('/').skip(1).all(segment);
+        if !path(&self.path) {
+            return Err(("path", "must be `/` and segments of `A-Za-z0-9._~-`"));
+        }
+        if reserved(&self.path) {
+            return Err(("path", "is one of the service's own paths"));
+        }
+        if !word(&self.kind, 128) {
+            return Err(("type", "must be 1 to 128 of `A-Za-z0-9._:-` and begin with a letter or digit"));
+        }
+        let Some(status) = &self.status_path else { return Ok(()) };
+        let once = status.split('/').filter(|part| *part == "{jobId}").count() == 1;
+        if !once || !path(&status.replacen("{jobId}", "x", 1)) {
+            return Err(("status_path", "must be a path with `{jobId}` as exactly one of its segments"));
+        }
+        if reserved(status) {
+            return Err(("status_path", "is one of the service's own paths"));
+        }
+        Ok(())
+    }
+}
+
+fn segment(text: &str) -> bool {
+    // A dot segment would be folded away by every client before it is sent.
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b));
+    !text.is_empty() && text != "." && text != ".." && plain
+}
+
+fn reserved(path: &str) -> bool {
+    let below = |own: &str| path.strip_prefix(own).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+    RESERVED.iter().any(|own| below(own))
+}
+
+fn word(text: &str, longest: usize) -> bool {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
+    plain && text.len() <= longest && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+fn bad(place: String, rule: &'static str) -> BadConfig {
+    BadConfig::Value { place, rule }
+}
+
+/// The store's URL without its password, for people and logs.
+pub fn redact_store(store: &str) -> String {
+    if store.starts_with("sqlite:") {
+        return store.to_owned();
+    }
+    let Ok(mut url) = url::Url::parse(store) else { return "redacted".to_owned() };
+    if url.password().is_some() && url.set_password(Some("redacted")).is_err() {
+        return "redacted".to_owned();
+    }
+    // libpq's form may carry it as a parameter.
+    let hidden = |name: &str| name.contains("password") || name.contains("sslkey");
+    let query: Vec<_> = url.query_pairs().into_owned().collect();
+    if !query.is_empty() {
+        let shown = |(name, value): (String, String)| {
+            let value = if hidden(&name) { "redacted".to_owned() } else { value };
+            (name, value)
+        };
+        url.query_pairs_mut().clear().extend_pairs(query.into_iter().map(shown));
+    }
+    url.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAMPLE: &str = r#"
+        [[routes]]
+        path = "/api/reports/generate"
+        type = "report.generate"
+        status_path = "/api/reports/status/{jobId}"
+
+        [queues.reports.worker]
+        url = "http://reports:8080/generate"
+        allow_hosts = ["reports"]
+        allow_http = true
+        max_in_flight = 20
+    "#;
+
+    #[test]
+    fn the_contracts_example_is_read_and_push_workers_are_refused_by_name() {
+        let file = File::parse(SAMPLE).unwrap();
+        assert_eq!(file.routes[0].kind, "report.generate");
+        assert_eq!(file.queues["reports"].worker.as_ref().unwrap().max_in_flight, Some(20));
+        let why = file.unsupported().unwrap();
+        assert_eq!(why, "queues.reports.worker: push workers are not available yet");
+        assert_eq!(File::parse("").unwrap().unsupported(), None);
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_named() {
+        let route = |path: &str, kind: &str, status: &str| {
+            format!("[[routes]]\npath = '{path}'\ntype = '{kind}'\nstatus_path = '{status}'\n")
+        };
+        for (text, named) in [
+            (route("api", "t", "/s/{jobId}"), "routes[0].path"),
+            (route("/a//b", "t", "/s/{jobId}"), "routes[0].path"),
+            (route("/a/../v1", "t", "/s/{jobId}"), "routes[0].path"),
+            (route("/v1/mine", "t", "/s/{jobId}"), "own paths"),
+            (route("/a", "-t", "/s/{jobId}"), "routes[0].type"),
+            (route("/a", "t", "/s/{id}"), "routes[0].status_path"),
+            (route("/a", "t", "/s/x{jobId}"), "routes[0].status_path"),
+            (route("/a", "t", "/results/{jobId}"), "own paths"),
+            (route("/a", "t", "/s/{jobId}").repeat(2), "routes[1].path: is used"),
+            ("[queues.'a b']".to_owned(), "queues.a b"),
+            ("[queues.a.worker]\nurl = 'ftp://x'".to_owned(), "queues.a.worker.url"),
+            ("[[route]]".to_owned(), "route"),
+            ("[[routes]]\npath = '/a'\ntype = 't'\nstatus = 'x'".to_owned(), "status"),
+        ] {
+            let why = File::parse(&text).unwrap_err().to_string();
+            assert!(why.contains(named), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_stores_password_is_not_shown() {
+        assert_eq!(redact_store("sqlite://ringback.db"), "sqlite://ringback.db");
+        for text in ["postgres://u:canary@h/d", "postgres://h/d?user=u&password=canary&sslmode=require"] {
+            let shown = redact_store(text);
+            assert!(!shown.contains("canary") && shown.contains("redacted"), "{shown}");
+        }
+        assert_eq!(redact_store("postgres canary"), "redacted");
+    }
+}

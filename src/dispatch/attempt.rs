@@ -1,0 +1,146 @@
+//! One attempt: sign, send, judge.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::egress::{BootTime, Limits, Sender};
+use crate::store::{Attempted, ClaimedDelivery, Error, Store};
+use crate::types::Millis;
+use crate::types::delivery::{DeadReason, Fault, Outcome, Verdict, judge, roll};
+use crate::types::job::CallbackSecrets;
+use crate::types::signature::{Secret, sign};
+use crate::types::target::{CallbackUrl, UrlPolicy};
+
+/// Attempts in a row whose end nobody saw; then the delivery kills its senders and is laid down.
+const POISON: u32 = 5;
+/// When a delivery that could not be prepared is looked at again.
+const NOT_NOW: Duration = Duration::from_secs(5);
+
+/// What an attempt needs beside the delivery.
+pub(super) struct Tools<'a> {
+    pub(super) store: &'a Store,
+    pub(super) sender: &'a Sender,
+    pub(super) policy: &'a UrlPolicy,
+    /// The whole attempt, body included.
+    pub(super) deadline: Duration,
+    /// Nothing is written to a socket after this instant.
+    pub(super) not_after: BootTime,
+}
+
+/// Makes the attempt. `clock` is asked again after the answer.
+pub(super) async fn attempt(tools: &Tools<'_>, d: &ClaimedDelivery, clock: impl Fn() -> Millis) -> Attempted {
+    let now = clock();
+    let (url, headers) = match prepare(tools, d, now).await {
+        Ok(ready) => ready,
+        Err(verdict) => return not_sent(d, verdict),
+    };
+    let limits = Limits { deadline: tools.deadline, not_after: tools.not_after };
+    let exchange = tools.sender.post(&url, headers, d.body.clone(), limits, now).await;
+    let unsent = matches!(exchange.outcome, Outcome::Failed(Fault::LeaseRanOut));
+    let counts = match exchange.outcome {
+        Outcome::Answered { .. } => true,
+        Outcome::Failed(fault) => fault.counts(),
+    };
+    let verdict =
+        judge(&exchange.outcome, d.used + 1, &d.policy, d.expires_at, clock(), roll(d.id, d.number));
+    let exchange = (!unsent).then_some(exchange);
+    Attempted { exchange, verdict, counts, ..not_sent(d, verdict) }
+}
+
+/// Nothing left the house: no attempt is spent and none is shown.
+fn not_sent(d: &ClaimedDelivery, verdict: Verdict) -> Attempted {
+    Attempted {
+        id: d.id,
+        tenant: d.tenant,
+        fence: d.fence,
+        number: d.number,
+        started_at: d.started_at,
+        exchange: None,
+        verdict,
+        counts: false,
+    }
+}
+
+async fn prepare(
+    tools: &Tools<'_>,
+    d: &ClaimedDelivery,
+    now: Millis,
+) -> Result<(CallbackUrl, HeaderMap), Verdict> {
+    if d.unknowns >= POISON {
+        return Err(Verdict::Dead(DeadReason::Poison));
+    }
+    if d.expires_at.is_some_and(|at| at <= now) {
+        return Err(Verdict::Dead(DeadReason::Expired));
+    }
+    // The policy may have become stricter since the URL was registered.
+    let url = CallbackUrl::check(&d.url, tools.policy).map_err(|_| Verdict::Dead(DeadReason::Refused))?;
+    let (secrets, extra) = secrets(tools.store, d, now).await.map_err(|e| match e {
+        Error::Seal(_) | Error::Bug(_) => {
+            tracing::error!(delivery.id = %d.id, error = %e, "a delivery cannot be signed");
+            Verdict::Dead(DeadReason::Unsignable)
+        }
+        _ => Verdict::RetryAt(now.plus(NOT_NOW)),
+    })?;
+    let headers = headers(d, &secrets, &extra, now, tools.store.urls().base())
+        .ok_or(Verdict::Dead(DeadReason::Unsignable))?;
+    Ok((url, headers))
+}
+
+type Extra = Vec<(String, String)>;
+
+async fn secrets(store: &Store, d: &ClaimedDelivery, now: Millis) -> Result<(Vec<Secret>, Extra), Error> {
+    let own = match &d.sealed {
+        Some(sealed) => store.open_sealed(d.tenant, sealed)?,
+        None => CallbackSecrets::default(),
+    };
+    let secrets = match &own.secret {
+        Some(text) => vec![Secret::parse(text).map_err(|e| Error::Bug(e.to_string()))?],
+        None => store.default_secrets(d.tenant, now).await?.into_iter().map(|(s, _)| s).collect(),
+    };
+    // The callback's headers may be credentials for its own host; its failureUrl is another one.
+    let headers = if d.event_kind == "delivery.dead" { Vec::new() } else { own.headers };
+    Ok((secrets, headers))
+}
+
+/// The headers of one attempt: Standard Webhooks, ours, the trace, and what the callback brought.
+fn headers(
+    d: &ClaimedDelivery,
+    secrets: &[Secret],
+    extra: &Extra,
+    now: Millis,
+    source: &str,
+) -> Option<HeaderMap> {
+    let mut map = HeaderMap::with_capacity(12 + extra.len());
+    let value = |text: &str| HeaderValue::from_str(text).ok();
+    for (name, text) in extra {
+        map.append(HeaderName::from_bytes(name.as_bytes()).ok()?, value(text)?);
+    }
+    let id = d.id.to_string();
+    let seconds = now.seconds();
+    map.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    map.insert(
+        http::header::USER_AGENT,
+        HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION"))),
+    );
+    map.insert("webhook-signature", value(&sign(secrets, &id, seconds, &d.body))?);
+    map.insert("webhook-timestamp", HeaderValue::from(seconds));
+    map.insert("webhook-attempt", HeaderValue::from(d.number));
+    map.insert("idempotency-key", value(&format!("\"{id}\""))?);
+    map.insert("webhook-id", value(&id)?);
+    if let Some(trace) = d.traceparent.as_deref().and_then(value) {
+        map.insert("traceparent", trace);
+    }
+    if d.variant == "cloudevents" {
+        // CloudEvents 1.0, HTTP binding, binary content mode (3.1).
+        map.insert("ce-specversion", HeaderValue::from_static("1.0"));
+        map.insert("ce-id", value(&d.event_id.to_string())?);
+        map.insert("ce-type", value(&d.event_kind)?);
+        map.insert("ce-source", value(source)?);
+        map.insert("ce-time", value(&d.event_at.to_string())?);
+        if let Some(job) = d.job_id {
+            map.insert("ce-subject", value(&job.to_string())?);
+        }
+    }
+    Some(map)
+}

@@ -1,0 +1,414 @@
+//! The lanes that this node owns: who is due, who may send, who must wait.
+//!
+//! A lane is a standing endpoint or one tenant's ad-hoc URLs of one origin. What a receiver does
+//! to its lane harms no other: each has its own slots, and turns are taken lane by lane.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use crate::store::{DueDelivery, LaneState};
+use crate::types::delivery::Outcome;
+use crate::types::{DeliveryId, LaneId, Millis};
+
+/// Requests under way at once on this node, over all lanes.
+pub const NODE_SLOTS: usize = 512;
+/// Due deliveries of one lane that are kept in mind; the rest stays in the store.
+const IN_MIND: usize = 64;
+/// The bounds of a lane's slots.
+const SLOTS: (f64, f64) = (1.0, 64.0);
+/// A lane without work is let go after this long.
+const IDLE: Duration = Duration::from_secs(60);
+/// A lane of another node is looked at again after this long.
+const FOREIGN: Duration = Duration::from_secs(5);
+
+/// One lane in this node's hands.
+#[derive(Debug)]
+struct Lane {
+    /// How many requests may be under way; adapts between 1 and 64.
+    slots: f64,
+    in_flight: usize,
+    ready: VecDeque<DueDelivery>,
+    /// The store may hold more that is due than is kept in mind.
+    more: bool,
+    held_until: Option<Millis>,
+    held_reason: Option<String>,
+    failures: u32,
+    opened: u32,
+    /// Changed since it was last written down.
+    dirty: bool,
+    idle_since: Millis,
+}
+
+impl Lane {
+    fn free(&self, now: Millis) -> usize {
+        if self.held_until.is_some_and(|until| until > now) {
+            return 0;
+        }
+        (self.slots as usize).saturating_sub(self.in_flight)
+    }
+
+    fn state(&self, id: LaneId) -> LaneState {
+        LaneState {
+            id,
+            concurrency: self.slots as u32,
+            failures: self.failures,
+            opened: self.opened,
+            held_until: self.held_until,
+            held_reason: self.held_reason.clone(),
+        }
+    }
+}
+
+/// All lanes of this node.
+#[derive(Debug, Default)]
+pub struct Lanes {
+    lanes: HashMap<LaneId, Lane>,
+    /// Whose turn it is.
+    turns: VecDeque<LaneId>,
+    /// Deliveries in mind, so that one seen twice is kept once.
+    known: HashSet<DeliveryId>,
+    /// Lanes that other nodes own, and when to look again.
+    foreign: HashMap<LaneId, Millis>,
+    in_flight: usize,
+}
+
+impl Lanes {
+    /// Takes note of due deliveries. Gives one per lane that nobody here owns yet.
+    pub fn offer(&mut self, due: Vec<DueDelivery>, now: Millis) -> Vec<(LaneId, DeliveryId)> {
+        let mut unowned: HashMap<LaneId, DeliveryId> = HashMap::new();
+        for d in due {
+            match self.lanes.get_mut(&d.lane) {
+                None => {
+                    if self.foreign.get(&d.lane).is_none_or(|again| *again <= now) {
+                        unowned.entry(d.lane).or_insert(d.id);
+                    }
+                }
+                Some(lane) if lane.ready.len() >= IN_MIND => lane.more = true,
+                Some(lane) => {
+                    if self.known.insert(d.id) {
+                        lane.ready.push_back(d);
+                    }
+                }
+            }
+        }
+        unowned.into_iter().collect()
+    }
+
+    /// These lanes have something due, seen without a floor: read them again.
+    pub fn stir(&mut self, lanes: &[LaneId]) -> Vec<LaneId> {
+        let mut unowned = Vec::new();
+        for id in lanes {
+            match self.lanes.get_mut(id) {
+                Some(lane) => lane.more = true,
+                None => unowned.push(*id),
+            }
+        }
+        unowned
+    }
+
+    /// The answer to a try to own `asked`: those not in `owned` belong to another node.
+    pub fn own(&mut self, asked: &[LaneId], owned: Vec<LaneState>, now: Millis) {
+        for state in owned {
+            let lane = Lane {
+                slots: f64::from(state.concurrency).clamp(SLOTS.0, SLOTS.1),
+                in_flight: 0,
+                ready: VecDeque::new(),
+                more: true,
+                held_until: state.held_until,
+                held_reason: state.held_reason,
+                failures: state.failures,
+                opened: state.opened,
+                dirty: false,
+                idle_since: now,
+            };
+            self.foreign.remove(&state.id);
+            if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(state.id) {
+                place.insert(lane);
+                self.turns.push_back(state.id);
+            }
+        }
+        self.foreign.retain(|_, again| *again > now);
+        for id in asked {
+            if !self.lanes.contains_key(id) {
+                self.foreign.insert(*id, now.plus(FOREIGN));
+            }
+        }
+    }
+
+    /// Whether a try to own the lane is worth it now.
+    pub fn is_foreign(&self, lane: LaneId, now: Millis) -> bool {
+        self.foreign.get(&lane).is_some_and(|again| *again > now)
+    }
+
+    /// Lanes that could send but have nothing in mind while the store may hold more.
+    pub fn hungry(&mut self, now: Millis, most: usize) -> Vec<LaneId> {
+        let hungry = self.lanes.iter_mut().filter(|(_, l)| l.more && l.ready.is_empty() && l.free(now) > 0);
+        hungry
+            .take(most)
+            .map(|(id, lane)| {
+                lane.more = false;
+                *id
+            })
+            .collect()
+    }
+
+    /// Notes what was read of one lane; `full` says that the store may hold more.
+    pub fn refill(&mut self, lane: LaneId, due: Vec<DueDelivery>, full: bool, now: Millis) {
+        self.offer(due, now);
+        if let Some(lane) = self.lanes.get_mut(&lane) {
+            lane.more |= full;
+        }
+    }
+
+    /// How many to read of a lane at once.
+    pub const fn refill_size() -> usize {
+        IN_MIND
+    }
+
+    /// Picks what is to be claimed: one delivery per lane and turn, as far as slots reach.
+    /// The slots are taken; [`Lanes::done`] gives them back.
+    pub fn pick(&mut self, now: Millis) -> Vec<DueDelivery> {
+        let mut picked = Vec::new();
+        let mut passed = 0;
+        while self.in_flight < NODE_SLOTS && passed < self.turns.len() {
+            let Some(id) = self.turns.pop_front() else { break };
+            self.turns.push_back(id);
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let due = if lane.free(now) > 0 { lane.ready.pop_front() } else { None };
+            match due {
+                None => passed += 1,
+                Some(due) => {
+                    passed = 0;
+                    self.known.remove(&due.id);
+                    lane.in_flight += 1;
+                    lane.idle_since = now;
+                    self.in_flight += 1;
+                    picked.push(due);
+                }
+            }
+        }
+        picked
+    }
+
+    /// Reserves a slot for a delivery that is about to be made. It must not overtake those that wait.
+    pub fn reserve(&mut self, id: LaneId, now: Millis) -> bool {
+        let Some(lane) = self.lanes.get_mut(&id) else { return false };
+        if self.in_flight >= NODE_SLOTS || lane.more || !lane.ready.is_empty() || lane.free(now) == 0 {
+            return false;
+        }
+        lane.in_flight += 1;
+        lane.idle_since = now;
+        self.in_flight += 1;
+        true
+    }
+
+    /// Gives a slot back. True if the lane has more to do.
+    pub fn done(&mut self, id: LaneId, now: Millis) -> bool {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        let Some(lane) = self.lanes.get_mut(&id) else { return false };
+        lane.in_flight = lane.in_flight.saturating_sub(1);
+        lane.idle_since = now;
+        lane.more || !lane.ready.is_empty()
+    }
+
+    /// What a receiver did shapes its lane: additive increase, multiplicative decrease on trouble;
+    /// 429 and 503 with `Retry-After` pause it.
+    pub fn learn(&mut self, id: LaneId, outcome: &Outcome, now: Millis) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        lane.dirty = true;
+        match outcome {
+            Outcome::Answered { status: status @ (429 | 503), retry_after, .. } => {
+                lane.slots = (lane.slots / 2.0).max(SLOTS.0);
+                if let Some(wait) = retry_after {
+                    let until = now.plus(*wait);
+                    lane.held_until = Some(lane.held_until.map_or(until, |u| u.max(until)));
+                    lane.held_reason = Some("retry-after".to_owned());
+                }
+                lane.failures = if *status == 503 { lane.failures + 1 } else { 0 };
+            }
+            Outcome::Answered { status: 500.., .. } => {
+                lane.slots = (lane.slots / 2.0).max(SLOTS.0);
+                lane.failures = 0;
+            }
+            Outcome::Answered { .. } => {
+                lane.slots = (lane.slots + 1.0 / lane.slots).min(SLOTS.1);
+                lane.failures = 0;
+            }
+            Outcome::Failed(fault) if fault.infrastructure() => {
+                lane.slots = (lane.slots / 2.0).max(SLOTS.0);
+                lane.failures += 1;
+            }
+            Outcome::Failed(_) => {}
+        }
+    }
+
+    /// Lanes to write down; those without work for long are let go (`true`).
+    pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
+        let mut save = Vec::new();
+        for (id, lane) in &mut self.lanes {
+            let idle = lane.in_flight == 0 && lane.ready.is_empty() && !lane.more;
+            let release = idle && now.since(lane.idle_since) > IDLE;
+            if release || lane.dirty {
+                lane.dirty = false;
+                save.push((lane.state(*id), release));
+            }
+        }
+        for (state, _) in save.iter().filter(|(_, release)| *release) {
+            self.lanes.remove(&state.id);
+        }
+        self.turns.retain(|id| self.lanes.contains_key(id));
+        save
+    }
+
+    /// When the first held lane with work opens again.
+    pub fn opens_at(&self, now: Millis) -> Option<Millis> {
+        let waiting = self.lanes.values().filter(|l| l.more || !l.ready.is_empty());
+        waiting.filter_map(|l| l.held_until.filter(|u| *u > now)).min()
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Lanes owned.
+    pub fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Whether no lane is owned.
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::TenantId;
+    use crate::types::delivery::Fault;
+    use uuid::Uuid;
+
+    const NOW: Millis = Millis(1_000_000);
+
+    fn lane_id(n: u128) -> LaneId {
+        LaneId::from_uuid(Uuid::from_u128(n))
+    }
+
+    fn due(lane: u128, n: u128) -> DueDelivery {
+        DueDelivery {
+            id: DeliveryId::from_uuid(Uuid::from_u128(lane << 64 | n)),
+            tenant: TenantId::from_uuid(Uuid::nil()),
+            lane: lane_id(lane),
+            fence: 0,
+            due_at: NOW,
+            attempt: 0,
+            used: 0,
+            unknowns: 0,
+            lost_at: None,
+        }
+    }
+
+    fn owning(lanes: &[u128]) -> Lanes {
+        let mut book = Lanes::default();
+        let state = |n: &u128| LaneState {
+            id: lane_id(*n),
+            concurrency: 10,
+            failures: 0,
+            opened: 0,
+            held_until: None,
+            held_reason: None,
+        };
+        book.own(&[], lanes.iter().map(state).collect(), NOW);
+        for id in book.hungry(NOW, 100) {
+            book.refill(id, vec![], false, NOW);
+        }
+        book
+    }
+
+    #[test]
+    fn a_flooded_lane_takes_its_own_slots_and_no_more() {
+        let mut book = owning(&[1, 2]);
+        book.offer((0..1_000).map(|n| due(1, n)).chain([due(2, 1)]).collect(), NOW);
+
+        let picked = book.pick(NOW);
+
+        assert_eq!(picked.iter().filter(|d| d.lane == lane_id(1)).count(), 10);
+        assert_eq!(picked.iter().filter(|d| d.lane == lane_id(2)).count(), 1);
+        assert!(picked[0].lane != picked[1].lane, "turns are taken lane by lane");
+        assert!(book.pick(NOW).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_kept_in_mind_is_read_again_when_there_is_room() {
+        let mut book = owning(&[1]);
+        book.offer((0..1_000).map(|n| due(1, n)).collect(), NOW);
+        let mut sent = 0;
+        while sent < IN_MIND {
+            for d in book.pick(NOW) {
+                sent += 1;
+                book.done(d.lane, NOW);
+            }
+        }
+        assert_eq!(book.hungry(NOW, 10), vec![lane_id(1)]);
+        assert!(book.hungry(NOW, 10).is_empty(), "asked once");
+    }
+
+    #[test]
+    fn one_delivery_seen_twice_is_sent_once() {
+        let mut book = owning(&[1]);
+        book.offer(vec![due(1, 7), due(1, 7)], NOW);
+        book.offer(vec![due(1, 7)], NOW);
+        assert_eq!(book.pick(NOW).len(), 1);
+    }
+
+    #[test]
+    fn a_new_delivery_never_overtakes_those_that_wait() {
+        let mut book = owning(&[1]);
+        assert!(book.reserve(lane_id(1), NOW));
+        book.offer(vec![due(1, 1)], NOW);
+        assert!(!book.reserve(lane_id(1), NOW));
+        assert!(!book.reserve(lane_id(2), NOW), "a lane that is not owned hands nothing over");
+    }
+
+    #[test]
+    fn retry_after_pauses_the_lane_and_not_its_neighbour() {
+        let mut book = owning(&[1, 2]);
+        let busy =
+            Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
+        book.learn(lane_id(1), &busy, NOW);
+        book.offer(vec![due(1, 1), due(2, 1)], NOW);
+
+        assert_eq!(book.pick(NOW).len(), 1);
+        assert_eq!(book.opens_at(NOW), Some(NOW.plus(Duration::from_secs(60))));
+        assert_eq!(book.pick(NOW.plus(Duration::from_secs(60))).len(), 1);
+    }
+
+    #[test]
+    fn slots_adapt_within_their_bounds() {
+        let mut book = owning(&[1]);
+        for _ in 0..20 {
+            book.learn(lane_id(1), &Outcome::Failed(Fault::Connect), NOW);
+        }
+        book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
+        assert_eq!(book.pick(NOW).len(), 1, "a dead receiver keeps one slot");
+
+        let mut book = owning(&[1]);
+        for _ in 0..10_000 {
+            book.learn(lane_id(1), &Outcome::Answered { status: 200, retry_after: None, abort: false }, NOW);
+        }
+        book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
+        assert_eq!(book.pick(NOW).len(), 64, "a quick one is never held back");
+    }
+
+    #[test]
+    fn an_idle_lane_is_let_go_and_a_busy_one_kept() {
+        let mut book = owning(&[1, 2]);
+        book.offer(vec![due(2, 1)], NOW);
+        let later = NOW.plus(Duration::from_secs(61));
+        let released: Vec<_> =
+            book.to_save(later).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
+        assert_eq!(released, vec![lane_id(1)]);
+        assert_eq!(book.len(), 1);
+    }
+}

@@ -1,0 +1,420 @@
+//! Delivers what is owed: `tick` = find what is due -> claim -> (sign -> send -> judge -> record) each.
+//!
+//! The intent of an attempt is committed by the claim, before the first byte leaves. What a
+//! process does not record comes back by its lease, and its attempt is written as `unknown`.
+
+mod attempt;
+pub mod lanes;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::egress::{BootTime, Sender};
+use crate::metrics::Metrics;
+use crate::store::{Attempted, ClaimedDelivery, DueDelivery, Error, HandOver, Result, Store};
+use crate::types::delivery::{Outcome, Verdict};
+use crate::types::id::NodeId;
+use crate::types::target::UrlPolicy;
+use crate::types::{LaneId, Millis, TenantId};
+use crate::wake::Wake;
+use lanes::Lanes;
+
+/// How the dispatcher works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The whole attempt, body included; 15 s.
+    pub deadline: Duration,
+    /// Added to the deadline for the lease; 15 s.
+    pub margin: Duration,
+    /// The URL policy under which stored URLs are checked again.
+    pub policy: UrlPolicy,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            deadline: Duration::from_secs(15),
+            margin: Duration::from_secs(15),
+            policy: UrlPolicy::default(),
+        }
+    }
+}
+
+/// The longest wait between two looks; other nodes' commits bring no nudge.
+const POLL: Duration = Duration::from_millis(500);
+/// A look that found the store away is repeated after this long.
+const STORE_AWAY: Duration = Duration::from_secs(1);
+/// This node's sign of life, and the pass without a floor.
+const BEAT: Duration = Duration::from_secs(5);
+/// A node is dead so long after its last sign of life.
+const ALIVE: Duration = Duration::from_secs(15);
+/// A commit takes no longer than this, or the pass without a floor finds its rows.
+const LONGEST_COMMIT: Duration = Duration::from_millis(1_000);
+/// Due deliveries read in one look.
+const LOOK: u32 = 2_000;
+/// Lanes read again in one tick.
+const HUNGRY: usize = 64;
+/// What is in flight at a stop may end within this time.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// The dispatcher of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatcher(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    sender: Sender,
+    clock: Clock,
+    wake: Wake,
+    metrics: Metrics,
+    options: Options,
+    node: NodeId,
+    lanes: Mutex<Lanes>,
+    sends: TaskTracker,
+    looked: Mutex<Looked>,
+    stopping: CancellationToken,
+}
+
+#[derive(Default)]
+struct Looked {
+    floor: Millis,
+    beat: Option<Millis>,
+}
+
+impl Dispatcher {
+    /// A dispatcher that owns nothing yet.
+    pub fn new(
+        store: Store,
+        sender: Sender,
+        clock: Clock,
+        wake: Wake,
+        metrics: Metrics,
+        node: NodeId,
+        options: Options,
+    ) -> Dispatcher {
+        let dispatcher = Dispatcher(Arc::new(Inner {
+            store,
+            sender,
+            clock,
+            wake,
+            metrics,
+            options,
+            node,
+            lanes: Mutex::default(),
+            sends: TaskTracker::new(),
+            looked: Mutex::default(),
+            stopping: CancellationToken::new(),
+        }));
+        dispatcher.0.store.hand_over_to(Arc::new(Desk(Arc::downgrade(&dispatcher.0))));
+        dispatcher
+    }
+
+    /// Repeats `tick`, then waits for a nudge, the next due time or the poll.
+    ///
+    /// After `shutdown` nothing new is claimed; what is in flight may end within 20 s, and the
+    /// lanes are free for others at once.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let inner = &self.0;
+        if let Err(e) = inner.store.void_old_leases(inner.node, inner.clock.now()).await {
+            tracing::warn!(error = %e, "old leases stand until they run out");
+        }
+        while !shutdown.is_cancelled() {
+            let nudge = inner.wake.deliveries.listen();
+            let wait = match self.tick().await {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => self.pause().await,
+                Err(e) => {
+                    tracing::warn!(error = %e, "the dispatcher cannot read the store");
+                    STORE_AWAY
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = nudge.wait(wait) => {}
+            }
+        }
+        inner.stopping.cancel();
+        inner.sends.close();
+        let _ = timeout(GRACE, inner.sends.wait()).await;
+        let _ = inner.store.leave(inner.node).await;
+    }
+
+    /// One look at the store: claims what is due in this node's lanes and starts to send it.
+    /// True if there is more to do at once.
+    pub async fn tick(&self) -> Result<bool> {
+        let inner = &self.0;
+        let now = inner.clock.now();
+        self.beat(now).await?;
+        let more = self.look(now).await?;
+        self.feed(now).await?;
+        let picked = inner.lanes().pick(now);
+        if picked.is_empty() {
+            return Ok(more);
+        }
+        self.claim(picked, now).await?;
+        Ok(true)
+    }
+
+    /// Waits until nothing is in flight. For tests, which then look at what came of it.
+    pub async fn settle(&self) {
+        loop {
+            let nudge = self.0.wake.deliveries.listen();
+            if self.0.lanes().in_flight() == 0 {
+                return;
+            }
+            nudge.wait(POLL).await;
+        }
+    }
+
+    /// Every five seconds: a sign of life, lanes written down, a pass without a floor.
+    async fn beat(&self, now: Millis) -> Result<()> {
+        let inner = &self.0;
+        let due = inner.looked().beat.is_none_or(|at| now < at || now.since(at) >= BEAT);
+        if !due {
+            return Ok(());
+        }
+        inner.store.keep_alive(inner.node, now.plus(ALIVE)).await?;
+        let save = inner.lanes().to_save(now);
+        inner.metrics.lanes_owned(inner.lanes().len());
+        inner.store.save_lanes(inner.node, &save).await?;
+        let stirred = inner.store.lanes_due(now, 10_000).await?;
+        let unowned = inner.lanes().stir(&stirred);
+        let mut of = Vec::new();
+        for lane in unowned {
+            if !inner.lanes().is_foreign(lane, now)
+                && let Some(first) = inner.store.due_in_lane(lane, now, 1).await?.first()
+            {
+                of.push((lane, first.id));
+            }
+        }
+        self.own(of, now).await?;
+        inner.looked().beat = Some(now);
+        Ok(())
+    }
+
+    /// What fell due since the last look. True if the look was full.
+    async fn look(&self, now: Millis) -> Result<bool> {
+        let inner = &self.0;
+        let floor = {
+            let mut looked = inner.looked();
+            if looked.floor > now {
+                looked.floor = Millis(0);
+            }
+            looked.floor
+        };
+        let due = inner.store.due(floor, now, LOOK).await?;
+        let full = due.len() == LOOK as usize;
+        // Behind a full look there is more; each look after it begins where this one ended.
+        let next = if full { due.last().map_or(now, |d| d.due_at) } else { now };
+        let overlap = if full { Duration::from_millis(1) } else { LONGEST_COMMIT };
+        inner.looked().floor = next.minus(overlap);
+        let unowned = inner.lanes().offer(due.clone(), now);
+        if !unowned.is_empty() {
+            self.own(unowned, now).await?;
+            inner.lanes().offer(due, now);
+        }
+        Ok(full && next > floor)
+    }
+
+    async fn own(&self, of: Vec<(LaneId, crate::types::DeliveryId)>, now: Millis) -> Result<()> {
+        if of.is_empty() {
+            return Ok(());
+        }
+        let inner = &self.0;
+        let owned = inner.store.own_lanes(inner.node, &of, now).await?;
+        let asked: Vec<LaneId> = of.into_iter().map(|(lane, _)| lane).collect();
+        inner.lanes().own(&asked, owned, now);
+        Ok(())
+    }
+
+    /// Reads again the lanes that could send more than is kept in mind.
+    async fn feed(&self, now: Millis) -> Result<()> {
+        let inner = &self.0;
+        let hungry = inner.lanes().hungry(now, HUNGRY);
+        let size = Lanes::refill_size();
+        for lane in hungry {
+            let due = inner.store.due_in_lane(lane, now, u32::try_from(size).unwrap_or(64)).await?;
+            let full = due.len() == size;
+            inner.lanes().refill(lane, due, full, now);
+        }
+        Ok(())
+    }
+
+    async fn claim(&self, picked: Vec<DueDelivery>, now: Millis) -> Result<()> {
+        let inner = &self.0;
+        // Slots are given back for what another node or a zombie took meanwhile, and on any error.
+        let mut slots: std::collections::HashMap<_, _> =
+            picked.iter().map(|d| (d.id, Slot { inner: inner.clone(), lane: d.lane })).collect();
+        let lease = inner.options.deadline + inner.options.margin;
+        let claimed = inner.store.claim(picked, inner.node, lease, now).await?;
+        for d in claimed {
+            if let Some(slot) = slots.remove(&d.id) {
+                inner.start(d, slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// How long there is nothing to do as far as this node knows.
+    async fn pause(&self) -> Duration {
+        let now = self.0.clock.now();
+        let next = self.0.store.next_due(now).await.ok().flatten();
+        let opens = self.0.lanes().opens_at(now);
+        [next, opens].into_iter().flatten().min().map_or(POLL, |at| at.since(now).min(POLL))
+    }
+}
+
+impl Inner {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Looked> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
+        let inner = self.clone();
+        self.sends.spawn(async move {
+            let attempted = inner.send(&d).await;
+            inner.record(&d, attempted).await;
+            drop(slot);
+        });
+    }
+
+    async fn send(&self, d: &ClaimedDelivery) -> Attempted {
+        let left = d.lease_until.since(self.clock.now());
+        // The lease must outlast the attempt; what is late is left to whoever claims it next.
+        let spare = self.options.margin / 2;
+        let tools = attempt::Tools {
+            store: &self.store,
+            sender: &self.sender,
+            policy: &self.options.policy,
+            deadline: self.options.deadline,
+            not_after: BootTime::now().plus(left.saturating_sub(self.options.deadline + spare)),
+        };
+        attempt::attempt(&tools, d, || self.clock.now()).await
+    }
+
+    /// Writes the outcome; while the store is away it is kept until the lease runs out.
+    async fn record(&self, d: &ClaimedDelivery, attempted: Attempted) {
+        if let Some(exchange) = &attempted.exchange {
+            self.lanes().learn(d.lane, &exchange.outcome, self.clock.now());
+        }
+        if let Some(exchange) = &attempted.exchange {
+            self.metrics.attempted(word(&attempted.verdict), exchange.duration);
+        }
+        log(d, &attempted);
+        loop {
+            match self.store.record(vec![attempted.clone()], self.clock.now()).await {
+                Ok(held) => {
+                    if held.first() != Some(&true) {
+                        tracing::warn!(delivery.id = %d.id, attempt = d.number, "the lease was lost; the outcome changes nothing");
+                    }
+                    return;
+                }
+                Err(Error::Down(_) | Error::Overloaded | Error::Again)
+                    if self.clock.now() < d.lease_until =>
+                {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Err(e) => {
+                    tracing::error!(delivery.id = %d.id, error = %e, "an outcome could not be recorded");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The verdict in one word, for logs and metrics.
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Delivered => "delivered",
+        Verdict::RetryAt(_) => "retry",
+        Verdict::Dead(reason) => reason.as_str(),
+    }
+}
+
+/// One line per attempt that tells it all.
+fn log(d: &ClaimedDelivery, a: &Attempted) {
+    let (status, error, ms) = match &a.exchange {
+        Some(e) => {
+            let ms = u64::try_from(e.duration.as_millis()).unwrap_or(u64::MAX);
+            match e.outcome {
+                Outcome::Answered { status, .. } => (Some(status), None, Some(ms)),
+                Outcome::Failed(fault) => (None, Some(fault.kind()), Some(ms)),
+            }
+        }
+        None => (None, Some("not-sent"), None),
+    };
+    let verdict = word(&a.verdict);
+    let next = match a.verdict {
+        Verdict::RetryAt(at) => Some(at),
+        Verdict::Delivered | Verdict::Dead(_) => None,
+    };
+    tracing::info!(
+        delivery.id = %d.id,
+        event.type = %d.event_kind,
+        tenant = %d.tenant,
+        lane = %d.lane,
+        attempt = d.number,
+        status,
+        error,
+        duration_ms = ms,
+        verdict,
+        next = next.map(tracing::field::display),
+        "delivery.attempted"
+    );
+}
+
+/// A slot of a lane and of the node; dropped it is free again.
+struct Slot {
+    inner: Arc<Inner>,
+    lane: LaneId,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.inner.lanes().done(self.lane, self.inner.clock.now());
+        // Someone may wait for the slot, or for silence.
+        self.inner.wake.deliveries.nudge();
+    }
+}
+
+/// Where the store hands over deliveries that are born claimed.
+struct Desk(std::sync::Weak<Inner>);
+
+impl HandOver for Desk {
+    fn reserve(&self, lane: LaneId, _tenant: TenantId, _origin: &str) -> Option<Duration> {
+        let inner = self.0.upgrade()?;
+        if inner.stopping.is_cancelled() {
+            return None;
+        }
+        let now = inner.clock.now();
+        let reserved = inner.lanes().reserve(lane, now);
+        reserved.then(|| inner.options.deadline + inner.options.margin)
+    }
+
+    fn give_back(&self, lane: LaneId) {
+        if let Some(inner) = self.0.upgrade() {
+            drop(Slot { inner, lane });
+        }
+    }
+
+    fn take(&self, claimed: ClaimedDelivery) {
+        if let Some(inner) = self.0.upgrade() {
+            let slot = Slot { inner: inner.clone(), lane: claimed.lane };
+            inner.start(claimed, slot);
+        }
+    }
+
+    fn node(&self) -> NodeId {
+        self.0.upgrade().map_or(NodeId::from_uuid(uuid::Uuid::nil()), |inner| inner.node)
+    }
+}

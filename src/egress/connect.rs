@@ -1,0 +1,167 @@
+//! The connector under hyper's pool: vet, dial, check the peer, TLS.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::gate::{Trail, ms};
+use super::guard::{Guard, Vetted, literal};
+use super::wire::{Io, Link, Wire};
+use super::{BootTime, CONNECT_BUDGET, SetupError};
+use crate::types::delivery::{Fault, Phase, TlsFault};
+
+tokio::task_local! {
+    /// The trail of the attempt that asks for a connection; the pool hands the connector nothing but a URI.
+    pub(super) static TRAIL: Arc<Trail>;
+}
+
+#[derive(Clone)]
+pub(super) struct Connector {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    guard: Guard,
+    tls: TlsConnector,
+}
+
+/// Why no connection stands, for the pool to carry to the caller.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NoConnection(pub Fault);
+
+impl Connector {
+    pub fn new(guard: Guard, extra_roots: Vec<CertificateDer<'static>>) -> Result<Connector, SetupError> {
+        let tls = TlsConnector::from(Arc::new(tls_config(extra_roots)?));
+        Ok(Connector { inner: Arc::new(Inner { guard, tls }) })
+    }
+}
+
+fn tls_config(extra_roots: Vec<CertificateDer<'static>>) -> Result<ClientConfig, SetupError> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    for root in extra_roots {
+        roots.add(root)?;
+    }
+    // The provider is named here, so that no process-wide default is needed.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = TokioIo<Wire>;
+    type Error = NoConnection;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NoConnection>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NoConnection>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let inner = Arc::clone(&self.inner);
+        let trail = TRAIL.try_with(Arc::clone).unwrap_or_default();
+        Box::pin(async move { inner.connect(&uri, &trail).await.map(TokioIo::new).map_err(NoConnection) })
+    }
+}
+
+impl Inner {
+    async fn connect(&self, uri: &Uri, trail: &Trail) -> Result<Wire, Fault> {
+        let host = uri.host().ok_or(Fault::Connect)?;
+        let secure = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let start = BootTime::now();
+        let vetted = self.guard.vet(host).await?;
+        if vetted.looked_up {
+            trail.note(|p| p.dns_ms = ms(BootTime::now().since(start)));
+        }
+        trail.enter(Phase::Connect);
+        let standing = self.stand(host, port, secure, vetted, trail);
+        let (io, peer) = tokio::time::timeout(CONNECT_BUDGET, standing)
+            .await
+            .unwrap_or_else(|_| Err(Fault::Timeout(trail.steps().phase)))?;
+        Ok(Wire { io, link: Link::new(peer, trail.steps().phases) })
+    }
+
+    async fn stand(
+        &self,
+        host: &str,
+        port: u16,
+        secure: bool,
+        vetted: Vetted,
+        trail: &Trail,
+    ) -> Result<(Io, SocketAddr), Fault> {
+        let start = BootTime::now();
+        let tcp = dial(&vetted.addresses, port, trail).await?;
+        let peer = tcp.peer_addr().map_err(|_| Fault::Connect)?;
+        self.guard.permits(host, peer.ip())?;
+        // Head and body leave in one write; waiting to fill a packet only delays them.
+        tcp.set_nodelay(true).map_err(|_| Fault::Connect)?;
+        trail.note(|p| p.connect_ms = ms(BootTime::now().since(start)));
+        if !secure {
+            return Ok((Io::Plain(tcp), peer));
+        }
+        trail.enter(Phase::Tls);
+        let start = BootTime::now();
+        let name = server_name(host)?;
+        let tls = self.tls.connect(name, tcp).await.map_err(|e| Fault::Tls(tls_fault(&e)))?;
+        trail.note(|p| p.tls_ms = ms(BootTime::now().since(start)));
+        Ok((Io::Tls(Box::new(tls)), peer))
+    }
+}
+
+/// Dials one address after the other. Each has its share of the budget that is left, so that one black hole
+/// cannot use up what the next would need.
+async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStream, Fault> {
+    let start = BootTime::now();
+    let mut fault = Fault::Connect;
+    for (done, ip) in addresses.iter().enumerate() {
+        let left = CONNECT_BUDGET.saturating_sub(BootTime::now().since(start));
+        let share = left / u32::try_from(addresses.len() - done).unwrap_or(1);
+        let address = SocketAddr::new(*ip, port);
+        trail.dialling(address);
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(_)) => fault = Fault::Connect,
+            Err(_) => fault = Fault::Timeout(Phase::Connect),
+        }
+    }
+    Err(fault)
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, Fault> {
+    match literal(host) {
+        Some(ip) => Ok(ServerName::from(ip)),
+        None => ServerName::try_from(host.to_owned()).map_err(|_| Fault::Tls(TlsFault::WrongName)),
+    }
+}
+
+fn tls_fault(error: &std::io::Error) -> TlsFault {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(bad)) => match bad {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => TlsFault::Expired,
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                TlsFault::WrongName
+            }
+            CertificateError::UnknownIssuer => TlsFault::UnknownIssuer,
+            _ => TlsFault::Certificate,
+        },
+        _ => TlsFault::Handshake,
+    }
+}

@@ -1,0 +1,92 @@
+//! Everything that leaves for a callback URL.
+//!
+//! The rules of this folder:
+//!
+//! * Every address is asked for in `guard` before it is dialled, literals included, and once more after the
+//!   connection stands. One forbidden answer refuses the name. Nothing else here opens sockets.
+//! * One [`Sender`] serves one [`UrlPolicy`]: a pooled connection was vetted under the policy that reuses it.
+//! * One post is at most one request on the wire. No redirects, no proxies (the environment is not read), no
+//!   decompression, HTTP/1.1 only.
+//! * Time and size are bounded for every answer: see the constants below and [`Limits`].
+//! * Nothing is written once the lease may belong to another node, see `gate`.
+
+mod boot;
+mod connect;
+mod gate;
+mod guard;
+mod send;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+
+use crate::types::target::UrlPolicy;
+
+pub use boot::BootTime;
+pub use send::Sender;
+
+/// For one name look-up, the wait for a free slot included.
+const DNS_BUDGET: Duration = Duration::from_secs(3);
+/// Look-ups in flight at once.
+const DNS_SLOTS: usize = 64;
+/// For TCP and TLS together, over all addresses that are tried.
+const CONNECT_BUDGET: Duration = Duration::from_secs(5);
+/// Addresses of one name that are tried.
+const DIALS_MAX: usize = 4;
+/// How long a connection waits for its next request.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// Idle connections kept for one origin.
+const IDLE_PER_ORIGIN: usize = 64;
+/// Bytes of one response head, and of what is buffered unread.
+const HEAD_MAX: usize = 16 * 1024;
+/// Bytes of an answer's body that are read before the connection is dropped.
+const BODY_READ_MAX: usize = 64 * 1024;
+/// Bytes of an answer's body that are kept.
+const BODY_KEEP_MAX: usize = 16 * 1024;
+
+/// How a [`Sender`] is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// What may be reached.
+    pub policy: UrlPolicy,
+    /// Who is asked for the addresses of a name.
+    pub names: Names,
+    /// Trusted beside the built-in Mozilla roots.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+}
+
+/// Where addresses of host names come from.
+#[derive(Debug, Clone, Default)]
+pub enum Names {
+    /// The machine's resolver configuration.
+    #[default]
+    System,
+    /// These name servers (UDP, then TCP), nothing of the machine's configuration but its hosts file.
+    Servers(Vec<SocketAddr>),
+    /// This table and nobody else; for static hosts. Its answers are vetted like any other.
+    Fixed(BTreeMap<String, Vec<IpAddr>>),
+}
+
+/// What one attempt may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For the whole attempt, from the name look-up to the end of the answer's body.
+    pub deadline: Duration,
+    /// When the lease runs out: past it, no request is written.
+    pub not_after: BootTime,
+}
+
+/// A [`Sender`] cannot be built from its [`Options`].
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("the resolver cannot be set up: {0}")]
+    Resolver(String),
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! Answers that are slow, endless, oversized or broken.
+
+use super::*;
+
+async fn one(answer: &str, then: Then, ms: u64) -> Exchange {
+    let receiver = Receiver::plain(answer, then).await;
+    post(&sender(), &receiver.url("/"), within(ms)).await
+}
+
+/// Posts with 300 ms to a receiver that falls silent after `answer`, and waits until it is let go.
+async fn silent_after(answer: &str) -> Exchange {
+    let receiver = Receiver::plain(answer, Then::Hang).await;
+    let got = post(&sender(), &receiver.url("/"), within(300)).await;
+    assert!(got.duration >= Duration::from_millis(300) && got.duration < Duration::from_secs(3));
+    receiver.hung_up().await;
+    got
+}
+
+#[tokio::test]
+async fn a_silent_receiver_is_given_up() {
+    for answer in ["", "HTTP/1.1 200 OK\r\nX-Slow: "] {
+        let got = silent_after(answer).await;
+        assert_eq!(fault(&got), Fault::Timeout(Phase::Head));
+        assert!(got.address.is_some() && got.phases.connect_ms.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_end_in_time_is_a_failure_in_spite_of_its_status() {
+    let got = silent_after("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart").await;
+    assert_eq!(fault(&got), Fault::Timeout(Phase::Body));
+    assert_eq!(&got.body[..], b"part");
+    assert_eq!(got.headers.len(), 1);
+}
+
+#[tokio::test]
+async fn an_endless_body_is_cut_and_the_status_counts() {
+    for framing in ["", "Content-Length: 10737418240\r\n"] {
+        let head = format!("HTTP/1.1 200 OK\r\n{framing}\r\n");
+        let receiver = Receiver::plain(&head, Then::Endless).await;
+        let got = post(&sender(), &receiver.url("/"), within(10_000)).await;
+        assert_eq!(status(&got), 200);
+        assert_eq!(got.body.len(), BODY_KEEP_MAX);
+        // What stands in the kernel's buffers is not ours; reading on would show here as gigabytes.
+        assert!(receiver.written() < 32 << 20, "{}", receiver.written());
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_does_not_undo_the_status() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npart\r\nzz\r\n",
+    ] {
+        let got = one(answer, Then::Close, 5_000).await;
+        assert_eq!((status(&got), &got.body[..]), (200, &b"part"[..]));
+    }
+}
+
+#[tokio::test]
+async fn heads_are_bounded_in_fields_and_bytes() {
+    let with = |n: usize| format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "A: b\r\n".repeat(n));
+    assert_eq!(status(&one(&with(99), Then::Keep, 5_000).await), 200);
+    assert_eq!(fault(&one(&with(100), Then::Keep, 5_000).await), Fault::ResponseTooLarge);
+    let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "b".repeat(HEAD_MAX));
+    assert_eq!(fault(&one(&long, Then::Hang, 5_000).await), Fault::ResponseTooLarge);
+    let endless = Receiver::plain("HTTP/1.1 200 OK\r\nA: ", Then::Endless).await;
+    let got = post(&sender(), &endless.url("/"), within(5_000)).await;
+    assert_eq!(fault(&got), Fault::ResponseTooLarge);
+}
+
+#[tokio::test]
+async fn broken_connections_and_answers() {
+    assert_eq!(fault(&one("", Then::Reset, 5_000).await), Fault::Reset);
+    assert_eq!(fault(&one("", Then::Close, 5_000).await), Fault::Reset);
+    assert_eq!(fault(&one("HTTP/1.1 2", Then::Close, 5_000).await), Fault::Reset);
+    for garbage in ["SSH-2.0-OpenSSH_9.9\r\n\r\n", "HTTP/1.1 abc OK\r\n\r\n", "HTTP/3.7 200 OK\r\n\r\n"] {
+        assert_eq!(fault(&one(garbage, Then::Close, 5_000).await), Fault::BadResponse, "{garbage}");
+    }
+}
+
+#[tokio::test]
+async fn interim_and_odd_statuses() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(3);
+    let got =
+        one(&format!("{hints}HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"), Then::Keep, 5_000).await;
+    assert_eq!(status(&got), 202);
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
+    assert_eq!(status(&one(switch, Then::Hang, 5_000).await), 101);
+    assert_eq!(status(&one("HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", Then::Keep, 5_000).await), 999);
+}
+
+#[tokio::test]
+async fn a_compressed_body_stays_as_it_is() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc";
+    assert_eq!(&one(answer, Then::Keep, 5_000).await.body[..], b"abc");
+}

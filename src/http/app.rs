@@ -1,0 +1,213 @@
+//! What every handler can reach, and the two ways it waits: for the store, and on purpose.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::extract::KeyCache;
+use super::pace::Pace;
+use super::problem::Problem;
+use crate::clock::Clock;
+use crate::dice::Dice;
+use crate::metrics::Metrics;
+use crate::store::{self, Store};
+use crate::types::problem::ProblemCode;
+use crate::types::target::UrlPolicy;
+use crate::types::{Millis, TenantId};
+use crate::wake::{Listener, Wake};
+
+/// How long a handler waits for the store: the API answers 503 within 1.5 s instead of hanging.
+const STORE_DEADLINE: Duration = Duration::from_millis(1_400);
+/// How long it waits for a learned estimate; with the deadline above it makes the 1.5 s.
+const ESTIMATE_DEADLINE: Duration = Duration::from_millis(100);
+/// The longest a deliberate wait goes without looking again, should a nudge be lost.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// The shortest time between two looks: under load every commit nudges.
+const LOOK_GAP: Duration = Duration::from_millis(15);
+
+/// How the service was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Loopback only, for trying out.
+    Dev,
+    /// Production.
+    Serve,
+}
+
+/// A path of the operator's own that submits one type of job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where clients POST the input.
+    pub path: String,
+    /// The type of the jobs.
+    pub kind: String,
+    /// Where the jobs are polled; holds `{jobId}`.
+    pub status_path: String,
+}
+
+/// Limits and doors of the HTTP floor.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How the service was started.
+    pub mode: Mode,
+    /// Paths of the operator's own.
+    pub routes: Vec<Route>,
+    /// `/metrics` needs no key; always so in dev mode.
+    pub metrics_open: bool,
+    /// The most bytes of a request body.
+    pub body_limit: usize,
+    /// The same for batches.
+    pub batch_limit: usize,
+    /// The same for a worker's result.
+    pub result_limit: usize,
+    /// How long a request body may take in all.
+    pub body_deadline: Duration,
+    /// The most bytes of a request head, and the most fields.
+    pub head_limit: (usize, usize),
+    /// Requests at work at once; deliberate waits do not count.
+    pub concurrency: usize,
+    /// Polls a second for one key and job, above which a burst is answered 429. None: no limit.
+    pub polls_per_second: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            mode: Mode::Serve,
+            routes: Vec::new(),
+            metrics_open: false,
+            body_limit: 256 * 1024,
+            batch_limit: 4 * 1024 * 1024,
+            result_limit: 1024 * 1024,
+            body_deadline: Duration::from_secs(10),
+            head_limit: (32 * 1024, 64),
+            concurrency: 2_048,
+            polls_per_second: Some(10),
+        }
+    }
+}
+
+/// The parts an [`App`] is made of.
+pub struct Parts {
+    /// The truth.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness.
+    pub dice: Dice,
+    /// Nudges to and from the loops.
+    pub wake: Wake,
+    /// The figures.
+    pub metrics: Metrics,
+    /// Where callbacks may go.
+    pub policy: UrlPolicy,
+    /// Limits and doors.
+    pub options: Options,
+    /// Cancelled when the service begins to stop; deliberate waits end with it.
+    pub draining: CancellationToken,
+}
+
+/// What every handler can reach. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// See [`App`], which derefs to it.
+pub struct Inner {
+    /// What the app was made of.
+    pub parts: Parts,
+    /// Keys seen within the last second.
+    pub(super) keys: KeyCache,
+    /// Who polled how often.
+    pub(super) pace: Pace,
+    /// A place for each request at work.
+    pub(super) slots: Arc<Semaphore>,
+    /// Counts real time for what lives in memory only, also where tests hold `clock` still.
+    pub(super) real: Clock,
+}
+
+impl Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Deref for Inner {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
+}
+
+impl App {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> App {
+        let slots = Arc::new(Semaphore::new(parts.options.concurrency));
+        let pace = Pace::new(parts.options.polls_per_second);
+        App(Arc::new(Inner { parts, keys: KeyCache::default(), pace, slots, real: Clock::system() }))
+    }
+
+    /// The present instant, as the store will see it.
+    pub fn now(&self) -> Millis {
+        self.clock.now()
+    }
+
+    /// Waits for a store verb, never longer than the deadline.
+    pub(super) async fn ask<T>(&self, verb: impl Future<Output = store::Result<T>>) -> Result<T, Problem> {
+        Ok(in_time(verb).await??)
+    }
+
+    /// The same on a route that names a job, whose absence has a word of its own.
+    pub(super) async fn ask_job<T>(
+        &self,
+        verb: impl Future<Output = store::Result<T>>,
+    ) -> Result<T, Problem> {
+        in_time(verb).await?.map_err(Problem::of_job)
+    }
+
+    /// Learned seconds of a type; None if the store does not say at once, for it is only a courtesy.
+    pub(super) async fn estimate(&self, tenant: TenantId, kind: &str) -> Option<u32> {
+        tokio::time::timeout(ESTIMATE_DEADLINE, self.store.estimate(tenant, kind)).await.ok()
+    }
+
+    /// Looks until `done`, or until `patience` runs out or the service stops; gives what was seen last.
+    ///
+    /// Registers for the nudge before it looks, so that nothing is missed between look and wait.
+    pub(super) async fn watch<T, F: Future<Output = Result<T, Problem>>>(
+        &self,
+        patience: Duration,
+        mut look: impl FnMut() -> F,
+        done: impl Fn(&T) -> bool,
+    ) -> Result<T, Problem> {
+        let end = tokio::time::sleep(patience);
+        tokio::pin!(end);
+        loop {
+            let nudge = self.wake.jobs.listen();
+            let seen = look().await?;
+            if done(&seen) {
+                return Ok(seen);
+            }
+            tokio::select! {
+                biased;
+                () = &mut end => return Ok(seen),
+                () = self.draining.cancelled() => return Ok(seen),
+                () = pause(nudge) => {}
+            }
+        }
+    }
+}
+
+async fn pause(nudge: Listener) {
+    tokio::time::sleep(LOOK_GAP).await;
+    nudge.wait(LOOK_AGAIN).await;
+}
+
+async fn in_time<T>(verb: impl Future<Output = T>) -> Result<T, Problem> {
+    tokio::time::timeout(STORE_DEADLINE, verb).await.map_err(|_| {
+        tracing::warn!("the store took longer than a request may wait");
+        Problem::new(ProblemCode::StorageUnavailable)
+    })
+}

@@ -1,0 +1,176 @@
+//! Deliveries: what was sent where, and sending or taking back by hand.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{StatusCode, Uri};
+
+use super::app::App;
+use super::extract::{FromQuery, Key, NoQuery, Params, PathId, Query, need, page_of, paged};
+use super::jobs::page;
+use super::problem::Problem;
+use crate::store::{DeliveryFilter, Error, KeyRecord, PageOf};
+use crate::types::api::{Delivery, Page};
+use crate::types::delivery::DeliveryState;
+use crate::types::problem::ProblemCode;
+use crate::types::{DeliveryId, JobId, id};
+
+/// How deliveries are listed.
+pub struct ListQuery {
+    filter: DeliveryFilter,
+    page: PageOf<id::Delivery>,
+}
+
+impl FromQuery for ListQuery {
+    const NAMES: &'static [&'static str] =
+        &["jobId", "endpointId", "account", "state", "host", "cursor", "limit"];
+
+    fn from_params(params: &Params) -> Result<Self, Problem> {
+        let filter = DeliveryFilter {
+            job_id: params.parse("jobId")?,
+            endpoint_id: params.parse("endpointId")?,
+            account: params.short("account", 255)?,
+            host: params.short("host", 255)?.map(|host| host.to_ascii_lowercase()),
+            state: params.word("state", |word| word.parse::<DeliveryState>().ok())?,
+        };
+        Ok(ListQuery { filter, page: params.page()? })
+    }
+}
+
+/// Whether a key narrowed to accounts may see what belongs to `account`.
+pub fn in_accounts(record: &KeyRecord, account: Option<&str>) -> bool {
+    let fits = |accounts: &Vec<String>| account.is_some_and(|a| accounts.iter().any(|one| one == a));
+    record.accounts.as_ref().is_none_or(fits)
+}
+
+/// List deliveries, newest first.
+#[utoipa::path(get, path = "/v1/deliveries", tag = "deliveries", operation_id = "listDeliveries",
+    security(("apiKey" = ["deliveries:read"])),
+    params(("jobId" = Option<JobId>, Query), ("endpointId" = Option<crate::types::EndpointId>, Query),
+        ("account" = Option<String>, Query), ("state" = Option<DeliveryState>, Query),
+        ("host" = Option<String>, Query), ("cursor" = Option<String>, Query),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200)),
+    responses((status = 200, body = Page<Delivery>)))]
+pub async fn list(
+    State(app): State<App>,
+    key: Key<need::DeliveriesRead>,
+    Query(query): Query<ListQuery>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    listed(&app, &key, &query, &uri).await
+}
+
+/// List the deliveries of one job.
+#[utoipa::path(get, path = "/v1/jobs/{jobId}/deliveries", tag = "deliveries",
+    operation_id = "listJobDeliveries", security(("apiKey" = ["deliveries:read"])),
+    params(("jobId" = JobId, Path), ("cursor" = Option<String>, Query),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200)),
+    responses((status = 200, body = Page<Delivery>)))]
+pub async fn of_job(
+    State(app): State<App>,
+    key: Key<need::DeliveriesRead>,
+    PathId(id): PathId<id::Job>,
+    Query(OnlyPage(page)): Query<OnlyPage<id::Delivery>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    // An unknown job has no deliveries, but it must not look like one that is there.
+    app.ask_job(app.store.job(key.tenant(), id, app.now())).await?;
+    key.may_touch(&app, id).await?;
+    let filter = DeliveryFilter { job_id: Some(id), ..DeliveryFilter::default() };
+    listed(&app, &key, &ListQuery { filter, page }, &uri).await
+}
+
+async fn listed(
+    app: &App,
+    key: &Key<need::DeliveriesRead>,
+    query: &ListQuery,
+    uri: &Uri,
+) -> Result<Response, Problem> {
+    let verb = app.store.deliveries(key.tenant(), &query.filter, page_of(&query.page), app.now());
+    let rows = app.ask(verb).await?;
+    let (link, mut found) = paged(rows, query.page.limit, |d| d.delivery_id, uri, app.store.urls());
+    // After the page is cut: the cursor names the last row read, also when this key must not see it.
+    found.items.retain(|d| in_accounts(&key.record, d.account.as_deref()));
+    Ok(page((link, found)))
+}
+
+/// Only `cursor` and `limit`.
+pub struct OnlyPage<K>(pub PageOf<K>);
+
+impl<K: id::Kind> FromQuery for OnlyPage<K> {
+    const NAMES: &'static [&'static str] = &["cursor", "limit"];
+    fn from_params(params: &Params) -> Result<Self, Problem> {
+        params.page().map(OnlyPage)
+    }
+}
+
+/// Read a delivery with all its attempts.
+#[utoipa::path(get, path = "/v1/deliveries/{deliveryId}", tag = "deliveries", operation_id = "getDelivery",
+    security(("apiKey" = ["deliveries:read"])), params(("deliveryId" = DeliveryId, Path)),
+    responses((status = 200, body = Delivery)))]
+pub async fn get_delivery(
+    State(app): State<App>,
+    key: Key<need::DeliveriesRead>,
+    PathId(id): PathId<id::Delivery>,
+    _: Query<NoQuery>,
+) -> Result<Json<Delivery>, Problem> {
+    seen(&app, &key, id).await.map(Json)
+}
+
+/// The delivery, unless the key must not see it.
+async fn seen<N>(app: &App, key: &Key<N>, id: DeliveryId) -> Result<Delivery, Problem> {
+    let delivery = app.ask(app.store.delivery(key.tenant(), id, app.now())).await?;
+    if !in_accounts(&key.record, delivery.account.as_deref()) {
+        return Err(Problem::new(ProblemCode::NotFound));
+    }
+    if let Some(job) = delivery.job_id {
+        key.may_touch(app, job).await.map_err(|_| Problem::new(ProblemCode::NotFound))?;
+    }
+    Ok(delivery)
+}
+
+/// Send again now: a new round of attempts with the same `webhook-id`.
+#[utoipa::path(post, path = "/v1/deliveries/{deliveryId}/retry", tag = "deliveries",
+    operation_id = "retryDelivery", security(("apiKey" = ["deadletters:replay"])),
+    params(("deliveryId" = DeliveryId, Path)),
+    responses((status = 202, body = Delivery), (status = 409, description = "job-already-finished")))]
+pub async fn retry(
+    State(app): State<App>,
+    key: Key<need::DeadlettersReplay>,
+    PathId(id): PathId<id::Delivery>,
+    _: Query<NoQuery>,
+) -> Result<Response, Problem> {
+    seen(&app, &key, id).await?;
+    let delivery = app.ask(ended(app.store.retry_delivery(key.tenant(), id, app.now()))).await?;
+    app.wake.deliveries.nudge();
+    Ok((StatusCode::ACCEPTED, Json(delivery)).into_response())
+}
+
+/// Take a delivery back that has not ended.
+#[utoipa::path(post, path = "/v1/deliveries/{deliveryId}/cancel", tag = "deliveries",
+    operation_id = "cancelDelivery", security(("apiKey" = ["deadletters:replay"])),
+    params(("deliveryId" = DeliveryId, Path)),
+    responses((status = 200, body = Delivery), (status = 409, description = "job-already-finished")))]
+pub async fn cancel(
+    State(app): State<App>,
+    key: Key<need::DeadlettersReplay>,
+    PathId(id): PathId<id::Delivery>,
+    _: Query<NoQuery>,
+) -> Result<Json<Delivery>, Problem> {
+    seen(&app, &key, id).await?;
+    let delivery = app.ask(ended(app.store.cancel_delivery(key.tenant(), id, app.now()))).await?;
+    app.wake.deliveries.nudge();
+    app.wake.jobs.nudge();
+    Ok(Json(delivery))
+}
+
+/// The contract has one code for "too late"; the detail says that it is the delivery that has ended.
+async fn ended<T>(verb: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let done = verb.await;
+    if matches!(done, Err(Error::AlreadyFinished)) {
+        let detail = "the delivery has already ended".to_owned();
+        let code = ProblemCode::JobAlreadyFinished;
+        return Err(Error::Invalid(crate::types::problem::Invalid { code, detail, errors: Vec::new() }));
+    }
+    done
+}

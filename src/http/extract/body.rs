@@ -1,0 +1,171 @@
+//! Request bodies: type, size and time are limited before a byte is understood.
+
+use std::marker::PhantomData;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use crate::http::app::{App, Options};
+use crate::http::json;
+use crate::http::problem::Problem;
+use crate::types::problem::ProblemCode;
+
+/// How large a body may be on a route.
+pub trait Size: 'static {
+    /// What a larger one is called.
+    const TOO_LARGE: ProblemCode = ProblemCode::PayloadTooLarge;
+
+    /// The most bytes.
+    fn limit(options: &Options) -> usize;
+}
+
+/// The three sizes of the house.
+pub mod sizes {
+    use super::{Options, ProblemCode, Size};
+
+    /// One request.
+    pub enum Usual {}
+    /// Many in one.
+    pub enum Batch {}
+    /// A worker's result and what stands around it.
+    pub enum Result {}
+
+    impl Size for Usual {
+        fn limit(options: &Options) -> usize {
+            options.body_limit
+        }
+    }
+    impl Size for Batch {
+        fn limit(options: &Options) -> usize {
+            options.batch_limit
+        }
+    }
+    impl Size for Result {
+        const TOO_LARGE: ProblemCode = ProblemCode::ResultTooLarge;
+        fn limit(options: &Options) -> usize {
+            options.result_limit + 8 * 1024
+        }
+    }
+}
+
+/// A body of the usual size, unread.
+pub type Bytes256 = Raw<sizes::Usual>;
+
+/// The bytes of a body and the head they came with.
+pub struct Raw<S> {
+    /// The head's fields.
+    pub headers: HeaderMap,
+    /// The body.
+    pub bytes: Bytes,
+    size: PhantomData<fn() -> S>,
+}
+
+impl<S: Size> FromRequest<App> for Raw<S> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = read_body::<S>(&parts.headers, body, app).await?;
+        Ok(Raw { headers: parts.headers, bytes, size: PhantomData })
+    }
+}
+
+/// Reads a body of at most `S` within the body deadline, however slowly it drips.
+async fn read_body<S: Size>(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes, Problem> {
+    let limit = S::limit(&app.options);
+    let too_large = || Problem::new(S::TOO_LARGE).detail(format!("at most {limit} bytes"));
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|n| n > limit as u64) {
+        return Err(too_large());
+    }
+    let all = tokio::time::timeout(app.options.body_deadline, Limited::new(body, limit).collect()).await;
+    match all {
+        Err(_) => Err(Problem::new(ProblemCode::RequestTimeout)
+            .header(header::CONNECTION, HeaderValue::from_static("close"))),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => {
+            Err(Problem::new(ProblemCode::InvalidRequest).detail("the body ended before its announced end"))
+        }
+    }
+}
+
+/// Whether the content type is JSON: `application/json` or any `+json`, in UTF-8.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let Some(text) = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
+    let mut parts = text.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let essence = parts.next().unwrap_or_default();
+    let utf8 = parts.filter_map(|p| p.strip_prefix("charset=").map(|c| c.trim_matches('"').to_owned()));
+    let json = essence == "application/json" || (essence.contains('/') && essence.ends_with("+json"));
+    json && utf8.into_iter().all(|charset| charset == "utf-8" || charset == "utf8")
+}
+
+fn want_json(headers: &HeaderMap) -> Result<(), Problem> {
+    if is_json(headers) {
+        return Ok(());
+    }
+    Err(Problem::new(ProblemCode::UnsupportedMediaType)
+        .detail("the body must be application/json in UTF-8")
+        .header(header::ACCEPT, HeaderValue::from_static("application/json")))
+}
+
+/// A JSON object read as a `T`, and the bytes it was read from.
+pub struct JsonBody<T, S = sizes::Usual> {
+    /// What the body says.
+    pub value: T,
+    /// The body.
+    pub raw: Bytes,
+    size: PhantomData<fn() -> S>,
+}
+
+impl<T: DeserializeOwned, S: Size> FromRequest<App> for JsonBody<T, S> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        want_json(request.headers())?;
+        let raw = Raw::<S>::from_request(request, app).await?;
+        Ok(JsonBody { value: json::object(&raw.bytes)?, raw: raw.bytes, size: PhantomData })
+    }
+}
+
+/// The same for a body that may be left out; its `T` is then the default.
+pub struct MaybeJson<T>(pub T);
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let raw = Bytes256::from_request(request, app).await?;
+        // `null` in a request means "not given", for a whole body too.
+        if raw.bytes.is_empty() || raw.bytes.trim_ascii() == b"null" {
+            return Ok(MaybeJson(T::default()));
+        }
+        want_json(&raw.headers)?;
+        Ok(MaybeJson(json::object(&raw.bytes)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_told_from_other_types() {
+        let is = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            is_json(&[(header::CONTENT_TYPE, value)].into_iter().collect())
+        };
+        for good in ["application/json", "Application/JSON; Charset=UTF-8", "application/vnd.x+json; a=b"] {
+            assert!(is(good), "{good}");
+        }
+        for bad in ["text/json", "application/jsonx", "+json", "application/json; charset=latin1", "*/*", ""]
+        {
+            assert!(!is(bad), "{bad}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

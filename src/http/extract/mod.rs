@@ -1,0 +1,15 @@
+//! What handlers take in: who asks, for what, with which head and body. Every refusal is a problem.
+
+mod auth;
+mod body;
+mod head;
+mod path;
+mod query;
+mod waiting;
+
+pub use auth::{Key, KeyCache, Reader, Worker, need};
+pub use body::{Bytes256, JsonBody, MaybeJson, Raw, Size, is_json, sizes};
+pub use head::{Head, Prefer, etag_matches, is_conditional};
+pub use path::{First, PathId};
+pub use query::{FromQuery, NoQuery, Params, Query, next_link, page_of, paged};
+pub use waiting::Waiting;

@@ -1,0 +1,268 @@
+//! Reading JSON bodies strictly: two readers of one body must never see two different things.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_path_to_error::Segment;
+
+use crate::types::api::Json;
+use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::submit::escape;
+
+/// How deep arrays and objects may nest.
+pub const DEPTH: usize = 64;
+
+/// Checks that `bytes` are one JSON value in UTF-8, at most [`DEPTH`] deep, without duplicate members.
+///
+/// The error is `invalid-request` and tells line and column.
+pub fn scan(bytes: &[u8]) -> Result<&str, Invalid> {
+    let unreadable =
+        |detail: String| Invalid { code: ProblemCode::InvalidRequest, detail, errors: Vec::new() };
+    let text = std::str::from_utf8(bytes)
+        .map_err(|e| unreadable(format!("the body is not UTF-8 at byte {}", e.valid_up_to())))?;
+    if text.trim_ascii().is_empty() {
+        return Err(unreadable("the body is empty; JSON is required".to_owned()));
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    Scan { room: DEPTH }
+        .deserialize(&mut reader)
+        .and_then(|()| reader.end())
+        .map_err(|e| unreadable(format!("the body is not taken as JSON: {e}")))?;
+    Ok(text)
+}
+
+/// Makes a `T` of text that [`scan`] let through; the error points to the member at fault.
+pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Invalid> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut reader).map_err(|e| {
+        let mut pointer = pointer(e.path());
+        let message = strip_position(&e.inner().to_string()).to_owned();
+        if let Some(name) = between(&message, "missing field `", "`") {
+            return Invalid::member(format!("{pointer}/{}", escape(name)), "is required");
+        }
+        let Some(name) = between(&message, "unknown field `", "`") else {
+            return Invalid::member(pointer, message);
+        };
+        let last = format!("/{}", escape(name));
+        if !pointer.ends_with(&last) {
+            pointer.push_str(&last);
+        }
+        Invalid::member(pointer, unknown(name, &message))
+    })
+}
+
+/// [`scan`] and [`read_object`].
+pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Invalid> {
+    read_object(scan(bytes)?)
+}
+
+/// [`read`] for text that must be an object: serde would take an array for a struct too.
+pub fn read_object<T: DeserializeOwned>(text: &str) -> Result<T, Invalid> {
+    if text.trim_ascii_start().starts_with('{') {
+        read(text)
+    } else {
+        Err(Invalid::member("", "must be an object"))
+    }
+}
+
+/// The whole text as it stands, without the white space around it.
+pub fn verbatim(bytes: &[u8]) -> Result<Json, Invalid> {
+    read(scan(bytes)?)
+}
+
+/// The path as a JSON pointer (RFC 6901).
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    path.iter()
+        .map(|segment| match segment {
+            Segment::Seq { index } => format!("/{index}"),
+            Segment::Map { key } => format!("/{}", escape(key)),
+            Segment::Enum { variant } => format!("/{}", escape(variant)),
+            Segment::Unknown => String::new(),
+        })
+        .collect()
+}
+
+/// The pointer says where; line and column of the text would say it twice.
+fn strip_position(message: &str) -> &str {
+    message.rsplit_once(" at line ").map_or(message, |(head, _)| head)
+}
+
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let rest = &text[text.find(before)? + before.len()..];
+    rest.find(after).map(|end| &rest[..end])
+}
+
+/// "unknown member", with the name that was probably meant.
+fn unknown(name: &str, message: &str) -> String {
+    let known = message.split_once("expected").map_or("", |(_, list)| list);
+    let near = known
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|candidate| (distance(name, candidate), candidate))
+        .filter(|(far, candidate)| *far <= 1 + candidate.len() / 4)
+        .min();
+    match near {
+        Some((_, candidate)) => format!("unknown member; did you mean `{candidate}`?"),
+        None => "unknown member".to_owned(),
+    }
+}
+
+/// Edits between two names, case ignored (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
+    // Names come from outside: a long one is never near, and must not cost its square.
+    if a.len().abs_diff(b.len()) > 8 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let change = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// Walks a value and keeps nothing of it.
+#[derive(Clone, Copy)]
+struct Scan {
+    room: usize,
+}
+
+impl Scan {
+    fn deeper<E: de::Error>(self) -> Result<Scan, E> {
+        let room = self.room.checked_sub(1);
+        room.map(|room| Scan { room }).ok_or_else(|| E::custom(format!("nested deeper than {DEPTH} levels")))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Scan {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Scan {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        while items.next_element_seed(inner)?.is_some() {}
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        let inner = self.deeper()?;
+        let mut seen = HashSet::new();
+        while let Some(name) = members.next_key::<String>()? {
+            members.next_value_seed(inner)?;
+            if let Some(twice) = seen.replace(name) {
+                let shown: String = twice.chars().take(64).collect();
+                return Err(de::Error::custom(format!("duplicate member `{shown}`")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::api::{SubmitBatch, SubmitJob};
+
+    fn fault(body: &str) -> (ProblemCode, String, String) {
+        let e = object::<SubmitJob>(body.as_bytes()).unwrap_err();
+        let pointer = e.errors.first().map(|e| e.pointer.clone()).unwrap_or_default();
+        (e.code, pointer, e.detail)
+    }
+
+    #[test]
+    fn malformed_text_is_told_with_its_place() {
+        for (body, says) in [
+            ("", "empty"),
+            ("  ", "empty"),
+            ("{", "line 1 column 1"),
+            ("{\"type\":}", "line 1 column 9"),
+            ("{} x", "trailing characters"),
+            ("{\"type\":\"a\",\"type\":\"b\"}", "duplicate member `type`"),
+            ("{\"input\":{\"a\":1,\"\\u0061\":2}}", "duplicate member `a`"),
+            ("{\"input\":1e999}", "out of range"),
+            ("{\"input\":\"\\ud800\"}", "escape"),
+        ] {
+            let (code, _, detail) = fault(body);
+            assert_eq!(code, ProblemCode::InvalidRequest, "{body}");
+            assert!(detail.contains(says), "{body}: {detail}");
+        }
+        let e = object::<SubmitJob>(b"{\"type\":\"\xff\"}").unwrap_err();
+        assert_eq!(e.detail, "the body is not UTF-8 at byte 9");
+    }
+
+    #[test]
+    fn sixty_four_levels_are_taken_and_one_more_is_not() {
+        let nest = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(scan(nest(DEPTH).as_bytes()).is_ok());
+        assert!(scan(nest(DEPTH + 1).as_bytes()).unwrap_err().detail.contains("deeper than 64"));
+        assert!(scan(nest(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_breaks_a_rule_is_pointed_at() {
+        for (body, pointer, says) in [
+            (r#"{}"#, "/type", "is required"),
+            (r#"{"type":1}"#, "/type", "invalid type"),
+            (r#"{"type":"a","priority":"high"}"#, "/priority", "invalid type"),
+            (r#"{"type":"a","priority":300}"#, "/priority", "invalid value"),
+            (r#"{"type":"a","worker":"magic"}"#, "/worker", "unknown variant"),
+            (r#"{"type":"a","runAt":"soon"}"#, "/runAt", "RFC 3339"),
+            (r#"{"type":"a","callbackURL":"x"}"#, "/callbackURL", "did you mean `callbackUrl`?"),
+            (r#"{"type":"a","zzz":"x"}"#, "/zzz", "unknown member"),
+            (r#"{"type":"a","callback":{"urll":"x"}}"#, "/callback/urll", "did you mean `url`?"),
+            (r#"{"type":"a","callback":{"retry":{"max":1}}}"#, "/callback/retry/max", "unknown member"),
+            (r#"{"type":"a","callback":{"events":["a",1]}}"#, "/callback/events/1", "invalid type"),
+            (r#"{"type":"a","callback":{"headers":{"a/b":1}}}"#, "/callback/headers/a~1b", "invalid type"),
+            (r#"[]"#, "", "must be an object"),
+            (r#""x""#, "", "must be an object"),
+        ] {
+            let (code, at, detail) = fault(body);
+            assert_eq!((code, at.as_str()), (ProblemCode::ValidationFailed, pointer), "{body}: {detail}");
+            assert!(detail.contains(says), "{body}: {detail}");
+        }
+    }
+
+    #[test]
+    fn null_means_not_given_and_input_is_kept_byte_for_byte() {
+        let job: SubmitJob =
+            object(br#"{"type":"a","priority":null,"input":{ "b" : 1.50, "a":"\u00e9" }}"#).unwrap();
+        assert_eq!(job.priority, None);
+        assert_eq!(job.input.unwrap().get(), r#"{ "b" : 1.50, "a":"\u00e9" }"#);
+        let batch: SubmitBatch = object(br#"{"atomic":null,"jobs":[{"type":"a"}]}"#).unwrap();
+        assert!(!batch.atomic);
+    }
+}

@@ -1,0 +1,179 @@
+//! API keys: list, create, revoke.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, Uri, header};
+
+use super::app::App;
+use super::deliveries::OnlyPage;
+use super::extract::{JsonBody, Key, NoQuery, PathId, Query, need, page_of, paged};
+use super::jobs::page;
+use super::problem::Problem;
+use crate::store::KeyRecord;
+use crate::types::api::{ApiKey as KeyView, NewApiKey, Page};
+use crate::types::key::{ApiKey, Scopes};
+use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::submit as rules;
+use crate::types::{KeyId, Millis, id};
+
+/// List the tenant's keys without their secrets, newest first.
+#[utoipa::path(get, path = "/v1/keys", tag = "keys", operation_id = "listKeys",
+    security(("apiKey" = ["admin"])),
+    params(("cursor" = Option<String>, Query), ("limit" = Option<u32>, Query, minimum = 1, maximum = 200)),
+    responses((status = 200, body = Page<KeyView>)))]
+pub async fn list(
+    State(app): State<App>,
+    key: Key<need::Admin>,
+    Query(OnlyPage(asked)): Query<OnlyPage<id::Key>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let rows = app.ask(app.store.keys(key.tenant(), page_of(&asked))).await?;
+    let views = rows.iter().map(view).collect();
+    Ok(page(paged(views, asked.limit, |k: &KeyView| k.key_id, &uri, app.store.urls())))
+}
+
+fn view(record: &KeyRecord) -> KeyView {
+    KeyView {
+        key_id: record.id,
+        name: record.name.clone(),
+        prefix: record.prefix.clone(),
+        scopes: record.scopes.iter().collect(),
+        queues: record.queues.clone(),
+        accounts: record.accounts.clone(),
+        created_at: record.created_at,
+        expires_at: record.expires_at,
+        key: None,
+    }
+}
+
+/// Create a key; the answer shows its secret once. It never allows more than the key that asks.
+#[utoipa::path(post, path = "/v1/keys", tag = "keys", operation_id = "createKey",
+    security(("apiKey" = ["admin"])), request_body = NewApiKey,
+    responses((status = 201, body = KeyView)))]
+pub async fn create(
+    State(app): State<App>,
+    key: Key<need::Admin>,
+    _: Query<NoQuery>,
+    body: JsonBody<NewApiKey>,
+) -> Result<Response, Problem> {
+    let wish = body.value;
+    let scopes = allowed(&key.record, &wish, app.now())?;
+    let secret = ApiKey::mint(app.dice.bytes());
+    let record = KeyRecord {
+        id: app.dice.id(app.now()),
+        tenant: key.tenant(),
+        name: wish.name,
+        prefix: secret.prefix().to_owned(),
+        hash: secret.hash(),
+        scopes,
+        queues: wish.queues,
+        accounts: wish.accounts,
+        created_at: app.now(),
+        expires_at: wish.expires_at,
+    };
+    app.ask(app.store.put_key(&record)).await?;
+    let shown = KeyView { key: Some(secret.reveal().to_owned()), ..view(&record) };
+    let no_store = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok((StatusCode::CREATED, [no_store], Json(shown)).into_response())
+}
+
+/// The wished scopes, if the key that asks has them all and is narrowed no further.
+fn allowed(asker: &KeyRecord, wish: &NewApiKey, now: Millis) -> Result<Scopes, Problem> {
+    rules::optional_text("/name", wish.name.as_deref(), 255)?;
+    names("/queues", wish.queues.as_deref(), 64)?;
+    names("/accounts", wish.accounts.as_deref(), 255)?;
+    if wish.expires_at.is_some_and(|at| at <= now) {
+        return Err(Invalid::member("/expiresAt", "lies in the past").into());
+    }
+    let scopes: Scopes = wish.scopes.iter().copied().collect();
+    if scopes.is_empty() {
+        return Err(Invalid::member("/scopes", "must name at least one scope").into());
+    }
+    let beyond = |detail| Err(Problem::new(ProblemCode::Forbidden).detail(detail));
+    if !asker.scopes.covers(scopes) {
+        return beyond("a key cannot create a mightier one: a wished scope is not among its own");
+    }
+    if !within(asker.queues.as_deref(), wish.queues.as_deref())
+        || !within(asker.accounts.as_deref(), wish.accounts.as_deref())
+    {
+        return beyond("the key is narrowed; the new one must be narrowed to a part of that");
+    }
+    Ok(scopes)
+}
+
+fn names(pointer: &str, given: Option<&[String]>, max: usize) -> Result<(), Invalid> {
+    let given = given.unwrap_or_default();
+    if given.len() > 50 {
+        return Err(Invalid::member(pointer, "must have at most 50 entries"));
+    }
+    given.iter().enumerate().try_for_each(|(i, name)| rules::text(&format!("{pointer}/{i}"), name, max))
+}
+
+fn within(asker: Option<&[String]>, wished: Option<&[String]>) -> bool {
+    match (asker, wished) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(own), Some(wished)) => wished.iter().all(|name| own.contains(name)),
+    }
+}
+
+/// Revoke a key; every node refuses it within a second.
+#[utoipa::path(delete, path = "/v1/keys/{keyId}", tag = "keys", operation_id = "revokeKey",
+    security(("apiKey" = ["admin"])), params(("keyId" = KeyId, Path)),
+    responses((status = 204, description = "Revoked")))]
+pub async fn revoke(
+    State(app): State<App>,
+    key: Key<need::Admin>,
+    PathId(id): PathId<id::Key>,
+    _: Query<NoQuery>,
+) -> Result<StatusCode, Problem> {
+    app.ask(app.store.revoke_key(key.tenant(), id, app.now())).await?;
+    app.keys.clear();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::TenantId;
+    use crate::types::key::Scope;
+
+    fn asker(scopes: &[Scope], queues: Option<&[&str]>) -> KeyRecord {
+        KeyRecord {
+            id: KeyId::mint(Millis(0), [0; 10]),
+            tenant: TenantId::mint(Millis(0), [0; 10]),
+            name: None,
+            prefix: String::new(),
+            hash: [0; 32],
+            scopes: scopes.iter().copied().collect(),
+            queues: queues.map(|q| q.iter().map(|s| (*s).to_owned()).collect()),
+            accounts: None,
+            created_at: Millis(0),
+            expires_at: None,
+        }
+    }
+
+    fn wish(scopes: &[Scope], queues: Option<&[&str]>) -> NewApiKey {
+        NewApiKey {
+            scopes: scopes.to_vec(),
+            queues: queues.map(|q| q.iter().map(|s| (*s).to_owned()).collect()),
+            ..NewApiKey::default()
+        }
+    }
+
+    #[test]
+    fn a_key_never_creates_a_mightier_one() {
+        let admin = asker(&[Scope::Admin], None);
+        let code = |asker: &KeyRecord, wish: NewApiKey| {
+            allowed(asker, &wish, Millis(1_000)).map_err(|p| p.code()).err()
+        };
+        assert_eq!(code(&admin, wish(&[Scope::Work, Scope::Admin], None)), None);
+        assert_eq!(code(&admin, wish(&[Scope::Operator], None)), Some(ProblemCode::Forbidden));
+        assert_eq!(code(&admin, wish(&[], None)), Some(ProblemCode::ValidationFailed));
+        let narrow = asker(&[Scope::Admin], Some(&["a", "b"]));
+        assert_eq!(code(&narrow, wish(&[Scope::Work], Some(&["a"]))), None);
+        assert_eq!(code(&narrow, wish(&[Scope::Work], Some(&["c"]))), Some(ProblemCode::Forbidden));
+        assert_eq!(code(&narrow, wish(&[Scope::Work], None)), Some(ProblemCode::Forbidden));
+    }
+}

@@ -1,0 +1,313 @@
+//! The workers' side: claim, stay alive, report. A lease token is right enough to report.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use serde::de::DeserializeOwned;
+
+use super::app::App;
+use super::extract::{
+    First, JsonBody, Key, NoQuery, PathId, Query, Raw, Waiting, Worker, is_json, need, sizes,
+};
+use super::jobs::{change, changed};
+use super::json;
+use super::problem::Problem;
+use crate::store::{Changed, JobChange, LeaseRequest, Right, What};
+use crate::types::api::{
+    self, Ack, AckOp, Acks, Alive, Claim, Claimed, Complete, Fail, Heartbeat, Items, OrProblem, Release,
+};
+use crate::types::job::{Change, Failure, Outcome};
+use crate::types::key::LeaseToken;
+use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::submit as rules;
+use crate::types::{JobId, id};
+
+const ACKS_MAX: usize = 1_000;
+const LEASE_TOKEN: &str = "lease-token";
+
+/// Claim jobs of a queue; with `waitSeconds` the answer waits for work.
+#[utoipa::path(post, path = "/v1/queues/{queue}/claim", tag = "workers", operation_id = "claimJobs",
+    security(("apiKey" = ["work"])), params(("queue" = String, Path, example = "default")),
+    request_body = Claim, responses((status = 200, body = Claimed)))]
+pub async fn claim(
+    State(app): State<App>,
+    key: Key<need::Work>,
+    First(queue): First,
+    _: Query<NoQuery>,
+    waiting: Waiting,
+    body: JsonBody<Claim>,
+) -> Result<Json<Claimed>, Problem> {
+    rules::name("/queue", &queue, 64).map_err(|_| Problem::new(ProblemCode::NotFound))?;
+    key.for_queue(&queue)?;
+    let patience = rules::range("/waitSeconds", body.value.wait_seconds, 0, 0..=30)?;
+    let wish = wish(body.value, &key, queue)?;
+    let look = || app.ask(app.store.lease(wish.clone(), app.now()));
+    let patience = Duration::from_secs(patience.into());
+    let leased = waiting.watch(&app, patience, look, |leased| !leased.is_empty()).await?;
+    Ok(Json(Claimed { jobs: leased.into_iter().map(|one| one.job).collect() }))
+}
+
+fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseRequest, Invalid> {
+    rules::optional_text("/workerId", claim.worker_id.as_deref(), 255)?;
+    let types = claim.types.unwrap_or_default();
+    if types.len() > 50 {
+        return Err(Invalid::member("/types", "must have at most 50 entries"));
+    }
+    for (i, kind) in types.iter().enumerate() {
+        rules::name(&format!("/types/{i}"), kind, 128)?;
+    }
+    Ok(LeaseRequest {
+        tenant: key.tenant(),
+        queue,
+        types,
+        max: rules::range("/max", claim.max, 1, 1..=500)?,
+        lease_seconds: rules::range("/leaseSeconds", claim.lease_seconds, 30, 1..=3_600)?,
+        worker_id: claim.worker_id,
+    })
+}
+
+/// The body of a report. Without an API key a lease token must be there before anything is explained.
+fn report<T: DeserializeOwned>(worker: &Worker, raw: &Raw<impl super::extract::Size>) -> Result<T, Problem> {
+    let read = match is_json(&raw.headers) {
+        true => json::object(&raw.bytes).map_err(Problem::from),
+        false => {
+            Err(Problem::new(ProblemCode::UnsupportedMediaType).detail("the body must be application/json"))
+        }
+    };
+    if read.is_err() && worker.0.is_none() && !has_token(&raw.bytes) {
+        return Err(Problem::unauthorized("an API key or a leaseToken is required"));
+    }
+    read
+}
+
+fn has_token(bytes: &Bytes) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Only {
+        #[serde(rename = "leaseToken")]
+        _token: LeaseToken,
+    }
+    serde_json::from_slice::<Only>(bytes).is_ok()
+}
+
+/// Tell that the work goes on, and how far it is.
+#[utoipa::path(post, path = "/v1/jobs/{jobId}/heartbeat", tag = "workers", operation_id = "heartbeat",
+    security(("apiKey" = ["work"]), ()), params(("jobId" = JobId, Path)), request_body = Heartbeat,
+    responses((status = 200, body = Alive), (status = 409, description = "lease-lost")))]
+pub async fn heartbeat(
+    State(app): State<App>,
+    worker: Worker,
+    PathId(id): PathId<id::Job>,
+    _: Query<NoQuery>,
+    raw: Raw<sizes::Usual>,
+) -> Result<Json<Alive>, Problem> {
+    let Heartbeat { lease_token, progress, message, extend_seconds } = report(&worker, &raw)?;
+    rules::range("/progress", progress, 0, 0..=100)?;
+    rules::optional_text("/message", message.as_deref(), 1_000)?;
+    rules::range("/extendSeconds", extend_seconds, 1, 1..=86_400)?;
+    worker.may_touch(&app, id).await?;
+    let what = What::Heartbeat { progress, message, extend_seconds };
+    let done = change(&app, id, worker.tenant(), Right::Lease(lease_token), what).await?;
+    Ok(Json(Alive {
+        lease_expires_at: done.lease_until.unwrap_or_else(|| app.now()),
+        cancel_requested: done.job.cancel_at.is_some(),
+        deadline_at: done.job.must_end_at(),
+    }))
+}
+
+/// Report the result: JSON, or raw bytes with the token in `Lease-Token`.
+#[utoipa::path(post, path = "/v1/jobs/{jobId}/complete", tag = "workers", operation_id = "completeJob",
+    security(("apiKey" = ["work"]), ()),
+    params(("jobId" = JobId, Path), ("Lease-Token" = Option<String>, Header)),
+    request_body(content((Complete = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    responses((status = 200, body = api::Job), (status = 409, description = "lease-lost")))]
+pub async fn complete(
+    State(app): State<App>,
+    worker: Worker,
+    PathId(id): PathId<id::Job>,
+    _: Query<NoQuery>,
+    raw: Raw<sizes::Result>,
+) -> Result<Response, Problem> {
+    let (token, outcome) = match raw.headers.get(LEASE_TOKEN) {
+        Some(_) => raw_outcome(&worker, &raw)?,
+        None => {
+            let body: Complete = report(&worker, &raw)?;
+            (body.lease_token, outcome(body.result, body.result_url)?)
+        }
+    };
+    fits(&app, &outcome)?;
+    finish(&app, &worker, id, token, Change::Complete(outcome)).await
+}
+
+/// The body is the result; the token stands in the head.
+fn raw_outcome(worker: &Worker, raw: &Raw<sizes::Result>) -> Result<(LeaseToken, Outcome), Problem> {
+    let text = raw.headers.get(LEASE_TOKEN).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let Ok(token) = text.trim().parse::<LeaseToken>() else {
+        return Err(match worker.0 {
+            Some(_) => Problem::new(ProblemCode::ValidationFailed).at("Lease-Token", "is not a lease token"),
+            None => Problem::unauthorized("an API key or a lease token is required"),
+        });
+    };
+    Ok((token, Outcome::Bytes { content_type: content_type(&raw.headers)?, bytes: raw.bytes.clone() }))
+}
+
+/// The worker's content type as it will be given out again.
+fn content_type(headers: &HeaderMap) -> Result<String, Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok("application/octet-stream".to_owned());
+    };
+    let text = value.to_str().ok().filter(|text| text.len() <= 255 && text.contains('/'));
+    let bad = || Problem::new(ProblemCode::UnsupportedMediaType).at("Content-Type", "is not a media type");
+    text.map(str::to_owned).ok_or_else(bad)
+}
+
+/// What `result` and `resultUrl` say; neither is the JSON value `null`.
+fn outcome(result: Option<api::Json>, url: Option<String>) -> Result<Outcome, Invalid> {
+    match (result, url) {
+        (Some(_), Some(_)) => Err(Invalid::member("/resultUrl", "cannot be given together with result")),
+        (None, Some(url)) => rules::result_url("/resultUrl", &url).map(Outcome::Elsewhere),
+        (result, None) => Ok(Outcome::Bytes {
+            content_type: "application/json".to_owned(),
+            bytes: result.map_or(Bytes::from_static(b"null"), |json| json.get().to_owned().into()),
+        }),
+    }
+}
+
+fn fits(app: &App, outcome: &Outcome) -> Result<(), Problem> {
+    let limit = app.options.result_limit;
+    match outcome {
+        Outcome::Bytes { bytes, .. } if bytes.len() > limit => {
+            Err(Problem::new(ProblemCode::ResultTooLarge).detail(format!("at most {limit} bytes")))
+        }
+        Outcome::Bytes { .. } | Outcome::Elsewhere(_) => Ok(()),
+    }
+}
+
+async fn finish(
+    app: &App,
+    worker: &Worker,
+    id: JobId,
+    token: LeaseToken,
+    what: Change,
+) -> Result<Response, Problem> {
+    worker.may_touch(app, id).await?;
+    let done = change(app, id, worker.tenant(), Right::Lease(token), What::Change(what)).await?;
+    Ok(changed(app, StatusCode::OK, &done.job))
+}
+
+/// Report that the attempt went wrong.
+#[utoipa::path(post, path = "/v1/jobs/{jobId}/fail", tag = "workers", operation_id = "failJob",
+    security(("apiKey" = ["work"]), ()), params(("jobId" = JobId, Path)), request_body = Fail,
+    responses((status = 200, body = api::Job), (status = 409, description = "lease-lost")))]
+pub async fn fail(
+    State(app): State<App>,
+    worker: Worker,
+    PathId(id): PathId<id::Job>,
+    _: Query<NoQuery>,
+    raw: Raw<sizes::Usual>,
+) -> Result<Response, Problem> {
+    let Fail { lease_token, error, error_code, retryable, retry_after_seconds } = report(&worker, &raw)?;
+    let failure = failure(Some(error), error_code, retryable, retry_after_seconds)?;
+    finish(&app, &worker, id, lease_token, Change::Fail(failure)).await
+}
+
+fn failure(
+    error: Option<String>,
+    code: Option<String>,
+    retryable: Option<bool>,
+    retry_after_seconds: Option<u32>,
+) -> Result<Failure, Invalid> {
+    let error = error.filter(|text| !text.trim().is_empty());
+    let error = error.ok_or_else(|| Invalid::member("/error", "is required and must not be empty"))?;
+    rules::text("/error", &error, 4_000)?;
+    rules::optional_text("/errorCode", code.as_deref(), 128)?;
+    rules::range("/retryAfterSeconds", retry_after_seconds, 0, 0..=86_400)?;
+    Ok(Failure { error, code, retryable: retryable.unwrap_or(true), retry_after_seconds })
+}
+
+/// Give the job back; no attempt is used.
+#[utoipa::path(post, path = "/v1/jobs/{jobId}/release", tag = "workers", operation_id = "releaseJob",
+    security(("apiKey" = ["work"]), ()), params(("jobId" = JobId, Path)), request_body = Release,
+    responses((status = 200, body = api::Job), (status = 409, description = "lease-lost")))]
+pub async fn release(
+    State(app): State<App>,
+    worker: Worker,
+    PathId(id): PathId<id::Job>,
+    _: Query<NoQuery>,
+    raw: Raw<sizes::Usual>,
+) -> Result<Response, Problem> {
+    let Release { lease_token, delay_seconds } = report(&worker, &raw)?;
+    let delay_seconds = rules::range("/delaySeconds", delay_seconds, 0, 0..=86_400)?;
+    finish(&app, &worker, id, lease_token, Change::Release { delay_seconds }).await
+}
+
+/// Report many outcomes at once; each is answered for itself.
+#[utoipa::path(post, path = "/v1/leases/ack", tag = "workers", operation_id = "ackJobs",
+    security(("apiKey" = ["work"])), request_body = Acks,
+    responses((status = 200, body = Items<OrProblem<api::Job>>)))]
+pub async fn ack(
+    State(app): State<App>,
+    key: Key<need::Work>,
+    _: Query<NoQuery>,
+    waiting: Waiting,
+    body: JsonBody<Acks, sizes::Batch>,
+) -> Result<Response, Problem> {
+    let raws = body.value.items;
+    if raws.is_empty() || raws.len() > ACKS_MAX {
+        return Err(Invalid::member("/items", format!("must have 1 to {ACKS_MAX} entries")).into());
+    }
+    let mut good = Vec::with_capacity(raws.len());
+    let mut places = Vec::with_capacity(raws.len());
+    for (i, raw) in raws.iter().enumerate() {
+        let one = acked(&app, &key, raw).await.map_err(|p| p.below(&format!("/items/{i}")));
+        // A silent store answers for all of them, once.
+        if let Err(down) = one.as_ref().map_err(Clone::clone)
+            && down.code() == ProblemCode::StorageUnavailable
+        {
+            return Err(down);
+        }
+        places.push(one.map(|change| good.push(change)));
+    }
+    let done = match good.is_empty() {
+        true => Vec::new(),
+        false => app.ask(app.store.change(good, app.now())).await?,
+    };
+    app.wake.jobs.nudge();
+    app.wake.deliveries.nudge();
+    let mut done = done.into_iter();
+    let items = places.into_iter().map(|place| {
+        let one = place.and_then(|()| match done.next() {
+            Some(one) => one.map_err(Problem::of_job),
+            None => Err(Problem::new(ProblemCode::Internal)),
+        });
+        told(&app, &waiting, one)
+    });
+    Ok(Json(Items { items: items.collect() }).into_response())
+}
+
+fn told(app: &App, waiting: &Waiting, one: Result<Changed, Problem>) -> OrProblem<api::Job> {
+    match one {
+        Ok(one) => OrProblem::Done(one.job.view(app.store.urls())),
+        Err(problem) => OrProblem::Problem(problem.body(waiting.request_id())),
+    }
+}
+
+async fn acked(app: &App, key: &Key<need::Work>, raw: &api::Json) -> Result<JobChange, Problem> {
+    let ack: Ack = json::read_object(raw.get())?;
+    let what = match ack.op {
+        AckOp::Complete => Change::Complete(outcome(ack.result, ack.result_url)?),
+        AckOp::Fail => {
+            Change::Fail(failure(ack.error, ack.error_code, ack.retryable, ack.retry_after_seconds)?)
+        }
+    };
+    if let Change::Complete(outcome) = &what {
+        fits(app, outcome)?;
+    }
+    key.may_touch(app, ack.job_id).await?;
+    let right = Right::Lease(ack.lease_token);
+    Ok(JobChange { id: ack.job_id, tenant: Some(key.tenant()), right, what: What::Change(what) })
+}

@@ -1,0 +1,154 @@
+//! Our own accept loop: every silence has a deadline, every crowd a bound, and stopping is graceful.
+//!
+//! `axum::serve` installs no timer, and hyper's auto builder never closes a silent connection (both
+//! measured), so connections are served by hyper's HTTP/1 builder behind [`deadlines::Guarded`].
+
+mod deadlines;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service;
+
+use crate::metrics::Metrics;
+use deadlines::{Guarded, Phase, Watched};
+
+/// Limits of the accept loop.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Connections at once; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// From accept, or from the first byte of a later request, to the end of the head.
+    pub head: Duration,
+    /// Between two requests.
+    pub idle: Duration,
+    /// How long a client may take nothing of an answer.
+    pub stall: Duration,
+    /// How long requests under way may go on once the service stops.
+    pub drain: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions {
+            connections: 10_000,
+            head: Duration::from_secs(5),
+            idle: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+            drain: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Serves until `shutdown`, then lets requests under way end, for [`ServerOptions::drain`] at most.
+///
+/// The peer's address stands in the request's extensions as `ConnectInfo<SocketAddr>`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    metrics: Metrics,
+    options: ServerOptions,
+    shutdown: CancellationToken,
+) {
+    let options = Arc::new(options);
+    let places = Arc::new(Semaphore::new(options.connections));
+    let open = TaskTracker::new();
+    let cut = CancellationToken::new();
+    loop {
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place,
+            () = shutdown.cancelled() => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(e) => {
+                recover(&e).await;
+                continue;
+            }
+        };
+        let conn = connection(stream, peer, router.clone(), options.clone(), shutdown.clone());
+        let (metrics, cut) = (metrics.clone(), cut.clone());
+        open.spawn(async move {
+            metrics.connected();
+            tokio::select! { () = conn => {}, () = cut.cancelled() => {} }
+            metrics.disconnected();
+            drop(place);
+        });
+    }
+    drop(listener);
+    open.close();
+    if tokio::time::timeout(options.drain, open.wait()).await.is_err() {
+        tracing::warn!(connections = open.len(), "requests under way did not end in time and were cut");
+        cut.cancel();
+    }
+}
+
+/// A client that went away is its own affair; a lack of file handles is given time to pass.
+async fn recover(e: &std::io::Error) {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    if matches!(e.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
+        return;
+    }
+    tracing::error!(error = %e, "cannot accept connections");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    options: Arc<ServerOptions>,
+    shutdown: CancellationToken,
+) {
+    // Small answers must not wait for the client's acknowledgement of the ones before.
+    let _ = stream.set_nodelay(true);
+    let phase = Phase::default();
+    let io = TokioIo::new(Guarded::new(stream, phase.clone(), options.clone()));
+    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+        phase.begin();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let answer = router.clone().call(request);
+        let phase = phase.clone();
+        async move { answer.await.map(|response| response.map(|body| Watched::new(body, phase))) }
+    });
+    let conn = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // A backstop: `Guarded` closes earlier in every case it can see.
+        .header_read_timeout(options.idle + options.head)
+        // Above our own limits, so that our layer answers with a problem before hyper answers with none.
+        .max_headers(256)
+        .max_header_size(96 * 1024)
+        .max_buf_size(128 * 1024)
+        .half_close(false)
+        .serve_connection(io, service)
+        .with_upgrades();
+    tokio::pin!(conn);
+    let ended = tokio::select! {
+        ended = conn.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            conn.as_mut().graceful_shutdown();
+            conn.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!(error = %e, "connection ended");
+    }
+}

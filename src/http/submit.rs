@@ -1,0 +1,366 @@
+//! Submitting jobs: one, many, or with the body as the input.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::{MatchedPath, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use super::app::{App, Route};
+use super::extract::{
+    Bytes256, First, Head, JsonBody, Key, NoQuery, Query, Waiting, is_json, need::JobsWrite, sizes,
+};
+use super::json;
+use super::problem::Problem;
+use crate::store::Submitted;
+use crate::types::TenantId;
+use crate::types::api::{Items, JobAccepted, Json as Raw, OrProblem, SubmitBatch, SubmitJob};
+use crate::types::job::{Idempotency, Job, JobState, NewJob, WorkerKind};
+use crate::types::key::LeaseToken;
+use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::submit::{self as rules, Rules, Stamp};
+
+/// Where a job is polled unless its route names another place.
+pub const STATUS_PATH: &str = "/v1/jobs/{jobId}";
+/// The seed's own spelling of both.
+pub const SEED_PATH: &str = "/api/jobs";
+/// Where a job submitted at [`SEED_PATH`] is polled.
+pub const SEED_STATUS_PATH: &str = "/api/jobs/{jobId}";
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const BATCH_MAX: usize = 1_000;
+/// Seconds, before there is history.
+const UNKNOWN_ESTIMATE: u32 = 30;
+
+/// Submit a job.
+///
+/// Answers 202 as soon as the job is stored. With `Prefer: wait=N` the answer is the ended job (200) if it
+/// ends within N seconds.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", operation_id = "submitJob",
+    security(("apiKey" = ["jobs:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, max_length = 257),
+        ("Prefer" = Option<String>, Header, example = "respond-async, wait=10"),
+        ("traceparent" = Option<String>, Header)),
+    request_body = SubmitJob,
+    responses((status = 202, body = JobAccepted), (status = 200, body = crate::types::api::Job),
+        (status = 409, description = "idempotency-in-flight")))]
+pub async fn submit(
+    State(app): State<App>,
+    key: Key<JobsWrite>,
+    path: MatchedPath,
+    _: Query<NoQuery>,
+    head: Head,
+    waiting: Waiting,
+    body: JsonBody<SubmitJob>,
+) -> Result<Response, Problem> {
+    let idempotency = head.idempotency("POST /v1/jobs", &body.raw);
+    let status_path = if path.as_str() == SEED_PATH { SEED_STATUS_PATH } else { STATUS_PATH };
+    accept(&app, &key, Order { wish: body.value, idempotency, head, waiting, status_path }).await
+}
+
+/// Submit a job of the type in the path; the body is its input.
+#[utoipa::path(post, path = "/v1/operations/{type}", tag = "jobs", operation_id = "submitOperation",
+    security(("apiKey" = ["jobs:write"])),
+    params(("type" = String, Path, example = "report.generate"),
+        ("Callback-Url" = Option<String>, Header), ("Callback-Events" = Option<String>, Header),
+        ("Idempotency-Key" = Option<String>, Header, max_length = 257),
+        ("Prefer" = Option<String>, Header), ("traceparent" = Option<String>, Header)),
+    request_body(content = Option<serde_json::Value>, content_type = "application/json"),
+    responses((status = 202, body = JobAccepted), (status = 200, body = crate::types::api::Job),
+        (status = 409, description = "idempotency-in-flight")))]
+pub async fn operation(
+    State(app): State<App>,
+    key: Key<JobsWrite>,
+    _: Query<NoQuery>,
+    First(kind): First,
+    head: Head,
+    waiting: Waiting,
+    body: Bytes256,
+) -> Result<Response, Problem> {
+    operate(&app, &key, (kind, STATUS_PATH), head, waiting, body).await
+}
+
+/// The operation of a configured path; found by the path, so that one handler serves them all.
+pub async fn configured(
+    State(app): State<App>,
+    key: Key<JobsWrite>,
+    path: MatchedPath,
+    _: Query<NoQuery>,
+    head: Head,
+    waiting: Waiting,
+    body: Bytes256,
+) -> Result<Response, Problem> {
+    let route: &Route = app
+        .options
+        .routes
+        .iter()
+        .find(|route| route.path == path.as_str())
+        .ok_or_else(|| Problem::new(ProblemCode::NotFound))?;
+    operate(&app, &key, (route.kind.clone(), &route.status_path), head, waiting, body).await
+}
+
+async fn operate(
+    app: &App,
+    key: &Key<JobsWrite>,
+    (kind, status_path): (String, &str),
+    head: Head,
+    waiting: Waiting,
+    body: Bytes256,
+) -> Result<Response, Problem> {
+    // Configured paths are aliases of the operation, so a key counts for both.
+    let idempotency = head.idempotency(&format!("POST /v1/operations/{kind}"), &body.bytes);
+    rules::name("/type", &kind, 128).map_err(|_| Problem::new(ProblemCode::NotFound))?;
+    let mut wish = SubmitJob { kind, input: input(&body)?, ..SubmitJob::default() };
+    match (&head.callback_url, &head.callback_events) {
+        (None, None) => {}
+        (Some(url), None) => wish.callback_url = Some(url.clone()),
+        (url, events) => {
+            let callback = crate::types::api::Callback {
+                url: url.clone(),
+                events: events.clone(),
+                ..Default::default()
+            };
+            wish.callback = Some(callback);
+        }
+    }
+    accept(app, key, Order { wish, idempotency, head, waiting, status_path })
+        .await
+        .map_err(Problem::in_callback_headers)
+}
+
+/// The body as it stands; none at all is `null`.
+fn input(body: &Bytes256) -> Result<Option<Raw>, Problem> {
+    if body.bytes.is_empty() {
+        return Ok(None);
+    }
+    if !is_json(&body.headers) {
+        return Err(
+            Problem::new(ProblemCode::UnsupportedMediaType).detail("the body must be application/json")
+        );
+    }
+    Ok(Some(json::verbatim(&body.bytes)?))
+}
+
+/// One submission, whichever door it came through.
+struct Order<'a> {
+    wish: SubmitJob,
+    idempotency: Option<Idempotency>,
+    head: Head,
+    waiting: Waiting,
+    status_path: &'a str,
+}
+
+async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Response, Problem> {
+    let estimate = Estimates::default().of(app, key.tenant(), &order.wish.kind).await;
+    let stamp = stamp(app, key.tenant(), estimate, &order.head, order.idempotency);
+    let job = check(app, key, order.wish, stamp)?;
+    let mut stored = app.ask(app.store.submit(vec![job], app.now())).await?;
+    let submitted = stored.pop().ok_or_else(|| Problem::new(ProblemCode::Internal))?;
+    app.wake.jobs.nudge();
+    let prefer = order.head.prefer;
+    let job = order.waiting.for_end(app, prefer, submitted.job.clone()).await?;
+    let asynchronous = !(prefer.wait.is_some() && job.state.ended());
+    let mut response = match asynchronous {
+        true => accepted(app, &submitted, order.status_path),
+        false => {
+            (StatusCode::OK, [(header::ETAG, job.etag())], Json(job.view(app.store.urls()))).into_response()
+        }
+    };
+    if let Some(applied) = prefer.applied(asynchronous) {
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    if submitted.replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// What is known of the types of one request; asked once for each, and no more after a silence.
+#[derive(Default)]
+struct Estimates {
+    known: HashMap<String, u32>,
+    silent: bool,
+}
+
+impl Estimates {
+    async fn of(&mut self, app: &App, tenant: TenantId, kind: &str) -> u32 {
+        if let Some(seconds) = self.known.get(kind) {
+            return *seconds;
+        }
+        let told = if self.silent { None } else { app.estimate(tenant, kind).await };
+        self.silent |= told.is_none();
+        *self.known.entry(kind.to_owned()).or_insert(told.unwrap_or(UNKNOWN_ESTIMATE))
+    }
+}
+
+fn stamp(
+    app: &App,
+    tenant: TenantId,
+    estimated_seconds: u32,
+    head: &Head,
+    idempotency: Option<Idempotency>,
+) -> Stamp {
+    Stamp {
+        id: app.store.mint_job_id(app.now()),
+        tenant,
+        traceparent: head.traceparent.clone(),
+        estimated_seconds,
+        // The first claim has the first fence.
+        lease: LeaseToken { fence: 1, random: app.dice.bytes() },
+        idempotency,
+    }
+}
+
+fn check(app: &App, key: &Key<JobsWrite>, wish: SubmitJob, stamp: Stamp) -> Result<NewJob, Problem> {
+    let job = rules::check(wish, &Rules { now: app.now(), policy: &app.policy }, stamp)?;
+    key.for_queue(&job.queue)?;
+    Ok(job)
+}
+
+/// The 202 of a stored job.
+fn accepted(app: &App, submitted: &Submitted, status_path: &str) -> Response {
+    let body = view(app, submitted, status_path);
+    let head = [
+        (
+            header::LOCATION,
+            HeaderValue::from_str(&app.store.urls().status_path(body.job_id, status_path)).ok(),
+        ),
+        (header::RETRY_AFTER, Some(submitted.job.poll_after(submitted.job.created_at).into())),
+    ];
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    for (name, value) in head {
+        if let Some(value) = value {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}
+
+/// The job as it was when it was accepted: a repeated request gets the first answer again.
+fn view(app: &App, submitted: &Submitted, status_path: &str) -> JobAccepted {
+    let job = &submitted.job;
+    let state = first_state(job);
+    JobAccepted {
+        job_id: job.id,
+        status: state.status(),
+        status_url: app.store.urls().status(job.id, status_path),
+        estimated_seconds: job.estimated_seconds.max(1),
+        state,
+        created_at: job.created_at,
+        access_token: app.store.access_token(job.tenant, job.id),
+        lease_token: submitted.lease.map(|(token, _)| token),
+        lease_expires_at: submitted.lease.map(|(_, until)| until),
+    }
+}
+
+fn first_state(job: &Job) -> JobState {
+    match job.worker {
+        WorkerKind::External => JobState::Processing,
+        WorkerKind::Pull if job.run_at.is_some_and(|at| at > job.created_at) => JobState::Scheduled,
+        WorkerKind::Pull => JobState::Queued,
+    }
+}
+
+/// Submit many jobs, all or none (`atomic`) or each for itself.
+#[utoipa::path(post, path = "/v1/jobs/batch", tag = "jobs", operation_id = "submitBatch",
+    security(("apiKey" = ["jobs:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, max_length = 257),
+        ("traceparent" = Option<String>, Header)),
+    request_body = SubmitBatch,
+    responses((status = 202, body = Items<OrProblem<JobAccepted>>),
+        (status = 409, description = "idempotency-in-flight")))]
+pub async fn batch(
+    State(app): State<App>,
+    key: Key<JobsWrite>,
+    _: Query<NoQuery>,
+    head: Head,
+    waiting: Waiting,
+    body: JsonBody<SubmitBatch, sizes::Batch>,
+) -> Result<Response, Problem> {
+    let SubmitBatch { atomic, jobs } = body.value;
+    if jobs.is_empty() || jobs.len() > BATCH_MAX {
+        return Err(Invalid::member("/jobs", format!("must have 1 to {BATCH_MAX} entries")).into());
+    }
+    let idempotency = head.idempotency("POST /v1/jobs/batch", &body.raw);
+    let mut checked = Vec::with_capacity(jobs.len());
+    let mut estimates = Estimates::default();
+    for (i, raw) in jobs.iter().enumerate() {
+        let own = idempotency.clone().map(|whole| own_key(whole, i));
+        let one = entry(&app, &key, raw, &head, own, &mut estimates).await;
+        checked.push(one.map_err(|problem| problem.below(&format!("/jobs/{i}"))));
+    }
+    if atomic {
+        let all: Result<Vec<NewJob>, Problem> = checked.into_iter().collect();
+        checked = all?.into_iter().map(Ok).collect();
+    }
+    store_batch(&app, &waiting, checked).await
+}
+
+/// The key of the whole is made one for each entry, so that each recognises its repeat.
+fn own_key(whole: Idempotency, i: usize) -> Idempotency {
+    Idempotency { route: format!("{}#{i}", whole.route), ..whole }
+}
+
+/// One entry of a batch.
+async fn entry(
+    app: &App,
+    key: &Key<JobsWrite>,
+    raw: &Raw,
+    head: &Head,
+    own: Option<Idempotency>,
+    estimates: &mut Estimates,
+) -> Result<NewJob, Problem> {
+    let wish: SubmitJob = json::read_object(raw.get())?;
+    let estimate = estimates.of(app, key.tenant(), &wish.kind).await;
+    check(app, key, wish, stamp(app, key.tenant(), estimate, head, own))
+}
+
+async fn store_batch(
+    app: &App,
+    waiting: &Waiting,
+    checked: Vec<Result<NewJob, Problem>>,
+) -> Result<Response, Problem> {
+    let mut good = Vec::with_capacity(checked.len());
+    let places: Vec<Result<(), Problem>> =
+        checked.into_iter().map(|one| one.map(|job| good.push(job))).collect();
+    let stored = match good.is_empty() {
+        true => Vec::new(),
+        false => app.ask(app.store.submit(good, app.now())).await?,
+    };
+    app.wake.jobs.nudge();
+    let replayed = !stored.is_empty() && stored.iter().all(|one| one.replayed);
+    let mut stored = stored.iter();
+    let items = places
+        .into_iter()
+        .map(|place| match place {
+            Ok(()) => match stored.next() {
+                Some(one) => OrProblem::Done(view(app, one, STATUS_PATH)),
+                None => OrProblem::Problem(Problem::new(ProblemCode::Internal).body(waiting.request_id())),
+            },
+            Err(problem) => OrProblem::Problem(problem.body(waiting.request_id())),
+        })
+        .collect();
+    let mut response = (StatusCode::ACCEPTED, Json(Items { items })).into_response();
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
+
+/// Whether a configured status path names the job, once.
+pub fn status_path_ok(path: &str) -> bool {
+    path.starts_with('/') && path.matches("{jobId}").count() == 1 && path.matches('{').count() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_path_names_the_job_once() {
+        assert!(status_path_ok("/api/reports/status/{jobId}"));
+        for bad in ["", "status/{jobId}", "/status", "/{a}/{jobId}", "/{jobId}/{jobId}"] {
+            assert!(!status_path_ok(bad), "{bad}");
+        }
+    }
+}

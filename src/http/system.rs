@@ -1,0 +1,106 @@
+//! How this node is, its figures, and the description of the API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Extension, FromRequestParts, State};
+use axum::response::{Html, IntoResponse, Response};
+use axum::{Json, body::Body};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, StatusCode, header};
+
+use super::app::{App, Mode};
+use super::extract::{Key, need};
+use super::problem::Problem;
+use crate::metrics;
+use crate::types::api::Health;
+
+fn health(status: &str, checks: &[(&str, &str)]) -> Health {
+    let checks: BTreeMap<_, _> = checks.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Health { status: status.to_owned(), checks }
+}
+
+/// Whether the process runs. Asks nobody.
+#[utoipa::path(get, path = "/livez", tag = "system", operation_id = "livez",
+    responses((status = 200, body = Health)))]
+pub async fn livez() -> Json<Health> {
+    Json(health("ok", &[]))
+}
+
+/// Whether this node can take requests: its store answers and it is not stopping.
+#[utoipa::path(get, path = "/readyz", tag = "system", operation_id = "readyz",
+    responses((status = 200, body = Health), (status = 503, body = Health)))]
+pub async fn readyz(State(app): State<App>) -> Response {
+    let store = app.ask(app.store.ping()).await.is_ok();
+    let draining = app.draining.is_cancelled();
+    let word = |ok: bool, yes, no| if ok { yes } else { no };
+    let checks =
+        [("store", word(store, "ok", "does not answer")), ("shutdown", word(draining, "draining", "no"))];
+    if store && !draining {
+        return Json(health("ok", &checks)).into_response();
+    }
+    let retry = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+    (StatusCode::SERVICE_UNAVAILABLE, retry, Json(health("unavailable", &checks))).into_response()
+}
+
+/// How the fleet is. Always 200: a stalled dispatch must not take submission down.
+#[utoipa::path(get, path = "/healthz", tag = "system", operation_id = "healthz",
+    responses((status = 200, body = Health)))]
+pub async fn healthz(State(app): State<App>) -> Json<Health> {
+    match app.ask(app.store.figures(app.now())).await {
+        Err(_) => Json(health("unavailable", &[("store", "does not answer")])),
+        Ok(figures) => {
+            let mut answer = health("ok", &[("store", "ok")]);
+            answer.checks.extend(figures.iter().map(|(name, n)| ((*name).to_owned(), n.to_string())));
+            Json(answer)
+        }
+    }
+}
+
+/// Lets in whom `/metrics` is open to: everyone, or a key with `metrics:read`.
+pub struct Scraper;
+
+impl FromRequestParts<App> for Scraper {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        if app.options.metrics_open || app.options.mode == Mode::Dev {
+            return Ok(Scraper);
+        }
+        Key::<need::MetricsRead>::from_request_parts(parts, app).await.map(|_| Scraper)
+    }
+}
+
+/// The figures of this node as OpenMetrics text. In dev mode no key is needed.
+#[utoipa::path(get, path = "/metrics", tag = "system", operation_id = "metrics",
+    security((), ("apiKey" = ["metrics:read"])),
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+pub async fn show_metrics(State(app): State<App>, _: Scraper) -> Response {
+    // Without the store the node's own figures are still worth showing.
+    let figures = app.ask(app.store.figures(app.now())).await.unwrap_or_default();
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.render_with(&figures)).into_response()
+}
+
+/// The description of the API, made once at start.
+pub struct Description {
+    /// `openapi.json`.
+    pub json: Bytes,
+    /// The page that lists it.
+    pub html: String,
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "system", operation_id = "openapi",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+pub async fn openapi_json(Extension(description): Extension<Arc<Description>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], Body::from(description.json.clone())).into_response()
+}
+
+/// A page that lists every operation.
+#[utoipa::path(get, path = "/docs", tag = "system", operation_id = "docs",
+    responses((status = 200, description = "HTML", content_type = "text/html")))]
+pub async fn docs(Extension(description): Extension<Arc<Description>>) -> Response {
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(description.html.clone())).into_response()
+}

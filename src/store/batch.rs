@@ -1,0 +1,174 @@
+//! One statement for any number of rows, and the fragments in which the engines differ.
+
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+
+use super::db::{Engine, Value};
+use super::error::{Error, Result};
+
+/// The type of a batch column.
+#[derive(Debug, Clone, Copy)]
+pub enum Col {
+    /// [`Value::Uuid`].
+    Uuid,
+    /// [`Value::Int`].
+    Int,
+    /// [`Value::Text`].
+    Text,
+    /// [`Value::Bytes`].
+    Bytes,
+}
+
+/// SQL with the fragments `{b}` (the rows of a batch, a table named `b`) and `{lock}`
+/// (lock the rows of alias `q`, skipping what others hold) and `{wait}` (the same, waiting).
+///
+/// Scalar parameters come first (`$1` .. `$scalars`), the batch after them. The text is the
+/// same for any number of rows, so the prepared statement is always found again.
+pub struct Sql {
+    text: &'static str,
+    scalars: usize,
+    cols: &'static [(&'static str, Col)],
+    built: [OnceLock<&'static str>; 2],
+}
+
+impl Sql {
+    /// A statement without a batch.
+    pub const fn plain(text: &'static str) -> Sql {
+        Sql { text, scalars: 0, cols: &[], built: [const { OnceLock::new() }; 2] }
+    }
+
+    /// A statement over the rows of `b (cols)`, after `scalars` single parameters.
+    pub const fn batch(text: &'static str, scalars: usize, cols: &'static [(&'static str, Col)]) -> Sql {
+        Sql { text, scalars, cols, built: [const { OnceLock::new() }; 2] }
+    }
+
+    /// The text for one engine.
+    pub fn text(&self, engine: Engine) -> &'static str {
+        self.built[engine as usize].get_or_init(|| {
+            let (source, lock, wait) = match engine {
+                Engine::Sqlite => (self.json_each(), "", ""),
+                Engine::Postgres => {
+                    (self.unnest(), "FOR NO KEY UPDATE OF q SKIP LOCKED", "FOR NO KEY UPDATE OF q")
+                }
+            };
+            let text = self.text.replace("{b}", &source).replace("{lock}", lock).replace("{wait}", wait);
+            // A handful of statements per process, each built once: leaking makes them constants.
+            Box::leak(text.into_boxed_str())
+        })
+    }
+
+    fn unnest(&self) -> String {
+        let mut source = "UNNEST(".to_owned();
+        for (i, (_, col)) in self.cols.iter().enumerate() {
+            let array = match col {
+                Col::Uuid => "uuid[]",
+                Col::Int => "bigint[]",
+                Col::Text => "text[]",
+                Col::Bytes => "bytea[]",
+            };
+            let comma = if i == 0 { "" } else { ", " };
+            let _ = write!(source, "{comma}${}::{array}", self.scalars + 1 + i);
+        }
+        let names: Vec<_> = self.cols.iter().map(|(name, _)| *name).collect();
+        let _ = write!(source, ") AS b({})", names.join(", "));
+        source
+    }
+
+    fn json_each(&self) -> String {
+        let mut source = "(SELECT ".to_owned();
+        for (i, (name, col)) in self.cols.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            let _ = match col {
+                Col::Uuid | Col::Bytes => write!(source, "{comma}unhex(value->>{i}) AS {name}"),
+                Col::Int | Col::Text => write!(source, "{comma}value->>{i} AS {name}"),
+            };
+        }
+        let _ = write!(source, " FROM json_each(${})) AS b", self.scalars + 1);
+        source
+    }
+
+    /// The parameters: `scalars`, then `rows` in the form the engine takes.
+    pub fn args(&self, engine: Engine, mut scalars: Vec<Value>, rows: Vec<Vec<Value>>) -> Result<Vec<Value>> {
+        match engine {
+            Engine::Sqlite => scalars.push(Value::Text(Some(json(&rows)?))),
+            Engine::Postgres => scalars.extend(columns(self.cols, rows)?),
+        }
+        Ok(scalars)
+    }
+}
+
+fn json(rows: &[Vec<Value>]) -> Result<String> {
+    let mut out = String::with_capacity(64 * rows.len());
+    out.push('[');
+    for (n, row) in rows.iter().enumerate() {
+        out.push_str(if n == 0 { "[" } else { ",[" });
+        for (i, value) in row.iter().enumerate() {
+            if i > 0 {
+                out.push(',');
+            }
+            json_value(&mut out, value)?;
+        }
+        out.push(']');
+    }
+    out.push(']');
+    Ok(out)
+}
+
+fn json_value(out: &mut String, value: &Value) -> Result<()> {
+    match value {
+        Value::Uuid(Some(v)) => {
+            let _ = write!(out, "\"{}\"", v.simple());
+        }
+        Value::Int(Some(v)) => {
+            let _ = write!(out, "{v}");
+        }
+        Value::Text(Some(v)) => {
+            out.push_str(&serde_json::to_string(v).map_err(|e| Error::Bug(e.to_string()))?);
+        }
+        Value::Bytes(Some(v)) => hex(out, v),
+        Value::Uuid(None) | Value::Int(None) | Value::Text(None) | Value::Bytes(None) => out.push_str("null"),
+        Value::Uuids(_) | Value::Ints(_) | Value::Texts(_) | Value::Blobs(_) => {
+            return Err(Error::Bug("a batch cell is one value".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn hex(out: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.reserve(2 * bytes.len() + 2);
+    out.push('"');
+    for b in bytes {
+        out.push(DIGITS[usize::from(b >> 4)] as char);
+        out.push(DIGITS[usize::from(b & 15)] as char);
+    }
+    out.push('"');
+}
+
+fn columns(cols: &[(&str, Col)], rows: Vec<Vec<Value>>) -> Result<Vec<Value>> {
+    let n = rows.len();
+    let mut out: Vec<Value> = cols
+        .iter()
+        .map(|(_, col)| match col {
+            Col::Uuid => Value::Uuids(Vec::with_capacity(n)),
+            Col::Int => Value::Ints(Vec::with_capacity(n)),
+            Col::Text => Value::Texts(Vec::with_capacity(n)),
+            Col::Bytes => Value::Blobs(Vec::with_capacity(n)),
+        })
+        .collect();
+    for row in rows {
+        if row.len() != cols.len() {
+            return Err(Error::Bug(format!("a row of {} for {} columns", row.len(), cols.len())));
+        }
+        for (column, value) in out.iter_mut().zip(row) {
+            match (column, value) {
+                (Value::Uuids(c), Value::Uuid(v)) => c.push(v),
+                (Value::Ints(c), Value::Int(v)) => c.push(v),
+                (Value::Texts(c), Value::Text(v)) => c.push(v),
+                (Value::Blobs(c), Value::Bytes(v)) => c.push(v),
+                _ => return Err(Error::Bug("a batch cell has the wrong type".to_owned())),
+            }
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,383 @@
+//! `change`: complete, fail, release, heartbeat, cancel, retry and whatever the clock brings.
+
+mod write;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use super::batch::{Col, Sql};
+use super::emit::Outbox;
+use super::error::{Error, Result};
+use super::model::{Changed, JobChange, Right, What};
+use super::pool::Tx;
+use super::rows::{Held, Phase, callback_awaited, callback_source, held, job_columns, lease_random};
+use super::submit::READ_JOBS;
+use super::{Inner, seconds};
+use crate::args;
+use crate::types::api::ErrorInfo;
+use crate::types::job::{
+    CANCEL_GRACE, CallbackState, Change, Job, JobEvent, JobState, Next, Outcome, WorkerKind, decide,
+};
+use crate::types::{DeliveryId, JobId, Millis};
+
+/// Progress events of one job are at least this far apart.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+static LOCK_JOBS: Sql = Sql::batch(
+    concat!(
+        "SELECT ",
+        job_columns!(),
+        " FROM {b} JOIN job_queue q ON q.job_id = b.job_id JOIN jobs j ON j.id = b.job_id ",
+        callback_source!(),
+        // One order for all nodes, so that two batches cannot deadlock.
+        " ORDER BY q.job_id {wait}"
+    ),
+    0,
+    &[("job_id", Col::Uuid)],
+);
+
+// Two retries of one job must not both queue it, and no sweep may purge it meanwhile.
+static LOCK_DOCUMENTS: Sql = Sql::batch(
+    "SELECT q.id FROM {b} JOIN jobs q ON q.id = b.job_id ORDER BY q.id {wait}",
+    0,
+    &[("job_id", Col::Uuid)],
+);
+
+/// A job on its way through a batch of changes.
+struct Work {
+    held: Held,
+    error: Option<(String, ErrorInfo)>,
+    end: Option<End>,
+    touched: bool,
+    reopened: bool,
+}
+
+struct End {
+    outcome: Option<Outcome>,
+    delivery: Option<DeliveryId>,
+}
+
+/// Applies the changes in order. One answer each.
+pub(super) async fn change(
+    inner: &Inner,
+    tx: &mut Tx,
+    out: &mut Outbox<'_>,
+    changes: &[&JobChange],
+    now: Millis,
+) -> Result<Vec<Result<Changed>>> {
+    let mut jobs = load(tx, changes, now).await?;
+    let mut answers = Vec::with_capacity(changes.len());
+    for change in changes {
+        let answer = match jobs.get_mut(&change.id) {
+            Some(work) if change.tenant.is_none_or(|t| t == work.held.job.tenant) => {
+                match apply(work, out, change, now) {
+                    Ok(()) => Ok(changed(&work.held)),
+                    // What another change made of the job stands; only this one is refused.
+                    Err(
+                        e
+                        @ (Error::LeaseLost | Error::AlreadyFinished | Error::NotRetryable | Error::Expired),
+                    ) => Err(e),
+                    Err(e) => return Err(e),
+                }
+            }
+            Some(_) | None => Err(Error::NotFound),
+        };
+        answers.push(answer);
+    }
+    write::write(inner, tx, jobs).await?;
+    Ok(answers)
+}
+
+/// Locks the owed ones and reads the others; those that are to be retried under a lock of the document.
+async fn load(tx: &mut Tx, changes: &[&JobChange], now: Millis) -> Result<HashMap<JobId, Work>> {
+    let mut ids: Vec<JobId> = changes.iter().map(|c| c.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut jobs = HashMap::with_capacity(ids.len());
+    let retried: HashSet<JobId> =
+        changes.iter().filter(|c| matches!(c.what, What::Retry)).map(|c| c.id).collect();
+    for (sql, locked) in [(&LOCK_JOBS, true), (&READ_JOBS, false)] {
+        let missing: Vec<JobId> = ids.iter().copied().filter(|id| !jobs.contains_key(id)).collect();
+        if !locked {
+            let documents = missing.iter().filter(|id| retried.contains(id)).map(|id| args![*id]).collect();
+            tx.batch(&LOCK_DOCUMENTS, vec![], documents).await?;
+        }
+        for row in tx.batch(sql, vec![], missing.iter().map(|id| args![*id]).collect()).await? {
+            let held = held(&row, now)?;
+            if !locked && held.phase.is_some() {
+                // Queued again by another transaction since the first look: its row is not locked.
+                return Err(Error::Again);
+            }
+            let work = Work { held, error: None, end: None, touched: false, reopened: false };
+            jobs.insert(work.held.job.id, work);
+        }
+    }
+    Ok(jobs)
+}
+
+fn changed(held: &Held) -> Changed {
+    let lease_until = held.job.due_at.filter(|_| held.phase == Some(Phase::Leased));
+    Changed { job: held.job.clone(), lease_until }
+}
+
+fn apply(work: &mut Work, out: &mut Outbox<'_>, change: &JobChange, now: Millis) -> Result<()> {
+    if work.held.job.purged {
+        return Err(Error::Expired);
+    }
+    if work.held.phase.is_none() {
+        return ended(work, out, change, now);
+    }
+    match (&change.right, &change.what) {
+        (Right::Lease(token), what) => {
+            let job = &work.held.job;
+            let random = job.token.map(|seed| lease_random(seed, job.id));
+            if token.fence != job.fence || random != Some(token.random) {
+                return Err(Error::LeaseLost);
+            }
+            if work.held.phase != Some(Phase::Leased) {
+                return repeated(job, what);
+            }
+        }
+        (Right::Sweep(fence), _) if *fence != work.held.job.fence => return Err(Error::LeaseLost),
+        (Right::Sweep(_) | Right::Owner, _) => {}
+    }
+    match &change.what {
+        What::Heartbeat { progress, message, extend_seconds } => {
+            heartbeat(work, out, *progress, message.as_deref(), *extend_seconds, now)
+        }
+        What::Change(change) => transition(work, out, change.clone(), now),
+        What::Overdue => match overdue(&work.held, now) {
+            Some(change) => transition(work, out, change, now),
+            None => Ok(()),
+        },
+        What::Retry => Err(Error::NotRetryable),
+    }
+}
+
+/// The same report again, after a lost answer, changes nothing; another one comes too late.
+fn repeated(job: &Job, what: &What) -> Result<()> {
+    match (what, job.state) {
+        (What::Change(Change::Fail(_)), JobState::Retrying)
+        | (What::Change(Change::Release { .. }), JobState::Queued | JobState::Scheduled) => Ok(()),
+        _ => Err(Error::LeaseLost),
+    }
+}
+
+fn ended(work: &mut Work, out: &mut Outbox<'_>, change: &JobChange, now: Millis) -> Result<()> {
+    let job = &work.held.job;
+    match (&change.right, &change.what) {
+        (Right::Lease(token), what) => {
+            let random = job.token.map(|seed| lease_random(seed, job.id));
+            let holder = token.fence == job.fence && random == Some(token.random);
+            match (what, job.state) {
+                (What::Change(Change::Complete(_)), JobState::Complete)
+                | (What::Change(Change::Fail(_)), JobState::Failed | JobState::Cancelled)
+                | (What::Change(Change::Release { .. }), JobState::Cancelled)
+                    if holder =>
+                {
+                    Ok(())
+                }
+                _ => Err(Error::LeaseLost),
+            }
+        }
+        (Right::Sweep(_), _) => Err(Error::LeaseLost),
+        (Right::Owner, What::Retry) => retry(work, out, now),
+        (Right::Owner, _) => Err(Error::AlreadyFinished),
+    }
+}
+
+/// What is due by the clock, the final things first.
+fn overdue(held: &Held, now: Millis) -> Option<Change> {
+    let job = &held.job;
+    let past = |t: Option<Millis>| t.is_some_and(|t| t <= now);
+    let leased = held.phase == Some(Phase::Leased);
+    if past(job.deadline_at) {
+        Some(Change::Expire)
+    } else if past(job.cancel_at.map(|t| t.plus(CANCEL_GRACE))) {
+        Some(Change::CancelOverdue)
+    } else if job.cancel_at.is_some() && leased && past(job.must_end_at()) {
+        // Nobody wants another attempt: what the holder would report no longer matters.
+        Some(Change::CancelOverdue)
+    } else if job.cancel_at.is_some() {
+        None
+    } else if leased && held.attempts_left == 0 && past(job.due_at) {
+        Some(Change::WorkerLost)
+    } else if leased && past(job.must_end_at()) {
+        Some(Change::TimedOut)
+    } else {
+        None
+    }
+}
+
+fn heartbeat(
+    work: &mut Work,
+    out: &mut Outbox<'_>,
+    progress: Option<u8>,
+    message: Option<&str>,
+    extend_seconds: Option<u32>,
+    now: Millis,
+) -> Result<()> {
+    let held = &mut work.held;
+    let job = &mut held.job;
+    job.due_at = Some(now.plus(seconds(extend_seconds.unwrap_or(job.lease_seconds))));
+    let news = (progress.is_some() && progress != job.progress)
+        || (message.is_some() && message != job.message.as_deref());
+    work.touched = true;
+    if !news {
+        return Ok(());
+    }
+    job.progress = progress.or(job.progress);
+    job.message = message.map(str::to_owned).or(job.message.take());
+    // Within the half second the next event will tell it; a poller sees it at once.
+    if held.progress_at.is_some_and(|at| now.since(at) < PROGRESS_EVERY) {
+        job.version += 1;
+        return Ok(());
+    }
+    held.progress_at = Some(now);
+    job.sequence += 1;
+    out.job_event(job, JobEvent::Progress, now, None).map(drop)
+}
+
+fn transition(work: &mut Work, out: &mut Outbox<'_>, change: Change, now: Millis) -> Result<()> {
+    work.touched = true;
+    match decide(&work.held.job, change, now) {
+        Next::End { state, error, info, outcome } => end(work, out, state, error, info, outcome, now),
+        Next::Again { due_at, refund, error } => again(work, out, due_at, refund, error, now),
+        Next::TellHolder { reason } => {
+            let job = &mut work.held.job;
+            if job.cancel_at.is_none() {
+                job.cancel_at = Some(now);
+                job.cancel_reason = reason;
+                job.version += 1;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn end(
+    work: &mut Work,
+    out: &mut Outbox<'_>,
+    state: JobState,
+    error: Option<String>,
+    info: Option<ErrorInfo>,
+    outcome: Option<Outcome>,
+    now: Millis,
+) -> Result<()> {
+    let event = state.terminal_event().ok_or_else(|| Error::Bug(format!("{state:?} is no end")))?;
+    let job = &mut work.held.job;
+    job.state = state;
+    job.sequence += 1;
+    job.ended_at = Some(now);
+    job.due_at = None;
+    job.error = error;
+    job.error_info = info;
+    job.expires_at = Some(now.plus(seconds(job.retain_seconds)));
+    match &outcome {
+        Some(Outcome::Bytes { content_type, .. }) => job.result_type = Some(content_type.clone()),
+        Some(Outcome::Elsewhere(url)) => job.result_url = Some(url.clone()),
+        None => {}
+    }
+    let delivery = out.job_event(job, event, now, outcome.as_ref())?;
+    job.callback_state = if delivery.is_some() { CallbackState::Pending } else { CallbackState::None };
+    work.held.phase = None;
+    work.end = Some(End { outcome, delivery });
+    Ok(())
+}
+
+fn again(
+    work: &mut Work,
+    out: &mut Outbox<'_>,
+    due_at: Millis,
+    refund: bool,
+    error: Option<(String, ErrorInfo)>,
+    now: Millis,
+) -> Result<()> {
+    let held = &mut work.held;
+    started_row(held, out)?;
+    let job = &mut held.job;
+    // Its row is written: the column must not tell it a second time.
+    job.started_sequence = None;
+    job.due_at = Some(due_at);
+    job.progress = None;
+    job.message = None;
+    if refund {
+        job.attempt = job.attempt.saturating_sub(1);
+        held.attempts_left += 1;
+    }
+    held.progress_at = None;
+    held.phase = Some(if error.is_some() { Phase::Retry } else { Phase::Ready });
+    job.state = match (&error, due_at > now) {
+        (Some(_), _) => JobState::Retrying,
+        (None, true) => JobState::Scheduled,
+        (None, false) => JobState::Queued,
+    };
+    if let Some((text, info)) = error {
+        job.sequence += 1;
+        job.error_info = Some(info.clone());
+        work.error = Some((text, info));
+        out.job_event(&held.job, JobEvent::Retrying, now, None).map(drop)
+    } else {
+        job.version += 1;
+        Ok(())
+    }
+}
+
+/// The columns tell only of the last beginning: an attempt that is not the last gets its row now.
+fn started_row(held: &Held, out: &mut Outbox<'_>) -> Result<()> {
+    let told = held.wants & JobEvent::Started.bit() != 0;
+    let (Some(sequence), Some(at), false) = (held.job.started_sequence, held.job.started_at, told) else {
+        return Ok(());
+    };
+    out.job_event(&as_started(&held.job, sequence, at), JobEvent::Started, at, None).map(drop)
+}
+
+/// The job as it stood when its attempt began.
+pub(super) fn as_started(job: &Job, sequence: i64, at: Millis) -> Job {
+    Job {
+        state: JobState::Processing,
+        sequence,
+        started_at: Some(at),
+        progress: None,
+        message: None,
+        cancel_at: None,
+        ended_at: None,
+        expires_at: None,
+        error: None,
+        error_info: None,
+        result_type: None,
+        result_url: None,
+        ..job.clone()
+    }
+}
+
+fn retry(work: &mut Work, out: &mut Outbox<'_>, now: Millis) -> Result<()> {
+    let held = &mut work.held;
+    if !matches!(held.job.state, JobState::Failed | JobState::Cancelled | JobState::Expired) {
+        return Err(Error::NotRetryable);
+    }
+    // An external job has no queue to go back to.
+    if held.job.worker == WorkerKind::External {
+        return Err(Error::NotRetryable);
+    }
+    held.wants = held.job.callback().map_or(0, |c| c.wants);
+    started_row(held, out)?;
+    let job = &mut held.job;
+    job.state = JobState::Queued;
+    job.sequence += 1;
+    job.attempt = 0;
+    job.due_at = Some(now);
+    (job.started_at, job.started_sequence) = (None, None);
+    (job.token, job.progress, job.message) = (None, None, None);
+    (job.ended_at, job.expires_at, job.error, job.error_info) = (None, None, None, None);
+    (job.cancel_at, job.cancel_reason) = (None, None);
+    // A deadline that has passed would end it again at once.
+    job.deadline_at = job.deadline_at.filter(|d| *d > now);
+    job.callback_version = 0;
+    job.callback_state = callback_awaited(job);
+    held.phase = Some(Phase::Ready);
+    held.attempts_left = i64::from(job.max_attempts);
+    held.progress_at = None;
+    work.reopened = true;
+    out.job_event(&held.job, JobEvent::Queued, now, None).map(drop)
+}

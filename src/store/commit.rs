@@ -1,0 +1,302 @@
+//! Group commit: concurrent calls of the hot verbs become one transaction with one fsync.
+//!
+//! While one flush is in flight the next gathers; an idle system adds no delay. Every caller
+//! gets its own answer after the commit.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::emit::{Handed, Outbox};
+use super::error::{Error, Result};
+use super::model::{
+    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Submitted,
+};
+use super::pool::Pool;
+use super::submit::Many;
+use super::{Inner, Store, change, deliveries, lease, record, submit};
+use crate::types::Millis;
+use crate::types::id::NodeId;
+use crate::types::job::NewJob;
+
+/// Calls that may wait for a flush; beyond it the caller is told to come back.
+const QUEUE: usize = 8_192;
+/// Calls that one transaction takes.
+const FLUSH: usize = 512;
+/// A flush is repeated for so long when the database goes away; then its callers are told.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Transactions that met another one are repeated so often.
+const REPEATS: u32 = 5;
+
+/// One call of a hot verb.
+pub(super) enum Op {
+    Submit(Many),
+    Change(Vec<JobChange>),
+    Lease(LeaseRequest),
+    Claim { due: Vec<DueDelivery>, node: NodeId, lease: Duration },
+    Record(Vec<Attempted>),
+}
+
+/// The answer to an [`Op`] of the same name.
+pub(super) enum Reply {
+    Submit(Vec<Submitted>),
+    Change(Vec<Result<Changed>>),
+    Lease(Vec<LeasedJob>),
+    Claim(Vec<ClaimedDelivery>),
+    Record(Vec<bool>),
+}
+
+pub(super) struct Call {
+    op: Op,
+    now: Millis,
+    reply: oneshot::Sender<Result<Reply>>,
+}
+
+/// The callers' end.
+pub(super) struct Committer {
+    calls: std::sync::Mutex<Option<mpsc::Sender<Call>>>,
+    tasks: std::sync::Mutex<JoinSet<()>>,
+}
+
+impl Committer {
+    pub(super) fn new() -> (Committer, mpsc::Receiver<Call>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (
+            Committer { calls: std::sync::Mutex::new(Some(sender)), tasks: std::sync::Mutex::default() },
+            receiver,
+        )
+    }
+
+    async fn call(&self, op: Op, now: Millis) -> Result<Reply> {
+        let (reply, answer) = oneshot::channel();
+        let calls = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let closed = || Error::Down("closed".to_owned());
+        calls.ok_or_else(closed)?.try_send(Call { op, now, reply }).map_err(|e| match e {
+            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => closed(),
+        })?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Lets what is queued be written, then ends the committers.
+    pub(super) async fn close(&self) {
+        drop(self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        let _ = timeout(Duration::from_secs(10), ended).await;
+    }
+}
+
+/// Starts `n` committers over `pool`. They hold the lock file as long as they live.
+pub(super) fn start(store: &Store, pool: Pool, n: usize, receiver: mpsc::Receiver<Call>, lock: Option<File>) {
+    let receiver = Arc::new(Mutex::new(receiver));
+    let lock = Arc::new(lock);
+    let mut tasks = store.0.committer.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    for _ in 0..n {
+        // Weak: the committers must not keep the store alive that ends them.
+        let (inner, pool, receiver, lock) =
+            (Arc::downgrade(&store.0), pool.clone(), receiver.clone(), lock.clone());
+        tasks.spawn(async move {
+            let mut calls = Vec::with_capacity(FLUSH);
+            while receiver.lock().await.recv_many(&mut calls, FLUSH).await > 0 {
+                let Some(inner) = inner.upgrade() else { return };
+                // Nobody waits any more: what was not begun need not be.
+                calls.retain(|c| !c.reply.is_closed());
+                Box::pin(flush(&inner, &pool, std::mem::take(&mut calls))).await;
+            }
+            drop(lock);
+        });
+    }
+}
+
+/// Writes the calls in one transaction and answers them. A value the database refuses fails
+/// only the call that brought it: the batch is halved until it stands alone.
+async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
+    let mut stack = vec![calls];
+    while let Some(mut calls) = stack.pop() {
+        if calls.is_empty() {
+            continue;
+        }
+        match persist(inner, pool, &calls).await {
+            Ok(replies) => {
+                for (call, reply) in calls.into_iter().zip(replies) {
+                    let _ = call.reply.send(reply);
+                }
+            }
+            Err(Error::Data(_) | Error::KeyInFlight | Error::KeyReused) if calls.len() > 1 => {
+                let rest = calls.split_off(calls.len() / 2);
+                stack.push(rest);
+                stack.push(calls);
+            }
+            Err(e) => fail(calls, &e),
+        }
+    }
+}
+
+fn fail(calls: Vec<Call>, e: &Error) {
+    tracing::warn!(error = %e, calls = calls.len(), "a flush failed");
+    for call in calls {
+        let _ = call.reply.send(Err(match e {
+            Error::Down(text) => Error::Down(text.clone()),
+            Error::Data(text) => Error::Data(text.clone()),
+            Error::Again => Error::Again,
+            Error::KeyInFlight => Error::KeyInFlight,
+            Error::KeyReused => Error::KeyReused,
+            other => Error::Bug(other.to_string()),
+        }));
+    }
+}
+
+/// Repeats what may be repeated. A lost answer after the commit is harmless: a submission is known
+/// by its id, a change by its fence, an attempt by its number. Claims are not repeated: what was
+/// claimed and never heard of comes back by its lease.
+async fn persist(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Vec<Result<Reply>>> {
+    let until = Instant::now() + PATIENCE;
+    let mut repeats = 0;
+    loop {
+        let began = Instant::now();
+        let error = match transaction(inner, pool, calls).await {
+            Ok((replies, handed)) => {
+                handed.into_iter().for_each(Handed::pass);
+                inner.metrics.committed(calls.len(), began.elapsed());
+                replies.iter().flatten().for_each(|r| count(inner, r));
+                return Ok(replies);
+            }
+            Err(e) => e,
+        };
+        match error {
+            Error::Again if repeats < REPEATS => {}
+            Error::Down(_) if Instant::now() < until => sleep(Duration::from_millis(100)).await,
+            e => return Err(e),
+        }
+        repeats += 1;
+    }
+}
+
+fn count(inner: &Inner, reply: &Reply) {
+    match reply {
+        Reply::Submit(jobs) => {
+            inner.metrics.submitted(jobs.iter().filter(|j| !j.replayed).count() as u64);
+        }
+        Reply::Lease(jobs) => inner.metrics.claimed(jobs.len() as u64),
+        Reply::Change(_) | Reply::Claim(_) | Reply::Record(_) => {}
+    }
+}
+
+type Written = (Vec<Result<Reply>>, Vec<Handed>);
+
+async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Written> {
+    let Some(now) = calls.iter().map(|c| c.now).max() else { return Ok((vec![], vec![])) };
+    let mut tx = pool.begin().await?;
+    let mut out = Outbox::new(inner, now);
+    let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
+
+    // One order of tables in every transaction, so that two of them cannot deadlock.
+    let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
+    if !at.is_empty() {
+        let flat: Vec<&JobChange> = changes.iter().flat_map(|c| c.iter()).collect();
+        let mut answers = change::change(inner, &mut tx, &mut out, &flat, now).await?.into_iter();
+        for (i, c) in at.into_iter().zip(changes) {
+            replies[i] = Some(Ok(Reply::Change(answers.by_ref().take(c.len()).collect())));
+        }
+    }
+    let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(m) } else { None });
+    if !at.is_empty() {
+        for (i, answer) in at.into_iter().zip(submit::submit(inner, &mut tx, &mut out, &many, now).await?) {
+            replies[i] = Some(answer.map(Reply::Submit));
+        }
+    }
+    let (at, lists) = pick(calls, |op| if let Op::Record(a) = op { Some(a) } else { None });
+    if !at.is_empty() {
+        let flat: Vec<&Attempted> = lists.iter().flat_map(|l| l.iter()).collect();
+        let mut answers = record::record(&mut tx, &mut out, &flat, now).await?.into_iter();
+        for (i, l) in at.into_iter().zip(lists) {
+            replies[i] = Some(Ok(Reply::Record(answers.by_ref().take(l.len()).collect())));
+        }
+    }
+    for (i, call) in calls.iter().enumerate() {
+        match &call.op {
+            Op::Claim { due, node, lease } => {
+                let got = deliveries::claim(&mut tx, due, *node, now.plus(*lease), now).await?;
+                replies[i] = Some(Ok(Reply::Claim(got)));
+            }
+            Op::Lease(want) => {
+                let got = lease::lease(inner, &mut tx, &mut out, want, now).await?;
+                replies[i] = Some(Ok(Reply::Lease(got)));
+            }
+            Op::Submit(_) | Op::Change(_) | Op::Record(_) => {}
+        }
+    }
+    let handed = out.write(&mut tx).await?;
+    tx.commit().await?;
+    let missing = || Err(Error::Bug("a call without an answer".to_owned()));
+    Ok((replies.into_iter().map(|r| r.unwrap_or_else(missing)).collect(), handed))
+}
+
+fn pick<'c, T>(calls: &'c [Call], of: impl Fn(&'c Op) -> Option<&'c T>) -> (Vec<usize>, Vec<&'c T>) {
+    calls.iter().enumerate().filter_map(|(i, c)| Some((i, of(&c.op)?))).unzip()
+}
+
+/// A verb got the answer of another verb: a defect of `transaction`.
+fn mixed_up<T>() -> Result<T> {
+    Err(Error::Bug("the answer belongs to another verb".to_owned()))
+}
+
+impl Store {
+    /// Stores jobs that were checked, all or none. One answer per job, in order.
+    ///
+    /// `KeyReused` or `KeyInFlight` if an idempotency key says so.
+    pub async fn submit(&self, mut jobs: Vec<NewJob>, now: Millis) -> Result<Vec<Submitted>> {
+        use crate::types::{job::WorkerKind, key::LeaseToken};
+        for job in jobs.iter_mut().filter(|j| j.worker == WorkerKind::External && j.lease.is_none()) {
+            job.lease = Some(LeaseToken { fence: 1, random: self.0.dice.bytes() });
+        }
+        match self.0.committer.call(Op::Submit(jobs), now).await? {
+            Reply::Submit(answer) => Ok(answer),
+            _ => mixed_up(),
+        }
+    }
+
+    /// Changes jobs: complete, fail, release, heartbeat, cancel, retry. One answer per change, in order.
+    pub async fn change(&self, changes: Vec<JobChange>, now: Millis) -> Result<Vec<Result<Changed>>> {
+        match self.0.committer.call(Op::Change(changes), now).await? {
+            Reply::Change(answer) => Ok(answer),
+            _ => mixed_up(),
+        }
+    }
+
+    /// Claims due jobs for a worker. Empty if there are none.
+    pub async fn lease(&self, request: LeaseRequest, now: Millis) -> Result<Vec<LeasedJob>> {
+        match self.0.committer.call(Op::Lease(request), now).await? {
+            Reply::Lease(answer) => Ok(answer),
+            _ => mixed_up(),
+        }
+    }
+
+    /// Claims deliveries that are still as they were seen. Commits the intent of each attempt.
+    pub async fn claim(
+        &self,
+        due: Vec<DueDelivery>,
+        node: NodeId,
+        lease: Duration,
+        now: Millis,
+    ) -> Result<Vec<ClaimedDelivery>> {
+        match self.0.committer.call(Op::Claim { due, node, lease }, now).await? {
+            Reply::Claim(answer) => Ok(answer),
+            _ => mixed_up(),
+        }
+    }
+
+    /// Writes the outcomes of attempts. False where the lease was lost and nothing changed.
+    pub async fn record(&self, attempted: Vec<Attempted>, now: Millis) -> Result<Vec<bool>> {
+        match self.0.committer.call(Op::Record(attempted), now).await? {
+            Reply::Record(answer) => Ok(answer),
+            _ => mixed_up(),
+        }
+    }
+}

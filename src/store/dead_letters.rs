@@ -1,0 +1,303 @@
+//! Reading deliveries and dead letters, and sending one of them again.
+
+use super::Store;
+use super::batch::Sql;
+use super::db::Row;
+use super::error::{Error, Result};
+use super::jobs::Filter;
+use super::model::{DeliveryFilter, PageOf};
+use super::pool::Tx;
+use crate::args;
+use crate::types::delivery::{DeliveryState, HeldReason};
+use crate::types::{DeliveryId, Millis, TenantId, api, id};
+
+macro_rules! delivery_columns {
+    () => {
+        "SELECT d.id, d.event_id, d.event_kind, d.job_id, d.account, d.endpoint_id, d.url, d.state, d.attempt, d.policy,
+                d.last_status, d.last_error, d.created_at, d.ended_at, q.phase, q.due_at, q.attempt, l.held_until,
+                l.held_reason
+         FROM deliveries d LEFT JOIN delivery_queue q ON q.delivery_id = d.id LEFT JOIN lanes l ON l.id = d.lane_id"
+    };
+}
+
+const LIST: &str = concat!(delivery_columns!(), " WHERE d.tenant_id = $1");
+const ONE: &str = concat!(delivery_columns!(), " WHERE d.id = $1 AND d.tenant_id = $2");
+const ATTEMPTS: &str = "
+    SELECT number, started_at, duration_ms, phases, status, error, headers, body, next_at
+    FROM attempts WHERE delivery_id = $1 ORDER BY number LIMIT 1000";
+const LETTERS: &str = "
+    SELECT delivery_id, event_kind, job_id, account, endpoint_id, url, reason, attempts, first_error, last_error, died_at
+    FROM dead_letters WHERE tenant_id = $1";
+const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
+
+// The queue's row first, as `record` does, so that the two cannot deadlock.
+static LOCK_QUEUE: Sql = Sql::plain("SELECT q.fence FROM delivery_queue q WHERE q.delivery_id = $1 {wait}");
+static LOCK: Sql = Sql::plain("SELECT q.state FROM deliveries q WHERE q.id = $1 AND q.tenant_id = $2 {wait}");
+static NOW_DUE: Sql = Sql::plain(
+    "UPDATE delivery_queue SET due_at = $2, used = 0, unknowns = 0
+     WHERE delivery_id = $1 AND phase = 'ready'",
+);
+static NEW_ROUND_LEASED: Sql =
+    Sql::plain("UPDATE delivery_queue SET used = 0 WHERE delivery_id = $1 AND phase = 'leased'");
+static REOPEN: Sql = Sql::plain(
+    "UPDATE deliveries SET state = 'owed', version = version + 1, ended_at = NULL, discarded_at = NULL
+     WHERE id = $1 AND state IN ('dead', 'delivered', 'cancelled')",
+);
+static QUEUE_AGAIN: Sql = Sql::plain(
+    "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, due_at, phase, fence, attempt, used, unknowns)
+     SELECT id, tenant_id, lane_id, $2, 'ready', fence, attempt, 0, 0 FROM deliveries WHERE id = $1
+     ON CONFLICT (delivery_id) DO NOTHING",
+);
+static DROP_LETTER: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1");
+static CANCEL_QUEUE: Sql =
+    Sql::plain("DELETE FROM delivery_queue WHERE delivery_id = $1 RETURNING fence, attempt");
+static CANCEL: Sql = Sql::plain(
+    "UPDATE deliveries SET state = 'cancelled', version = version + 1, fence = $2, attempt = $3, ended_at = $4
+     WHERE id = $1 AND state = 'owed'",
+);
+static DISCARD: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1 AND tenant_id = $2");
+static MARK_DISCARDED: Sql = Sql::plain("UPDATE deliveries SET discarded_at = $2 WHERE id = $1");
+
+impl Store {
+    /// Deliveries, newest first, without their attempts.
+    pub async fn deliveries(
+        &self,
+        tenant: TenantId,
+        filter: &DeliveryFilter,
+        page: PageOf<id::Delivery>,
+        now: Millis,
+    ) -> Result<Vec<api::Delivery>> {
+        let mut f = Filter::new(LIST, args![tenant]);
+        f.and_some("d.job_id = {}", filter.job_id);
+        f.and_some("d.endpoint_id = {}", filter.endpoint_id);
+        f.and_some("d.account = {}", filter.account.clone());
+        f.and_some("d.host = {}", filter.host.clone());
+        match filter.state {
+            None => {}
+            Some(DeliveryState::Delivered) => f.push(" AND d.state = 'delivered'"),
+            Some(DeliveryState::Dead) => f.push(" AND d.state = 'dead'"),
+            Some(DeliveryState::Cancelled) => f.push(" AND d.state = 'cancelled'"),
+            Some(DeliveryState::InFlight) => f.and("(q.phase = 'leased' AND q.due_at > {})", now),
+            Some(DeliveryState::Held) => {
+                f.and(
+                    "d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {}) AND l.held_until > {}",
+                    now,
+                );
+            }
+            Some(DeliveryState::Pending) => {
+                f.and("(d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {}))", now);
+                f.and("(l.held_until IS NULL OR l.held_until <= {})", now);
+            }
+        }
+        let (sql, args) = f.page("d.id", page);
+        self.read(sql, args).await?.iter().map(|row| delivery(row, now)).collect()
+    }
+
+    /// One delivery with its attempts.
+    pub async fn delivery(&self, tenant: TenantId, id: DeliveryId, now: Millis) -> Result<api::Delivery> {
+        let rows = self.read(ONE, args![id, tenant]).await?;
+        let mut found = delivery(rows.first().ok_or(Error::NotFound)?, now)?;
+        let attempts = self.read(ATTEMPTS, args![id]).await?;
+        found.attempts = Some(attempts.iter().map(attempt).collect::<Result<_>>()?);
+        Ok(found)
+    }
+
+    /// A new round of attempts now, whatever became of it before; its `webhook-id` stays.
+    pub async fn retry_delivery(
+        &self,
+        tenant: TenantId,
+        id: DeliveryId,
+        now: Millis,
+    ) -> Result<api::Delivery> {
+        self.delivery(tenant, id, now).await?;
+        let mut tx = self.0.writers.begin().await?;
+        if lock(&mut tx, tenant, id).await? == "owed" {
+            tx.run(&NOW_DUE, args![id, now]).await?;
+            tx.run(&NEW_ROUND_LEASED, args![id]).await?;
+        } else {
+            reopen(&mut tx, id, now).await?;
+        }
+        tx.commit().await?;
+        self.delivery(tenant, id, now).await
+    }
+
+    /// Takes back a delivery that is owed. A request under way is not undone.
+    pub async fn cancel_delivery(
+        &self,
+        tenant: TenantId,
+        id: DeliveryId,
+        now: Millis,
+    ) -> Result<api::Delivery> {
+        self.delivery(tenant, id, now).await?;
+        let mut tx = self.0.writers.begin().await?;
+        let state = lock(&mut tx, tenant, id).await?;
+        if state != "owed" {
+            tx.rollback().await?;
+            let found = self.delivery(tenant, id, now).await?;
+            return if state == "cancelled" { Ok(found) } else { Err(Error::AlreadyFinished) };
+        }
+        let queue = tx.all(&CANCEL_QUEUE, args![id]).await?;
+        let (fence, attempt) =
+            queue.first().map_or(Ok((0, 0)), |r| Ok::<_, Error>((r.int(0)?, r.int(1)?)))?;
+        tx.run(&CANCEL, args![id, fence, attempt, now]).await?;
+        tx.commit().await?;
+        self.delivery(tenant, id, now).await
+    }
+
+    /// Dead letters, newest delivery first.
+    pub async fn dead_letters(
+        &self,
+        tenant: TenantId,
+        filter: &api::ReplayFilter,
+        page: PageOf<id::Delivery>,
+    ) -> Result<Vec<api::DeadLetter>> {
+        let (sql, args) = letters(LETTERS, tenant, filter).page("delivery_id", page);
+        self.read(sql, args).await?.iter().map(letter).collect()
+    }
+
+    /// One dead letter.
+    pub async fn dead_letter(&self, tenant: TenantId, id: DeliveryId) -> Result<api::DeadLetter> {
+        let mut f = Filter::new(LETTERS, args![tenant]);
+        f.and("delivery_id = {}", id);
+        let (sql, args) = f.finish();
+        letter(self.read(sql, args).await?.first().ok_or(Error::NotFound)?)
+    }
+
+    /// Throws a dead letter away; its delivery stays dead.
+    pub async fn discard(&self, tenant: TenantId, id: DeliveryId, now: Millis) -> Result<()> {
+        self.dead_letter(tenant, id).await?;
+        let mut tx = self.0.writers.begin().await?;
+        lock(&mut tx, tenant, id).await?;
+        if tx.run(&DISCARD, args![id, tenant]).await? == 0 {
+            tx.rollback().await?;
+            return Err(Error::NotFound);
+        }
+        tx.run(&MARK_DISCARDED, args![id, now]).await?;
+        tx.commit().await
+    }
+
+    /// How many dead letters match.
+    pub async fn count_dead_letters(&self, tenant: TenantId, filter: &api::ReplayFilter) -> Result<u64> {
+        let (sql, args) = letters(COUNT_LETTERS, tenant, filter).finish();
+        let rows = self.read(sql, args).await?;
+        let n = rows.first().map_or(Ok(0), |r| r.int(0))?;
+        Ok(u64::try_from(n).unwrap_or(0))
+    }
+}
+
+/// Holds a delivery still and gives its stored state.
+pub(super) async fn lock(tx: &mut Tx, tenant: TenantId, id: DeliveryId) -> Result<String> {
+    tx.all(&LOCK_QUEUE, args![id]).await?;
+    tx.all(&LOCK, args![id, tenant]).await?.first().ok_or(Error::NotFound)?.text(0)
+}
+
+/// A terminal delivery is owed again; the letter leaves the list, the history stays.
+pub(super) async fn reopen(tx: &mut Tx, id: DeliveryId, now: Millis) -> Result<bool> {
+    let reopened = tx.run(&REOPEN, args![id]).await? > 0;
+    if reopened {
+        tx.run(&QUEUE_AGAIN, args![id, now]).await?;
+    }
+    tx.run(&DROP_LETTER, args![id]).await?;
+    Ok(reopened)
+}
+
+pub(super) fn letters(base: &'static str, tenant: TenantId, filter: &api::ReplayFilter) -> Filter {
+    let mut f = Filter::new(base, args![tenant]);
+    f.and_some("job_id = {}", filter.job_id);
+    f.and_some("endpoint_id = {}", filter.endpoint_id);
+    f.and_some("account = {}", filter.account.clone());
+    f.and_some("host = {}", filter.host.clone());
+    f.and_some("event_kind = {}", filter.kind.clone());
+    f.and_some("reason = {}", filter.reason.clone());
+    f.and_some("died_at >= {}", filter.since);
+    f.and_some("died_at < {}", filter.until);
+    if let Some(ids) = &filter.ids {
+        let places: Vec<String> = ids
+            .iter()
+            .map(|id| {
+                f.args.push((*id).into());
+                format!("${}", f.args.len())
+            })
+            .collect();
+        let list = if places.is_empty() { "NULL".to_owned() } else { places.join(", ") };
+        f.push(&format!(" AND delivery_id IN ({list})"));
+    }
+    f
+}
+
+fn delivery(row: &Row, now: Millis) -> Result<api::Delivery> {
+    let stored = row.text(7)?;
+    let due = row.time_opt(15)?;
+    let leased = row.text_opt(14)?.as_deref() == Some("leased") && due.is_some_and(|d| d > now);
+    let held_until = row.time_opt(17)?.filter(|until| *until > now);
+    let state = match stored.as_str() {
+        "delivered" => DeliveryState::Delivered,
+        "dead" => DeliveryState::Dead,
+        "cancelled" => DeliveryState::Cancelled,
+        _ if leased => DeliveryState::InFlight,
+        _ if held_until.is_some() => DeliveryState::Held,
+        _ => DeliveryState::Pending,
+    };
+    let breaker = row.text_opt(18)?.as_deref() == Some("breaker");
+    let held = state == DeliveryState::Held;
+    let next = match state {
+        DeliveryState::Pending => due,
+        DeliveryState::Held => due.max(held_until),
+        DeliveryState::InFlight
+        | DeliveryState::Delivered
+        | DeliveryState::Dead
+        | DeliveryState::Cancelled => None,
+    };
+    let policy: crate::types::retry::RetryPolicy =
+        serde_json::from_str(&row.text(9)?).map_err(|e| Error::Bug(format!("stored policy: {e}")))?;
+    let attempts = row.int_opt(16)?.unwrap_or(row.int(8)?);
+    Ok(api::Delivery {
+        delivery_id: row.id(0)?,
+        event_id: row.id(1)?,
+        event_type: row.text(2)?,
+        job_id: row.id_opt(3)?,
+        account: row.text_opt(4)?,
+        endpoint_id: row.id_opt(5)?,
+        url: row.text(6)?,
+        state,
+        held_reason: held.then_some(if breaker { HeldReason::Breaker } else { HeldReason::Paused }),
+        attempt: u32::try_from(attempts).unwrap_or(0),
+        max_attempts: policy.max_attempts,
+        next_attempt_at: next,
+        last_status: row.int_opt(10)?.and_then(|s| u16::try_from(s).ok()),
+        last_error: row.text_opt(11)?,
+        created_at: row.time(12)?,
+        ended_at: row.time_opt(13)?,
+        attempts: None,
+    })
+}
+
+fn attempt(row: &Row) -> Result<api::Attempt> {
+    Ok(api::Attempt {
+        number: row.count(0)?,
+        started_at: row.time(1)?,
+        duration_ms: row.int_opt(2)?.and_then(|d| u32::try_from(d).ok()),
+        phases: row.text_opt(3)?.and_then(|p| serde_json::from_str(&p).ok()),
+        status: row.int_opt(4)?.and_then(|s| u16::try_from(s).ok()),
+        error: row.text_opt(5)?,
+        response_headers: row.text_opt(6)?.and_then(|h| serde_json::from_str(&h).ok()),
+        response_body: row.bytes_opt(7)?.map(|b| String::from_utf8_lossy(&b).into_owned()),
+        next_attempt_at: row.time_opt(8)?,
+    })
+}
+
+fn letter(row: &Row) -> Result<api::DeadLetter> {
+    Ok(api::DeadLetter {
+        delivery_id: row.id(0)?,
+        event_type: row.text(1)?,
+        job_id: row.id_opt(2)?,
+        account: row.text_opt(3)?,
+        endpoint_id: row.id_opt(4)?,
+        url: row.text(5)?,
+        reason: row.text(6)?,
+        attempts: row.count(7)?,
+        first_error: row.text_opt(8)?,
+        last_error: row.text_opt(9)?,
+        died_at: row.time(10)?,
+    })
+}

@@ -1,0 +1,201 @@
+//! Deliveries on their way: what is due, and taking it in hand.
+
+use std::collections::HashMap;
+
+use super::Store;
+use super::batch::{Col, Sql};
+use super::db::{Row, Value};
+use super::error::{Error, Result};
+use super::model::{ClaimedDelivery, DueDelivery};
+use super::pool::{Pool, Tx};
+use crate::args;
+use crate::types::id::NodeId;
+use crate::types::{DeliveryId, LaneId, Millis, TenantId};
+
+macro_rules! due_columns {
+    () => {
+        "delivery_id, tenant_id, lane_id, fence, due_at, phase, attempt, used, unknowns, started_at"
+    };
+}
+
+const DUE: &str = concat!(
+    "SELECT ",
+    due_columns!(),
+    " FROM delivery_queue WHERE due_at > $1 AND due_at <= $2 ORDER BY due_at LIMIT $3"
+);
+
+// As a range of row values: written as two conditions, PostgreSQL may walk the index over
+// `due_at` alone, through everything that a dead lane owes (ADR 0001, 40-95 times slower).
+const DUE_IN_LANE: &str = concat!(
+    "SELECT ",
+    due_columns!(),
+    " FROM delivery_queue WHERE (lane_id, due_at) >= ($1, 0) AND (lane_id, due_at) <= ($1, $2)
+      ORDER BY lane_id, due_at LIMIT $3"
+);
+
+// A skip scan: one probe of the index per lane that has anything queued, however much that is.
+const LANES_DUE: &str = "
+    WITH RECURSIVE l(id) AS (
+        SELECT (SELECT q.lane_id FROM delivery_queue q ORDER BY q.lane_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > l.id ORDER BY q.lane_id LIMIT 1)
+        FROM l WHERE l.id IS NOT NULL
+    )
+    SELECT l.id FROM l
+    WHERE l.id IS NOT NULL
+      AND EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = l.id AND q.due_at <= $1)
+    LIMIT $2";
+
+const NEXT_DUE: &str = "SELECT due_at FROM delivery_queue WHERE due_at > $1 ORDER BY due_at LIMIT 1";
+
+static CLAIM: Sql = Sql::batch(
+    "UPDATE delivery_queue
+     SET phase = 'leased', fence = b.fence + 1, attempt = attempt + 1, unknowns = b.unknowns,
+         due_at = $1, started_at = $2, node_id = $3
+     FROM {b}
+     WHERE delivery_queue.delivery_id = b.delivery_id
+       AND delivery_queue.fence = b.fence  -- as it was seen: no one else has taken it since
+       AND delivery_queue.due_at <= $2
+     RETURNING delivery_queue.delivery_id, delivery_queue.fence, attempt, used, delivery_queue.unknowns",
+    3,
+    &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("unknowns", Col::Int)],
+);
+
+static LOST_ATTEMPTS: Sql = Sql::batch(
+    "INSERT INTO attempts (delivery_id, number, started_at, error)
+     SELECT b.delivery_id, b.number, b.started_at, 'unknown' FROM {b}
+     WHERE true ON CONFLICT (delivery_id, number) DO NOTHING",
+    0,
+    &[("delivery_id", Col::Uuid), ("number", Col::Int), ("started_at", Col::Int)],
+);
+
+static PAYLOADS: Sql = Sql::batch(
+    "SELECT d.id, d.tenant_id, d.lane_id, d.event_id, d.event_kind, d.created_at, d.variant, o.body, d.url, d.sealed,
+            d.sealed_row, d.policy, d.expires_at, d.traceparent, d.job_id
+     FROM {b}
+     JOIN deliveries d ON d.id = b.delivery_id
+     JOIN bodies o ON o.event_id = d.event_id AND o.variant = d.variant",
+    0,
+    &[("delivery_id", Col::Uuid)],
+);
+
+/// Takes in hand what is still as it was seen, and writes down attempts whose end nobody saw.
+pub(super) async fn claim(
+    tx: &mut Tx,
+    due: &[DueDelivery],
+    node: NodeId,
+    until: Millis,
+    now: Millis,
+) -> Result<Vec<ClaimedDelivery>> {
+    let mut seen: Vec<&DueDelivery> = due.iter().collect();
+    seen.sort_unstable_by_key(|d| d.id);
+    let rows = seen.iter().map(|d| args![d.id, d.fence, d.unknowns]).collect();
+    let got = tx.batch(&CLAIM, args![until, now, node], rows).await?;
+    let got: HashMap<DeliveryId, Row> = got.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
+    let lost = seen.iter().filter(|d| got.contains_key(&d.id));
+    let lost = lost.filter_map(|d| Some(args![d.id, d.attempt, d.lost_at?])).collect();
+    tx.batch(&LOST_ATTEMPTS, vec![], lost).await?;
+    let ids = got.keys().map(|id| args![*id]).collect();
+    let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
+    payloads.iter().map(|p| claimed(p, &got, until, now)).collect()
+}
+
+fn claimed(p: &Row, got: &HashMap<DeliveryId, Row>, until: Millis, now: Millis) -> Result<ClaimedDelivery> {
+    let id: DeliveryId = p.id(0)?;
+    let q = got.get(&id).ok_or_else(|| Error::Bug("a payload nobody asked for".to_owned()))?;
+    let sealed = match (p.bytes_opt(9)?, p.uuid_opt(10)?) {
+        (Some(bytes), Some(row)) => Some((bytes, row)),
+        _ => None,
+    };
+    Ok(ClaimedDelivery {
+        id,
+        tenant: p.id(1)?,
+        lane: p.id(2)?,
+        fence: q.int(1)?,
+        number: q.count(2)?,
+        used: q.count(3)?,
+        unknowns: q.count(4)?,
+        started_at: now,
+        lease_until: until,
+        event_id: p.id(3)?,
+        event_kind: p.text(4)?,
+        event_at: p.time(5)?,
+        variant: p.text(6)?,
+        body: p.text(7)?.into(),
+        url: p.text(8)?,
+        sealed,
+        policy: serde_json::from_str(&p.text(11)?).map_err(|e| Error::Bug(format!("stored policy: {e}")))?,
+        expires_at: p.time_opt(12)?,
+        traceparent: p.text_opt(13)?,
+        job_id: p.id_opt(14)?,
+    })
+}
+
+fn due(row: &Row) -> Result<DueDelivery> {
+    let leased = row.text(5)? == "leased";
+    Ok(DueDelivery {
+        id: row.id(0)?,
+        tenant: row.id(1)?,
+        lane: row.id(2)?,
+        fence: row.int(3)?,
+        due_at: row.time(4)?,
+        attempt: row.count(6)?,
+        used: row.count(7)?,
+        unknowns: row.count(8)? + u32::from(leased),
+        lost_at: row.time_opt(9)?.filter(|_| leased),
+    })
+}
+
+impl Store {
+    /// Deliveries of all tenants that fell due after `floor` and by `now`, oldest first.
+    pub async fn due(&self, floor: Millis, now: Millis, limit: u32) -> Result<Vec<DueDelivery>> {
+        self.scout(DUE, args![floor, now, limit]).await?.iter().map(due).collect()
+    }
+
+    /// Due deliveries of one lane, oldest first.
+    pub async fn due_in_lane(&self, lane: LaneId, now: Millis, limit: u32) -> Result<Vec<DueDelivery>> {
+        self.scout(DUE_IN_LANE, args![lane, now, limit]).await?.iter().map(due).collect()
+    }
+
+    /// Lanes that have anything due, for the pass without a floor.
+    pub async fn lanes_due(&self, now: Millis, limit: u32) -> Result<Vec<LaneId>> {
+        self.scout(LANES_DUE, args![now, limit]).await?.iter().map(|r| r.id(0)).collect()
+    }
+
+    /// When the next delivery after `now` falls due.
+    pub async fn next_due(&self, now: Millis) -> Result<Option<Millis>> {
+        self.scout(NEXT_DUE, args![now]).await?.first().map(|r| r.time(0)).transpose()
+    }
+
+    /// Opens what was sealed for a delivery.
+    pub fn open_sealed(
+        &self,
+        tenant: TenantId,
+        sealed: &(Vec<u8>, uuid::Uuid),
+    ) -> Result<crate::types::job::CallbackSecrets> {
+        let aad =
+            super::seal::Aad { tenant: tenant.uuid(), row: sealed.1, column: super::submit::SEALED_COLUMN };
+        let plain = self.0.ring.open(&aad, &sealed.0)?;
+        serde_json::from_slice(&plain).map_err(|_| Error::Bug("what was sealed is no JSON".to_owned()))
+    }
+
+    pub(super) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+        read(&self.0.readers, sql, args).await
+    }
+
+    pub(super) async fn scout(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+        read(&self.0.scouts, sql, args).await
+    }
+}
+
+async fn read(pool: &Pool, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+    let mut tries = 0;
+    loop {
+        let mut guard = pool.get().await?;
+        match guard.all(sql, args.clone()).await {
+            // An idle connection may have died; a read may be repeated on another one.
+            Err(Error::Down(_)) if tries < 9 => tries += 1,
+            answer => return answer,
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What can go wrong between us and a database.
+
+use crate::types::problem::Invalid;
+
+/// Why a store verb did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such row for this tenant.
+    #[error("not found")]
+    NotFound,
+    /// The job's documents are past their retention.
+    #[error("past retention")]
+    Expired,
+    /// The lease ran out and the job was claimed again, cancelled or ended.
+    #[error("lease lost")]
+    LeaseLost,
+    /// The job has already ended.
+    #[error("already finished")]
+    AlreadyFinished,
+    /// Only failed, cancelled and expired jobs can be retried.
+    #[error("not retryable")]
+    NotRetryable,
+    /// The idempotency key belongs to another request.
+    #[error("idempotency key reused")]
+    KeyReused,
+    /// The first request with this idempotency key has not committed yet.
+    #[error("idempotency key in flight")]
+    KeyInFlight,
+    /// The request is refused for what it says.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The queue to the database is full.
+    #[error("overloaded")]
+    Overloaded,
+    /// The database does not answer, or not in time; what was asked may have happened.
+    #[error("storage unavailable: {0}")]
+    Down(String),
+    /// The transaction met another one and may be repeated.
+    #[error("serialisation failure")]
+    Again,
+    /// A value the database refuses (SQLSTATE class 22 or 23).
+    #[error("refused by the database: {0}")]
+    Data(String),
+    /// A sealed secret cannot be opened.
+    #[error("a sealed secret cannot be opened: {0}")]
+    Seal(#[from] super::seal::SealError),
+    /// A defect of ours.
+    #[error("defect: {0}")]
+    Bug(String),
+}
+
+/// What a store verb answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<sqlx::Error> for Error {
+    fn from(e: sqlx::Error) -> Error {
+        let Some(db) = e.as_database_error() else { return from_driver(&e) };
+        let code = db.code().unwrap_or_default();
+        let text = db.message().to_owned();
+        if db.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+            return from_postgres(&code, text);
+        }
+        // Primary result codes of SQLite are the low byte.
+        match code.parse::<u32>().unwrap_or(0) & 0xff {
+            5 | 6 => Error::Again,
+            // ioerr, corrupt, full, cantopen, protocol, notadb, readonly, perm
+            3 | 8 | 10 | 11 | 13..=15 | 26 => Error::Down(text),
+            18..=20 => Error::Data(text),
+            _ => Error::Bug(text),
+        }
+    }
+}
+
+fn from_postgres(code: &str, text: String) -> Error {
+    match code {
+        "55P03" => Error::KeyInFlight,
+        "40001" | "40P01" => Error::Again,
+        _ => match code.get(..2) {
+            Some("22" | "23") => Error::Data(text),
+            // connection, resources, operator intervention, system error, read-only
+            Some("08" | "53" | "57" | "58") => Error::Down(text),
+            Some("25") if code == "25006" => Error::Down(text),
+            _ => Error::Bug(format!("{code} {text}")),
+        },
+    }
+}
+
+fn from_driver(e: &sqlx::Error) -> Error {
+    match e {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::Protocol(_) => Error::Down(e.to_string()),
+        other => Error::Bug(other.to_string()),
+    }
+}

@@ -1,0 +1,252 @@
+//! Reading jobs: one, its result, a list, its events.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use super::Store;
+use super::change::as_started;
+use super::db::Value;
+use super::error::{Error, Result};
+use super::model::{JobFilter, PageOf, StoredResult};
+use super::rows::{callback_source, held, job, job_columns};
+use crate::args;
+use crate::types::job::{Job, JobEvent, JobState};
+use crate::types::{EventId, JobId, Millis, TenantId, api, id};
+
+const ONE: &str = concat!(
+    "SELECT ",
+    job_columns!(),
+    " FROM jobs j LEFT JOIN job_queue q ON q.job_id = j.id ",
+    callback_source!(),
+    " WHERE j.id = $1 AND j.tenant_id = $2"
+);
+
+const RESULT: &str = "SELECT result FROM jobs WHERE id = $1 AND tenant_id = $2";
+
+const LIST: &str = concat!(
+    "SELECT ",
+    job_columns!(),
+    " FROM jobs j LEFT JOIN job_queue q ON q.job_id = j.id ",
+    callback_source!(),
+    " WHERE j.tenant_id = $1 AND j.purged_at IS NULL"
+);
+
+const EVENTS: &str = "
+    SELECT id, sequence, kind, created_at, data FROM events
+    WHERE job_id = $1 AND tenant_id = $2 AND sequence > $3 ORDER BY sequence LIMIT $4";
+
+/// A list's statement, put together from fixed pieces; values are always bound.
+///
+/// The shapes of a filter are few, so each text is built once and kept: the prepared
+/// statement of a shape is found again.
+pub(super) struct Filter {
+    sql: String,
+    pub(super) args: Vec<Value>,
+}
+
+impl Filter {
+    pub(super) fn new(base: &'static str, args: Vec<Value>) -> Filter {
+        Filter { sql: base.to_owned(), args }
+    }
+
+    /// Adds a condition in which `{}` stands for the bound value.
+    pub(super) fn and(&mut self, condition: &'static str, value: impl Into<Value>) {
+        self.args.push(value.into());
+        let place = format!("${}", self.args.len());
+        self.sql.push_str(" AND ");
+        self.sql.push_str(&condition.replace("{}", &place));
+    }
+
+    /// Adds a condition if there is a value for it.
+    pub(super) fn and_some<T: Into<Value>>(&mut self, condition: &'static str, value: Option<T>) {
+        if let Some(value) = value {
+            self.and(condition, value);
+        }
+    }
+
+    /// Adds a condition that the value is one of several.
+    pub(super) fn any(&mut self, column: &'static str, values: &[String]) {
+        let places: Vec<String> = values
+            .iter()
+            .map(|v| {
+                self.args.push(Value::from(v.clone()));
+                format!("${}", self.args.len())
+            })
+            .collect();
+        let list = if places.is_empty() { "NULL".to_owned() } else { places.join(", ") };
+        self.sql.push_str(&format!(" AND {column} IN ({list})"));
+    }
+
+    /// Adds fixed text.
+    pub(super) fn push(&mut self, text: &str) {
+        self.sql.push_str(text);
+    }
+
+    /// The statement, ordered and cut to a page: newest first, below `after`.
+    pub(super) fn page<K>(mut self, id: &'static str, page: PageOf<K>) -> (&'static str, Vec<Value>) {
+        if let Some(after) = page.after {
+            self.args.push(Value::from(after));
+            self.sql.push_str(&format!(" AND {id} < ${}", self.args.len()));
+        }
+        self.args.push(Value::from(page.limit));
+        self.sql.push_str(&format!(" ORDER BY {id} DESC LIMIT ${}", self.args.len()));
+        self.finish()
+    }
+
+    /// The statement as it stands.
+    pub(super) fn finish(self) -> (&'static str, Vec<Value>) {
+        static SHAPES: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
+        let mut shapes = SHAPES.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = match shapes.get(self.sql.as_str()) {
+            Some(text) => *text,
+            None => {
+                let text: &'static str = Box::leak(self.sql.clone().into_boxed_str());
+                shapes.insert(self.sql, text);
+                text
+            }
+        };
+        (text, self.args)
+    }
+}
+
+impl Store {
+    /// One job. `Expired` past its retention.
+    pub async fn job(&self, tenant: TenantId, id: JobId, now: Millis) -> Result<Job> {
+        let rows = self.read(ONE, args![id, tenant]).await?;
+        let found = job(rows.first().ok_or(Error::NotFound)?, now)?;
+        if found.purged { Err(Error::Expired) } else { Ok(found) }
+    }
+
+    /// A job and the bytes of its result, if there are any here.
+    pub async fn job_result(&self, tenant: TenantId, id: JobId, now: Millis) -> Result<StoredResult> {
+        let job = self.job(tenant, id, now).await?;
+        let rows = self.read(RESULT, args![id, tenant]).await?;
+        let bytes = rows.first().ok_or(Error::NotFound)?.bytes_opt(0)?.map(Into::into);
+        Ok(StoredResult { job, bytes })
+    }
+
+    /// Jobs, newest first.
+    pub async fn jobs(
+        &self,
+        tenant: TenantId,
+        filter: &JobFilter,
+        page: PageOf<id::Job>,
+        now: Millis,
+    ) -> Result<Vec<Job>> {
+        let mut f = Filter::new(LIST, args![tenant]);
+        f.and_some("j.kind = {}", filter.kind.clone());
+        f.and_some("j.queue = {}", filter.queue.clone());
+        f.and_some("j.reference = {}", filter.reference.clone());
+        f.and_some("j.created_at >= {}", filter.created_after);
+        f.and_some("j.created_at < {}", filter.created_before);
+        if let Some(queues) = &filter.only_queues {
+            f.any("j.queue", queues);
+        }
+        if !filter.states.is_empty() {
+            f.args.push(Value::from(now));
+            let now = format!("${}", f.args.len());
+            let any: Vec<String> = filter.states.iter().map(|s| in_state(*s, &now)).collect();
+            // The instant is bound even where no state asks for it: one shape fewer to tell apart.
+            f.push(&format!(" AND {now} = {now} AND ({})", any.join(" OR ")));
+        }
+        let (sql, args) = f.page("j.id", page);
+        self.read(sql, args).await?.iter().map(|row| job(row, now)).collect()
+    }
+
+    /// The job's events after sequence number `after`, oldest first, at most `limit`.
+    ///
+    /// The first `job.queued` and the `job.started` of the running or last attempt are told by
+    /// the job's own columns; the rest are rows.
+    pub async fn job_events(
+        &self,
+        tenant: TenantId,
+        id: JobId,
+        after: i64,
+        limit: u32,
+        now: Millis,
+    ) -> Result<Vec<api::Event>> {
+        let rows = self.read(ONE, args![id, tenant]).await?;
+        let held = held(rows.first().ok_or(Error::NotFound)?, now)?;
+        if held.job.purged {
+            return Err(Error::Expired);
+        }
+        let rows = self.read(EVENTS, args![id, tenant, after, limit]).await?;
+        let mut events = Vec::with_capacity(rows.len() + 2);
+        for row in &rows {
+            events.push(api::Event {
+                event_id: row.id(0)?,
+                sequence: row.int(1)?,
+                kind: row.text(2)?,
+                timestamp: row.time(3)?,
+                data: api::raw(row.text(4)?),
+            });
+        }
+        for event in self.derived(&held.job)? {
+            let missing = event.sequence > after && events.iter().all(|e| e.sequence != event.sequence);
+            if missing {
+                events.push(event);
+            }
+        }
+        events.sort_by_key(|e| e.sequence);
+        // A row beyond this page may lie between two of these: the page ends where the rows end.
+        if let Some(last) = rows.last().filter(|_| rows.len() == limit as usize) {
+            let last = last.int(1)?;
+            events.retain(|e| e.sequence <= last);
+        }
+        events.truncate(limit as usize);
+        // The job may have moved on between the two reads: what lies behind a gap comes with the next page.
+        let whole = events.iter().zip(after.max(0) + 1..).take_while(|(e, n)| e.sequence == *n).count();
+        events.truncate(whole);
+        Ok(events)
+    }
+
+    fn derived(&self, job: &Job) -> Result<Vec<api::Event>> {
+        let queued = Job { state: JobState::Queued, attempt: 0, ..as_started(job, 1, job.created_at) };
+        let queued = Job { started_at: None, ..queued };
+        let mut derived = vec![self.view_event(&queued, JobEvent::Queued, job.created_at)?];
+        if let (Some(sequence), Some(at)) = (job.started_sequence, job.started_at) {
+            derived.push(self.view_event(&as_started(job, sequence, at), JobEvent::Started, at)?);
+        }
+        Ok(derived)
+    }
+
+    fn view_event(&self, job: &Job, event: JobEvent, at: Millis) -> Result<api::Event> {
+        let view = api::Job { callback_state: None, ..job.view(&self.0.urls) };
+        let data = serde_json::to_string(&view).map_err(|e| Error::Bug(e.to_string()))?;
+        Ok(api::Event {
+            kind: event.as_str().to_owned(),
+            timestamp: at,
+            event_id: derived_id(job.id, job.sequence),
+            sequence: job.sequence,
+            data: api::raw(data),
+        })
+    }
+
+    /// Learned wait plus run of a type, seconds; 30 before there is history.
+    pub async fn estimate(&self, tenant: TenantId, kind: &str) -> u32 {
+        self.0.estimates.get(tenant, kind)
+    }
+}
+
+/// The same id at every look: the job's own, with the sequence number mixed into its random bits.
+fn derived_id(job: JobId, sequence: i64) -> EventId {
+    let mut bytes = *job.uuid().as_bytes();
+    for (b, s) in bytes[8..].iter_mut().zip((sequence ^ 0x5bd1_e995_5bd1_e995).to_be_bytes()) {
+        *b ^= s;
+    }
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    EventId::from_uuid(uuid::Uuid::from_bytes(bytes))
+}
+
+fn in_state(state: JobState, now: &str) -> String {
+    match state {
+        JobState::Scheduled => format!("(q.phase = 'ready' AND q.due_at > {now})"),
+        JobState::Queued => format!("(q.phase = 'ready' AND q.due_at <= {now})"),
+        JobState::Processing => "q.phase = 'leased'".to_owned(),
+        JobState::Retrying => "q.phase = 'retry'".to_owned(),
+        JobState::Complete => "j.state = 'complete'".to_owned(),
+        JobState::Failed => "j.state = 'failed'".to_owned(),
+        JobState::Cancelled => "j.state = 'cancelled'".to_owned(),
+        JobState::Expired => "j.state = 'expired'".to_owned(),
+    }
+}

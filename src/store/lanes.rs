@@ -1,0 +1,218 @@
+//! Lanes and the nodes that own them.
+
+use super::Store;
+use super::batch::{Col, Sql};
+use super::error::Result;
+use super::jobs::Filter;
+use super::model::{LaneState, PageOf};
+use crate::args;
+use crate::types::id::NodeId;
+use crate::types::{LaneId, Millis, TenantId, api, id};
+
+static ALIVE: Sql = Sql::plain(
+    "INSERT INTO nodes (id, alive_until) VALUES ($1, $2)
+     ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until",
+);
+static GONE: Sql = Sql::plain("DELETE FROM nodes WHERE id = $1");
+static FORGET: Sql = Sql::plain("DELETE FROM nodes WHERE alive_until < $1");
+static DISOWN: Sql = Sql::plain("UPDATE lanes SET owner_id = NULL WHERE owner_id = $1");
+static VOID_LEASES: Sql = Sql::plain(
+    "UPDATE delivery_queue SET due_at = $2 WHERE phase = 'leased' AND node_id <> $1 AND due_at > $2",
+);
+
+// Owned by this node afterwards: lanes that were free, ownerless, or whose owner is dead.
+static OWN: Sql = Sql::batch(
+    "INSERT INTO lanes (id, tenant_id, origin, owner_id, concurrency, failures, opened)
+     SELECT b.id, d.tenant_id, b.origin, $1, 10, 0, 0
+     FROM {b} JOIN delivery_queue d ON d.delivery_id = b.delivery_id
+     WHERE true
+     ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id
+       WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
+          OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
+     RETURNING id, concurrency, failures, opened, held_until, held_reason",
+    2,
+    &[("id", Col::Uuid), ("delivery_id", Col::Uuid), ("origin", Col::Text)],
+);
+
+static ORIGINS: Sql = Sql::batch(
+    "SELECT d.id, d.lane_id, d.url FROM {b} JOIN deliveries d ON d.id = b.delivery_id",
+    0,
+    &[("delivery_id", Col::Uuid)],
+);
+
+static SAVE: Sql = Sql::batch(
+    "UPDATE lanes
+     SET concurrency = b.concurrency, failures = b.failures, opened = b.opened, held_until = b.held_until,
+         held_reason = b.held_reason, owner_id = CASE WHEN b.release = 1 THEN NULL ELSE owner_id END
+     FROM {b} WHERE lanes.id = b.id AND lanes.owner_id = $1",
+    1,
+    &[
+        ("id", Col::Uuid),
+        ("concurrency", Col::Int),
+        ("failures", Col::Int),
+        ("opened", Col::Int),
+        ("held_until", Col::Int),
+        ("held_reason", Col::Text),
+        ("release", Col::Int),
+    ],
+);
+
+const LIST: &str = "
+    SELECT l.id, l.endpoint_id, l.origin, l.concurrency, l.failures, l.held_until, l.held_reason,
+           (SELECT COUNT(*) FROM delivery_queue q WHERE q.lane_id = l.id),
+           (SELECT MIN(q.due_at) FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'ready'),
+           (SELECT COUNT(*) FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'leased' AND q.due_at > $2)
+    FROM lanes l WHERE l.tenant_id = $1";
+
+impl Store {
+    /// This node is alive until then.
+    pub async fn keep_alive(&self, node: NodeId, until: Millis) -> Result<()> {
+        let mut tx = self.0.writers.begin().await?;
+        tx.run(&ALIVE, args![node, until]).await?;
+        tx.commit().await
+    }
+
+    /// This node leaves: its lanes are free at once.
+    pub async fn leave(&self, node: NodeId) -> Result<()> {
+        let mut tx = self.0.writers.begin().await?;
+        tx.run(&DISOWN, args![node]).await?;
+        tx.run(&GONE, args![node]).await?;
+        tx.commit().await
+    }
+
+    /// Nodes that have been dead for long are forgotten.
+    pub async fn forget_nodes(&self, before: Millis) -> Result<u64> {
+        let mut tx = self.0.writers.begin().await?;
+        let n = tx.run(&FORGET, args![before]).await?;
+        tx.commit().await?;
+        Ok(n)
+    }
+
+    /// At the start on SQLite, where no other process can be: leases of deliveries are void at once.
+    ///
+    /// On PostgreSQL another node may hold them, so nothing is done. Workers' leases survive.
+    pub async fn void_old_leases(&self, node: NodeId, now: Millis) -> Result<u64> {
+        match self.0.readers.engine() {
+            super::db::Engine::Postgres => Ok(0),
+            super::db::Engine::Sqlite => {
+                let mut tx = self.0.writers.begin().await?;
+                let n = tx.run(&VOID_LEASES, args![node, now]).await?;
+                tx.commit().await?;
+                Ok(n)
+            }
+        }
+    }
+
+    /// Tries to own the lanes of the given deliveries, one delivery per lane. Gives those it owns now.
+    pub async fn own_lanes(
+        &self,
+        node: NodeId,
+        of: &[(LaneId, crate::types::DeliveryId)],
+        now: Millis,
+    ) -> Result<Vec<LaneState>> {
+        let mut tx = self.0.writers.begin().await?;
+        let urls = tx.batch(&ORIGINS, vec![], of.iter().map(|(_, d)| args![*d]).collect()).await?;
+        // In one order, so that two nodes cannot deadlock; each lane once, or the upsert is refused.
+        let mut lanes = std::collections::BTreeMap::new();
+        for row in &urls {
+            let url = url::Url::parse(&row.text(2)?).ok();
+            let origin = url.map(|u| u.origin().ascii_serialization());
+            lanes.insert(row.uuid(1)?, args![row.uuid(1)?, row.uuid(0)?, origin]);
+        }
+        let owned = tx.batch(&OWN, args![node, now], lanes.into_values().collect()).await?;
+        tx.commit().await?;
+        owned
+            .iter()
+            .map(|r| {
+                Ok(LaneState {
+                    id: r.id(0)?,
+                    concurrency: r.count(1)?,
+                    failures: r.count(2)?,
+                    opened: r.count(3)?,
+                    held_until: r.time_opt(4)?,
+                    held_reason: r.text_opt(5)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Writes down how lanes stand, and lets go of those marked so.
+    pub async fn save_lanes(&self, node: NodeId, lanes: &[(LaneState, bool)]) -> Result<()> {
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let rows = lanes
+            .iter()
+            .map(|(l, release)| {
+                args![
+                    l.id,
+                    l.concurrency,
+                    l.failures,
+                    l.opened,
+                    l.held_until,
+                    l.held_reason.clone(),
+                    i64::from(*release),
+                ]
+            })
+            .collect();
+        let mut tx = self.0.writers.begin().await?;
+        tx.batch(&SAVE, args![node], rows).await?;
+        tx.commit().await
+    }
+
+    /// The tenant's lanes.
+    pub async fn lanes(
+        &self,
+        tenant: TenantId,
+        page: PageOf<id::Lane>,
+        now: Millis,
+    ) -> Result<Vec<api::Lane>> {
+        let (sql, args) = Filter::new(LIST, args![tenant, now]).page("l.id", page);
+        self.read(sql, args).await?.iter().map(|row| lane(row, now)).collect()
+    }
+}
+
+fn lane(row: &super::db::Row, now: Millis) -> Result<api::Lane> {
+    let endpoint_id = row.id_opt(1)?;
+    let held_until = row.time_opt(5)?.filter(|until| *until > now);
+    let held_reason = row.text_opt(6)?.filter(|_| held_until.is_some());
+    let state = match held_reason.as_deref() {
+        Some("breaker") => "broken",
+        Some(_) => "paused",
+        None => "open",
+    };
+    let big = |n: i64| u64::try_from(n).unwrap_or(0);
+    Ok(api::Lane {
+        lane_id: row.id(0)?,
+        kind: if endpoint_id.is_some() { "endpoint" } else { "origin" }.to_owned(),
+        endpoint_id,
+        origin: row.text_opt(2)?,
+        state: state.to_owned(),
+        held_reason,
+        held_until,
+        depth: big(row.int(7)?),
+        oldest_due: row.time_opt(8)?,
+        in_flight: big(row.int(9)?),
+        max_in_flight: row.count(3)?,
+        failures: row.count(4)?,
+    })
+}
+
+const FIGURES: &str = "
+    SELECT COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.phase = 'ready' ORDER BY q.due_at LIMIT 1), $1),
+           (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
+           (SELECT COUNT(*) FROM redrives r WHERE r.state = 'running')";
+
+impl Store {
+    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Three probes, no table is counted.
+    pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
+        let rows = self.read(FIGURES, args![now]).await?;
+        let row = rows.first().ok_or(super::Error::NotFound)?;
+        let late = now.since(row.time(0)?).as_secs();
+        Ok(vec![
+            ("deliveries_oldest_due_seconds", i64::try_from(late).unwrap_or(i64::MAX)),
+            ("nodes_alive", row.int(1)?),
+            ("redrives_running", row.int(2)?),
+        ])
+    }
+}

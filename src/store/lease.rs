@@ -1,0 +1,239 @@
+//! `lease`: gives due jobs to a worker.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::batch::{Col, Sql};
+use super::db::{Row, Value};
+use super::emit::Outbox;
+use super::error::Result;
+use super::model::{LeaseRequest, LeasedJob};
+use super::pool::Tx;
+use super::rows::{held, lease_random};
+use super::submit::READ_JOBS;
+use super::{Inner, seconds};
+use crate::args;
+use crate::types::job::{Job, JobEvent, JobState};
+use crate::types::key::LeaseToken;
+use crate::types::{JobId, Millis, TenantId, api};
+
+static CLAIM: Sql = Sql::plain(
+    "WITH picked AS MATERIALIZED (
+         SELECT q.job_id FROM job_queue q
+         WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = $3
+           AND q.due_at > $4  -- the floor: below it lie only dead index entries and stragglers
+           AND q.due_at <= $5
+           AND q.attempts_left > 0  -- the sweep ends a job whose last attempt was lost
+           AND q.cancel_at IS NULL
+           AND (q.deadline_at IS NULL OR q.deadline_at > $5)
+           AND ($6 = '' OR replace($6, ',' || q.kind || ',', '') <> $6)
+         ORDER BY q.due_at
+         LIMIT $7
+         {lock}
+     )
+     UPDATE job_queue
+     SET phase = 'leased', fence = fence + 1, token = $8, attempt = attempt + 1, attempts_left = attempts_left - 1,
+         due_at = $9, lease_seconds = $10, worker_id = $11,
+         lost_at = CASE WHEN phase = 'leased' THEN started_at END,
+         lost_sequence = CASE WHEN phase = 'leased' THEN started_sequence END,
+         sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
+         started_at = $5,
+         started_sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
+         progress = NULL, progress_at = NULL, message = NULL, error = NULL, error_code = NULL,
+         watch_at = CASE WHEN deadline_at < $5 + timeout_ms THEN deadline_at ELSE $5 + timeout_ms END
+     FROM picked WHERE job_queue.job_id = picked.job_id
+     RETURNING job_queue.job_id, fence, attempt, wants, lost_at, lost_sequence, timeout_ms, deadline_at",
+);
+
+static PAYLOADS: Sql = Sql::batch(
+    "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent FROM {b} JOIN jobs j ON j.id = b.job_id",
+    0,
+    &[("job_id", Col::Uuid)],
+);
+
+// Five probes of the index, each above its floor; without them each claim would try five levels.
+static LEVELS: Sql = Sql::plain(
+    "SELECT l.column1 FROM (VALUES (CAST(0 AS BIGINT), $4), (1, $5), (2, $6), (3, $7), (4, $8)) AS l
+     WHERE EXISTS (SELECT 1 FROM job_queue q
+                   WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = l.column1
+                     AND q.due_at > l.column2 AND q.due_at <= $3)
+     ORDER BY 1",
+);
+
+type QueueKey = (TenantId, String);
+
+/// How far each queue's claims have come: below its floor there is nothing to find but stragglers.
+#[derive(Default)]
+pub(super) struct Floors(Mutex<HashMap<QueueKey, Floor>>);
+
+#[derive(Clone, Copy, Default)]
+struct Floor {
+    levels: [i64; 5],
+    /// When the queue was last looked at without a floor.
+    full_at: i64,
+}
+
+/// A commit that takes longer than this is found by the pass without a floor.
+const LONGEST_COMMIT: i64 = 1_000;
+/// The pass without a floor comes this often.
+const FULL_PASS_EVERY: i64 = 1_000;
+/// Queues whose floors are remembered; forgetting one costs a pass without a floor.
+const QUEUES_REMEMBERED: usize = 10_000;
+
+impl Floors {
+    /// The floors to claim with. Without one when it is time for it, or when the clock stepped back.
+    fn get(&self, key: &QueueKey, now: Millis) -> Floor {
+        let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if floors.len() > QUEUES_REMEMBERED {
+            floors.clear();
+        }
+        let floor = floors.entry(key.clone()).or_default();
+        let stepped_back = floor.levels.iter().any(|f| *f > now.0);
+        if stepped_back || now.0 - floor.full_at >= FULL_PASS_EVERY || now.0 < floor.full_at {
+            *floor = Floor { levels: [0; 5], full_at: now.0 };
+        }
+        *floor
+    }
+
+    /// Everything due up to `now` was taken.
+    fn drained(&self, key: &QueueKey, level: usize, now: Millis) {
+        let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(floor) = floors.get_mut(key) {
+            floor.levels[level] = now.0 - LONGEST_COMMIT;
+        }
+    }
+}
+
+/// Claims due jobs, the higher levels first.
+pub(super) async fn lease(
+    inner: &Inner,
+    tx: &mut Tx,
+    out: &mut Outbox<'_>,
+    want: &LeaseRequest,
+    now: Millis,
+) -> Result<Vec<LeasedJob>> {
+    let key = (want.tenant, want.queue.clone());
+    let floor = inner.floors.get(&key, now);
+    let seed: [u8; 16] = inner.dice.bytes();
+    let until = now.plus(seconds(want.lease_seconds));
+    let types = if want.types.is_empty() { String::new() } else { format!(",{},", want.types.join(",,")) };
+    let mut rows = Vec::new();
+    let mut probe = args![want.tenant, want.queue.as_str(), now];
+    probe.extend(floor.levels.map(Value::from));
+    for found in tx.all(&LEVELS, probe).await? {
+        let level = usize::try_from(found.int(0)?).unwrap_or(0).min(4);
+        let left = i64::from(want.max) - i64::try_from(rows.len()).unwrap_or(0);
+        if left <= 0 {
+            break;
+        }
+        let args = args![
+            want.tenant,
+            want.queue.as_str(),
+            i64::try_from(level).unwrap_or(2),
+            floor.levels[level],
+            now,
+            types.as_str(),
+            left,
+            seed.to_vec(),
+            until,
+            want.lease_seconds,
+            want.worker_id.clone(),
+        ];
+        let mut got = tx.all(&CLAIM, args).await?;
+        if i64::try_from(got.len()).unwrap_or(0) < left && want.types.is_empty() {
+            inner.floors.drained(&key, level, now);
+        }
+        // `RETURNING` has no order; ids rise with the time of submission.
+        got.sort_by_cached_key(|row| row.uuid(0).ok());
+        rows.extend(got);
+    }
+    tell(tx, out, &rows, now).await?;
+    jobs(tx, rows, seed, until, now).await
+}
+
+/// Events that must be rows: a lost attempt's, and beginnings that a receiver asked for.
+async fn tell(tx: &mut Tx, out: &mut Outbox<'_>, rows: &[Row], now: Millis) -> Result<()> {
+    let mut lost: HashMap<JobId, (Millis, i64)> = HashMap::new();
+    let mut ids = Vec::new();
+    for row in rows {
+        let id: JobId = row.id(0)?;
+        if let (Some(at), Some(sequence)) = (row.time_opt(4)?, row.int_opt(5)?) {
+            lost.insert(id, (at, sequence));
+        }
+        if lost.contains_key(&id) || row.int(3)? & JobEvent::Started.bit() != 0 {
+            ids.push(args![id]);
+        }
+    }
+    for row in tx.batch(&READ_JOBS, vec![], ids).await? {
+        let held = held(&row, now)?;
+        let told = held.wants & JobEvent::Started.bit() != 0;
+        if let Some((at, sequence)) = lost.get(&held.job.id) {
+            retrying(out, &held.job, *at, *sequence, told, now)?;
+        }
+        if told {
+            out.job_event(&held.job, JobEvent::Started, now, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// The holder before was lost: its beginning and its end come before the new beginning.
+fn retrying(
+    out: &mut Outbox<'_>,
+    job: &Job,
+    at: Millis,
+    sequence: i64,
+    told: bool,
+    now: Millis,
+) -> Result<()> {
+    let mut before = super::change::as_started(job, sequence, at);
+    before.attempt = job.attempt.saturating_sub(1);
+    if !told {
+        out.job_event(&before, JobEvent::Started, at, None)?;
+    }
+    before.state = JobState::Retrying;
+    before.sequence = job.sequence - 1;
+    before.error_info = Some(api::ErrorInfo {
+        code: Some("worker-lost".to_owned()),
+        retryable: true,
+        attempt: before.attempt,
+    });
+    out.job_event(&before, JobEvent::Retrying, now, None).map(drop)
+}
+
+async fn jobs(
+    tx: &mut Tx,
+    rows: Vec<Row>,
+    seed: [u8; 16],
+    until: Millis,
+    now: Millis,
+) -> Result<Vec<LeasedJob>> {
+    let ids = rows.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
+    let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
+    let payloads: HashMap<JobId, Row> =
+        payloads.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in rows {
+        let id: JobId = row.id(0)?;
+        // A document that is gone leaves its queue row to `check`; the worker gets the others.
+        let Some(payload) = payloads.get(&id) else { continue };
+        let timeout = Duration::from_millis(u64::try_from(row.int(6)?).unwrap_or(0));
+        let deadline_at = [row.time_opt(7)?, Some(now.plus(timeout))].into_iter().flatten().min();
+        jobs.push(LeasedJob {
+            job: api::ClaimedJob {
+                job_id: id,
+                kind: payload.text(1)?,
+                input: api::raw(payload.text_opt(2)?.unwrap_or_else(|| "null".to_owned())),
+                attempt: row.count(2)?,
+                lease_token: LeaseToken { fence: row.int(1)?, random: lease_random(seed, id) },
+                lease_expires_at: until,
+                deadline_at,
+                reference: payload.text_opt(3)?,
+                metadata: api::raw(payload.text(4)?),
+                traceparent: payload.text_opt(5)?,
+            },
+        });
+    }
+    Ok(jobs)
+}

@@ -1,0 +1,245 @@
+//! The truth. One method is one use case is one transaction.
+//!
+//! Rules of this folder, for one SQL text on two engines:
+//!
+//! 1. Columns are ids (`UUID`/`BLOB`), `BIGINT`, `TEXT` and bytes. Times are epoch milliseconds.
+//! 2. SQL never asks the time or makes an id; both are bound.
+//! 3. No writes inside CTEs (SQLite refuses): two statements in one transaction instead.
+//! 4. `RETURNING` names columns of the target table and has no order; sort in Rust.
+//! 5. `SUM` is `numeric` on PostgreSQL: cast to `BIGINT`.
+//! 6. `INSERT ... SELECT ... ON CONFLICT` needs `WHERE true` (SQLite's grammar).
+//! 7. Claims go through `picked AS MATERIALIZED`: the planner may otherwise update more rows than `LIMIT`.
+//! 8. State names are literals: partial indexes match literals only.
+//! 9. Batches bind scalars first, rows after them ([`batch::Sql`]).
+//! 10. Every verb takes the tenant; nothing reads across tenants but the loops of the service itself.
+
+pub mod batch;
+mod change;
+mod commit;
+pub mod db;
+mod dead_letters;
+mod deliveries;
+mod emit;
+mod error;
+mod invariants;
+mod jobs;
+mod keys;
+mod lanes;
+mod learn;
+mod lease;
+mod migrate;
+pub mod model;
+pub mod pool;
+mod record;
+mod redrive;
+mod rows;
+pub mod seal;
+mod secrets;
+mod submit;
+mod sweep;
+
+pub use error::{Error, Result};
+pub use invariants::{Finding, check};
+pub use model::*;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::dice::Dice;
+use crate::metrics::Metrics;
+use crate::types::api::Urls;
+use crate::types::id::NodeId;
+use crate::types::key::{AccessToken, TokenKey};
+use crate::types::{JobId, LaneId, Millis, TenantId};
+
+/// Handle to the store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    /// Reads, outside any transaction.
+    readers: pool::Pool,
+    /// Looks for what is due, with the plans of the hot verbs.
+    scouts: pool::Pool,
+    /// The cold verbs' transactions. On SQLite the one writer, shared with the committer.
+    writers: pool::Pool,
+    committer: commit::Committer,
+    dice: Dice,
+    urls: Urls,
+    ring: seal::KeyRing,
+    token_keys: Vec<TokenKey>,
+    floors: lease::Floors,
+    estimates: learn::Estimates,
+    secrets: secrets::Cache,
+    desk: OnceLock<Arc<dyn HandOver>>,
+    metrics: Metrics,
+}
+
+/// How the store is opened.
+pub struct Options {
+    /// `sqlite://path` or `postgres://...`.
+    pub url: String,
+    /// Base of the URLs in answers and frozen bodies.
+    pub urls: Urls,
+    /// Seals secrets and signs access tokens.
+    pub ring: seal::KeyRing,
+    /// Mints ids, tokens and nonces.
+    pub dice: Dice,
+    /// Counts commits and their sizes.
+    pub metrics: Metrics,
+}
+
+/// Takes over a delivery in the moment it is made, without a second claim.
+///
+/// The dispatcher of this node stands behind it. Slots are reserved before the commit and given
+/// back if it fails, so what is handed over can always be sent.
+pub trait HandOver: Send + Sync {
+    /// Reserves a slot of the node and of the lane. Gives how long the lease must hold.
+    fn reserve(&self, lane: LaneId, tenant: TenantId, origin: &str) -> Option<Duration>;
+    /// Gives the slots back.
+    fn give_back(&self, lane: LaneId);
+    /// The commit is durable: send it.
+    fn take(&self, claimed: ClaimedDelivery);
+    /// The node that holds the lease.
+    fn node(&self) -> NodeId;
+}
+
+/// Writer connections of a node on PostgreSQL; SQLite has exactly one.
+const COMMITTERS: usize = 2;
+/// Connections for reads.
+const READERS: usize = 8;
+/// Connections that look for what is due.
+const SCOUTS: usize = 2;
+/// Connections for the cold verbs' transactions on PostgreSQL.
+const WRITERS: usize = 4;
+/// The longest wait for a free connection; the caller answers 503 after it.
+const WAIT: Duration = Duration::from_millis(1_200);
+
+impl Store {
+    /// Opens the store, brings its schema up to date and starts the committers.
+    ///
+    /// A SQLite file is locked against a second process.
+    pub async fn open(options: Options) -> Result<Store> {
+        let target = db::Target::parse(&options.url)?;
+        let lock = migrate::lock_file(&target)?;
+        migrate::migrate(&target).await?;
+        let readers = pool::Pool::new(target.clone(), READERS, true, WAIT);
+        let scouts = pool::Pool::new(target.clone().pinned(), SCOUTS, true, WAIT);
+        let (writers, hot) = match target.engine() {
+            db::Engine::Sqlite => {
+                let one = pool::Pool::new(target, 1, false, Duration::from_secs(5));
+                (one.clone(), (one, 1))
+            }
+            db::Engine::Postgres => (
+                pool::Pool::new(target.clone(), WRITERS, false, WAIT),
+                (pool::Pool::new(target.pinned(), COMMITTERS, false, WAIT), COMMITTERS),
+            ),
+        };
+        let (committer, receiver) = commit::Committer::new();
+        let store = Store(Arc::new(Inner {
+            readers,
+            scouts,
+            writers,
+            committer,
+            token_keys: options.ring.token_keys(),
+            dice: options.dice,
+            urls: options.urls,
+            ring: options.ring,
+            floors: lease::Floors::default(),
+            estimates: learn::Estimates::default(),
+            secrets: secrets::Cache::default(),
+            desk: OnceLock::new(),
+            metrics: options.metrics,
+        }));
+        commit::start(&store, hot.0, hot.1, receiver, lock);
+        Ok(store)
+    }
+
+    /// For tests of what never reaches the store: every verb answers `Down`.
+    #[cfg(test)]
+    pub(crate) fn hollow(urls: Urls) -> Store {
+        let target = db::Target::Sqlite(Box::new(
+            sqlx::sqlite::SqliteConnectOptions::new().filename("/nowhere/store.db"),
+        ));
+        let ring = seal::KeyRing::generate([7; 32]);
+        let one = pool::Pool::new(target, 1, true, WAIT);
+        Store(Arc::new(Inner {
+            readers: one.clone(),
+            scouts: one.clone(),
+            writers: one,
+            committer: commit::Committer::new().0,
+            token_keys: ring.token_keys(),
+            dice: Dice::seeded(1),
+            urls,
+            ring,
+            floors: lease::Floors::default(),
+            estimates: learn::Estimates::default(),
+            secrets: secrets::Cache::default(),
+            desk: OnceLock::new(),
+            metrics: Metrics::new(),
+        }))
+    }
+
+    /// Brings the schema of a store up to date and does nothing else. Gives its version.
+    pub async fn migrate(url: &str) -> Result<i64> {
+        let target = db::Target::parse(url)?;
+        let _lock = migrate::lock_file(&target)?;
+        migrate::migrate(&target).await?;
+        Ok(migrate::POSTGRES.iter().map(|(version, _, _)| *version).max().unwrap_or(0))
+    }
+
+    /// Lets the dispatcher of this node take over new deliveries. Once.
+    pub fn hand_over_to(&self, desk: Arc<dyn HandOver>) {
+        let _ = self.0.desk.set(desk);
+    }
+
+    /// Writes what is queued and closes the connections. Verbs called later answer `Down`.
+    pub async fn close(&self) {
+        self.0.committer.close().await;
+        self.0.readers.close();
+        self.0.scouts.close();
+        self.0.writers.close();
+    }
+
+    /// URLs of answers and bodies.
+    pub fn urls(&self) -> &Urls {
+        &self.0.urls
+    }
+
+    /// A fresh job id.
+    pub fn mint_job_id(&self, now: Millis) -> JobId {
+        self.0.dice.id(now)
+    }
+
+    /// The capability that reads one job.
+    pub fn access_token(&self, tenant: TenantId, job: JobId) -> String {
+        AccessToken::mint(&self.0.token_keys[0], tenant, job)
+    }
+
+    /// Whose job a capability opens.
+    pub fn open_access_token(&self, text: &str) -> Option<(TenantId, JobId)> {
+        AccessToken::verify(&self.0.token_keys, text)
+    }
+
+    /// Whether the database can be read now.
+    pub async fn ping(&self) -> Result<()> {
+        self.0.readers.get().await?.all("SELECT 1", vec![]).await.map(drop)
+    }
+
+    /// The database's clock, which nodes follow; None on SQLite, where the machine's own serves.
+    pub async fn server_time(&self) -> Result<Option<Millis>> {
+        match self.0.readers.engine() {
+            db::Engine::Sqlite => Ok(None),
+            db::Engine::Postgres => {
+                const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+                let rows = self.0.readers.get().await?.all(NOW, vec![]).await?;
+                rows.first().map(|r| r.time(0)).transpose()
+            }
+        }
+    }
+}
+
+/// Whole seconds as a duration.
+fn seconds(n: u32) -> Duration {
+    Duration::from_secs(n.into())
+}

@@ -1,0 +1,242 @@
+//! `record`: writes what attempts came to. A dead letter is laid down in the same transaction.
+
+use std::collections::HashSet;
+
+use super::batch::{Col, Sql};
+use super::db::Value;
+use super::emit::{DeadNotice, NewDelivery, Outbox};
+use super::error::{Error, Result};
+use super::model::Attempted;
+use super::pool::Tx;
+use crate::args;
+use crate::types::delivery::{DeadReason, Exchange, Fault, Outcome, Verdict};
+use crate::types::retry::RetryPolicy;
+use crate::types::{DeliveryId, EventId, Millis};
+
+static END_QUEUE: Sql = Sql::batch(
+    "DELETE FROM delivery_queue
+     WHERE (delivery_id, fence) IN (SELECT b.delivery_id, b.fence FROM {b}) AND phase = 'leased'
+     RETURNING delivery_id",
+    0,
+    &[("delivery_id", Col::Uuid), ("fence", Col::Int)],
+);
+
+static RETRY_QUEUE: Sql = Sql::batch(
+    "UPDATE delivery_queue
+     SET phase = 'ready', due_at = b.due_at, used = used + b.counts, attempt = b.attempt,
+         unknowns = CASE WHEN b.counts = 1 THEN 0 ELSE unknowns END
+     FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence
+       AND delivery_queue.phase = 'leased'  -- written once: a repeat must not count the attempt again
+     RETURNING delivery_queue.delivery_id",
+    0,
+    &[
+        ("delivery_id", Col::Uuid),
+        ("fence", Col::Int),
+        ("due_at", Col::Int),
+        ("counts", Col::Int),
+        ("attempt", Col::Int),
+    ],
+);
+
+static UPDATE_DELIVERIES: Sql = Sql::batch(
+    "UPDATE deliveries
+     SET state = b.state, version = version + CASE WHEN b.state = 'owed' THEN 0 ELSE 1 END, fence = b.fence,
+         attempt = b.attempt, last_status = COALESCE(b.last_status, deliveries.last_status), first_error = COALESCE(first_error, b.error),
+         last_error = COALESCE(b.error, last_error), ended_at = b.ended_at
+     FROM {b} WHERE deliveries.id = b.id AND deliveries.state = 'owed'",
+    0,
+    &[
+        ("id", Col::Uuid),
+        ("state", Col::Text),
+        ("fence", Col::Int),
+        ("attempt", Col::Int),
+        ("last_status", Col::Int),
+        ("error", Col::Text),
+        ("ended_at", Col::Int),
+    ],
+);
+
+static INSERT_ATTEMPTS: Sql = Sql::batch(
+    "INSERT INTO attempts (delivery_id, number, started_at, duration_ms, phases, status, error, headers, body, next_at)
+     SELECT b.delivery_id, b.number, b.started_at, b.duration_ms, b.phases, b.status, b.error, b.headers, b.body, b.next_at
+     FROM {b}
+     WHERE true ON CONFLICT (delivery_id, number) DO NOTHING",
+    0,
+    &[
+        ("delivery_id", Col::Uuid),
+        ("number", Col::Int),
+        ("started_at", Col::Int),
+        ("duration_ms", Col::Int),
+        ("phases", Col::Text),
+        ("status", Col::Int),
+        ("error", Col::Text),
+        ("headers", Col::Text),
+        ("body", Col::Bytes),
+        ("next_at", Col::Int),
+    ],
+);
+
+static LAY_DOWN: Sql = Sql::batch(
+    "INSERT INTO dead_letters (delivery_id, tenant_id, event_kind, job_id, endpoint_id, account, url, host, reason,
+                               attempts, first_error, last_error, died_at)
+     SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.endpoint_id, d.account, d.url, d.host, b.reason,
+            d.attempt, d.first_error, d.last_error, $1
+     FROM {b} JOIN deliveries d ON d.id = b.delivery_id
+     WHERE true ON CONFLICT (delivery_id) DO NOTHING",
+    1,
+    &[("delivery_id", Col::Uuid), ("reason", Col::Text)],
+);
+
+static FAILURE_URLS: Sql = Sql::batch(
+    "SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.url, d.failure_url, d.sealed, d.sealed_row, d.attempt,
+            d.last_error, d.traceparent, b.reason
+     FROM {b} JOIN deliveries d ON d.id = b.delivery_id WHERE d.failure_url IS NOT NULL",
+    0,
+    &[("delivery_id", Col::Uuid), ("reason", Col::Text)],
+);
+
+/// Answer headers that a receiver may use for secrets.
+const REDACTED: &[&str] =
+    &["set-cookie", "authorization", "www-authenticate", "proxy-authenticate", "cookie", "x-api-key"];
+
+/// Writes the outcomes. False where the lease was lost: a zombie changes nothing.
+pub(super) async fn record(
+    tx: &mut Tx,
+    out: &mut Outbox<'_>,
+    attempted: &[&Attempted],
+    now: Millis,
+) -> Result<Vec<bool>> {
+    let mut all: Vec<&Attempted> = attempted.to_vec();
+    all.sort_unstable_by_key(|a| a.id);
+    let (again, ended): (Vec<&Attempted>, Vec<&Attempted>) = all.iter().partition(|a| next_at(a).is_some());
+    let mut held: HashSet<DeliveryId> = HashSet::new();
+    for row in tx.batch(&END_QUEUE, vec![], ended.iter().map(|a| args![a.id, a.fence]).collect()).await? {
+        held.insert(row.id(0)?);
+    }
+    for row in tx.batch(&RETRY_QUEUE, vec![], again.iter().map(|a| retry_row(a)).collect()).await? {
+        held.insert(row.id(0)?);
+    }
+    let ours: Vec<&Attempted> = all.into_iter().filter(|a| held.contains(&a.id)).collect();
+    let attempts = ours.iter().filter_map(|a| Some(attempt_row(a, a.exchange.as_ref()?))).collect();
+    tx.batch(&INSERT_ATTEMPTS, vec![], attempts).await?;
+    tx.batch(&UPDATE_DELIVERIES, vec![], ours.iter().map(|a| delivery_row(a, now)).collect()).await?;
+    let dead = || ours.iter().filter_map(|a| Some(args![a.id, dead_reason(a)?.as_str()])).collect::<Vec<_>>();
+    tx.batch(&LAY_DOWN, args![now], dead()).await?;
+    tell_failure_urls(tx, out, dead(), now).await?;
+    Ok(attempted.iter().map(|a| held.contains(&a.id)).collect())
+}
+
+fn next_at(a: &Attempted) -> Option<Millis> {
+    match a.verdict {
+        Verdict::RetryAt(at) => Some(at),
+        Verdict::Delivered | Verdict::Dead(_) => None,
+    }
+}
+
+fn dead_reason(a: &Attempted) -> Option<DeadReason> {
+    match a.verdict {
+        Verdict::Dead(reason) => Some(reason),
+        Verdict::Delivered | Verdict::RetryAt(_) => None,
+    }
+}
+
+/// Requests begun so far: an attempt that was never sent is none.
+fn begun(a: &Attempted) -> u32 {
+    if a.exchange.is_some() { a.number } else { a.number.saturating_sub(1) }
+}
+
+fn retry_row(a: &Attempted) -> Vec<Value> {
+    args![a.id, a.fence, next_at(a), i64::from(a.counts), begun(a)]
+}
+
+fn status_and_error(exchange: &Exchange) -> (Option<u16>, Option<String>) {
+    match exchange.outcome {
+        Outcome::Answered { status: status @ 200..=299, .. } => (Some(status), None),
+        Outcome::Answered { status, .. } => (Some(status), Some(format!("status {status}"))),
+        Outcome::Failed(fault) => (None, Some(fault.kind().to_owned())),
+    }
+}
+
+fn delivery_row(a: &Attempted, now: Millis) -> Vec<Value> {
+    let (status, error) = match &a.exchange {
+        Some(exchange) => status_and_error(exchange),
+        None => (None, dead_reason(a).map(|r| r.as_str().to_owned())),
+    };
+    let (state, ended) = match a.verdict {
+        Verdict::Delivered => ("delivered", Some(now)),
+        Verdict::RetryAt(_) => ("owed", None),
+        Verdict::Dead(_) => ("dead", Some(now)),
+    };
+    args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended]
+}
+
+fn attempt_row(a: &Attempted, exchange: &Exchange) -> Vec<Value> {
+    let status = match exchange.outcome {
+        Outcome::Answered { status, .. } => Some(i64::from(status)),
+        Outcome::Failed(_) => None,
+    };
+    let error = match exchange.outcome {
+        Outcome::Answered { .. } => None,
+        Outcome::Failed(fault) => Some(fault.kind()),
+    };
+    let refused = matches!(exchange.outcome, Outcome::Failed(Fault::Refused(_)));
+    let headers: Vec<(&str, &str)> =
+        exchange.headers.iter().map(|(n, v)| (n.as_str(), redact(n, v))).collect();
+    args![
+        a.id,
+        a.number,
+        a.started_at,
+        i64::try_from(exchange.duration.as_millis()).unwrap_or(i64::MAX),
+        // Where the time of a refused attempt went would tell one refused address from another.
+        if refused { None } else { serde_json::to_string(&exchange.phases).ok() },
+        status,
+        error,
+        if headers.is_empty() { None } else { serde_json::to_string(&headers).ok() },
+        if exchange.body.is_empty() { None } else { Some(exchange.body.to_vec()) },
+        next_at(a),
+    ]
+}
+
+fn redact<'a>(name: &str, value: &'a str) -> &'a str {
+    if REDACTED.contains(&name.to_ascii_lowercase().as_str()) { "redacted" } else { value }
+}
+
+/// Who asked to be told that a callback died gets a delivery of its own.
+async fn tell_failure_urls(
+    tx: &mut Tx,
+    out: &mut Outbox<'_>,
+    dead: Vec<Vec<Value>>,
+    now: Millis,
+) -> Result<()> {
+    for row in tx.batch(&FAILURE_URLS, vec![], dead).await? {
+        let reason = row.text(11)?;
+        let notice = DeadNotice {
+            delivery_id: row.id(0)?,
+            event_type: row.text(2)?,
+            job_id: row.id_opt(3)?,
+            url: row.text(4)?,
+            reason: reason.parse::<DeadReason>().map_err(|_| Error::Bug(reason))?.as_str(),
+            attempts: row.count(8)?,
+            last_error: row.text_opt(9)?,
+        };
+        let (url, sealed, sealed_row, trace) =
+            (row.text(5)?, row.bytes_opt(6)?, row.uuid_opt(7)?, row.text_opt(10)?);
+        let new = NewDelivery {
+            tenant: row.id(1)?,
+            event_id: EventId::from_uuid(uuid::Uuid::nil()),
+            event_kind: "delivery.dead",
+            event_at: now,
+            variant: "standard",
+            body: "",
+            job_id: notice.job_id,
+            url: &url,
+            sealed: sealed.as_deref().zip(sealed_row),
+            policy: RetryPolicy::default(),
+            failure_url: None,
+            traceparent: trace.as_deref(),
+            expires_at: None,
+        };
+        out.notice("delivery.dead", &notice, new)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The tenant's default webhook secret: made on first use, sealed, rotated with overlap.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Store;
+use super::batch::Sql;
+use super::db::Row;
+use super::error::{Error, Result};
+use super::pool::Tx;
+use super::seal::Aad;
+use crate::args;
+use crate::types::signature::Secret;
+use crate::types::{Millis, TenantId};
+
+const COLUMN: &str = "secrets.sealed";
+/// Live secrets of one owner, the newest first.
+const MOST: usize = 3;
+/// Another node's rotation is seen after this long; its overlap bridges it.
+const CACHE_FOR: Duration = Duration::from_secs(5);
+/// Tenants remembered; forgetting one costs a read.
+const REMEMBERED: usize = 10_000;
+
+macro_rules! live {
+    () => {
+        "SELECT id, sealed, expires_at FROM secrets
+         WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)
+         ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, created_at DESC, id DESC LIMIT 3"
+    };
+}
+const LIVE: &str = live!();
+static LIVE_NOW: Sql = Sql::plain(live!());
+// The tenant's row is the lock: two first uses must not make two secrets.
+static LOCK_TENANT: Sql = Sql::plain("SELECT q.id FROM tenants q WHERE q.id = $1 {wait}");
+static RETIRE: Sql = Sql::plain(
+    "UPDATE secrets SET expires_at = $2 WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
+);
+static PUT: Sql = Sql::plain(
+    "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at) VALUES ($1, $2, $2, $3, $4, NULL)",
+);
+
+/// A secret and until when it signs; None = until it is rotated.
+pub type LiveSecret = (Secret, Option<Millis>);
+
+/// What was read lately.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<HashMap<TenantId, (Millis, Vec<LiveSecret>)>>);
+
+impl Cache {
+    fn get(&self, tenant: TenantId, now: Millis) -> Option<Vec<LiveSecret>> {
+        let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, secrets) = cache.get(&tenant)?;
+        let fresh = now >= *at && now.since(*at) < CACHE_FOR;
+        let live = |(_, until): &&LiveSecret| until.is_none_or(|u| u > now);
+        fresh.then(|| secrets.iter().filter(live).cloned().collect())
+    }
+
+    fn put(&self, tenant: TenantId, secrets: &[LiveSecret], now: Millis) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() >= REMEMBERED {
+            cache.clear();
+        }
+        cache.insert(tenant, (now, secrets.to_vec()));
+    }
+}
+
+impl Store {
+    /// The tenant's live default secrets, newest first: they sign in this order.
+    pub async fn default_secrets(&self, tenant: TenantId, now: Millis) -> Result<Vec<LiveSecret>> {
+        if let Some(secrets) = self.0.secrets.get(tenant, now) {
+            return Ok(secrets);
+        }
+        let mut secrets = self.open_all(tenant, &self.read(LIVE, args![tenant, now]).await?)?;
+        if secrets.is_empty() {
+            let mut tx = self.0.writers.begin().await?;
+            tx.all(&LOCK_TENANT, args![tenant]).await?;
+            secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![tenant, now]).await?)?;
+            if secrets.is_empty() {
+                self.add(&mut tx, tenant, now).await?;
+                secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![tenant, now]).await?)?;
+            }
+            tx.commit().await?;
+        }
+        self.0.secrets.put(tenant, &secrets, now);
+        Ok(secrets)
+    }
+
+    /// A new default secret, first in the list; the ones before sign for `overlap` more.
+    pub async fn rotate_default_secret(
+        &self,
+        tenant: TenantId,
+        overlap: Duration,
+        now: Millis,
+    ) -> Result<Vec<LiveSecret>> {
+        let mut tx = self.0.writers.begin().await?;
+        tx.all(&LOCK_TENANT, args![tenant]).await?;
+        tx.run(&RETIRE, args![tenant, now.plus(overlap)]).await?;
+        self.add(&mut tx, tenant, now).await?;
+        let secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![tenant, now]).await?)?;
+        tx.commit().await?;
+        self.0.secrets.put(tenant, &secrets, now);
+        Ok(secrets)
+    }
+
+    async fn add(&self, tx: &mut Tx, tenant: TenantId, now: Millis) -> Result<()> {
+        let id = self.0.dice.id::<()>(now).uuid();
+        let secret = Secret::from_bytes(&self.0.dice.bytes::<32>()).map_err(|e| Error::Bug(e.to_string()))?;
+        let aad = Aad { tenant: tenant.uuid(), row: id, column: COLUMN };
+        let sealed = self.0.ring.seal(self.0.dice.bytes(), &aad, secret.bytes());
+        tx.run(&PUT, args![id, tenant, sealed, now]).await.map(drop)
+    }
+
+    fn open_all(&self, tenant: TenantId, rows: &[Row]) -> Result<Vec<LiveSecret>> {
+        rows.iter()
+            .take(MOST)
+            .map(|row| {
+                let aad = Aad { tenant: tenant.uuid(), row: row.uuid(0)?, column: COLUMN };
+                let plain = self.0.ring.open(&aad, &row.bytes(1)?)?;
+                let secret = Secret::from_bytes(&plain).map_err(|e| Error::Bug(e.to_string()))?;
+                Ok((secret, row.time_opt(2)?))
+            })
+            .collect()
+    }
+}

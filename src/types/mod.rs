@@ -1,0 +1,18 @@
+//! The language of the house: ids, states, retry maths, signatures, API shapes.
+//!
+//! Pure data and pure decisions. No async, no SQL, no HTTP, no clock.
+
+pub mod api;
+pub mod delivery;
+pub mod id;
+pub mod job;
+pub mod key;
+pub mod problem;
+pub mod retry;
+pub mod signature;
+pub mod submit;
+pub mod target;
+pub mod time;
+
+pub use id::{DeliveryId, EndpointId, EventId, Id, JobId, KeyId, LaneId, RedriveId, TenantId};
+pub use time::Millis;

@@ -1,0 +1,273 @@
+//! The pull worker: claims jobs, runs a handler for each, keeps the leases, reports the outcomes.
+//!
+//! ```text
+//! run:  claim (long poll, as many as there are free slots)
+//!         -> per job: handler(Task)      beside it a heartbeat every third of the lease
+//!         -> complete | fail | release   repeated until it is answered or the lease is surely over
+//! ```
+//!
+//! * The service may hand a job out again once its lease has run out, so a handler should be idempotent.
+//! * [`Task::stop`] fires when the client cancels the job, when the lease is lost, or when the worker is
+//!   being stopped and its grace is over. A handler that does not listen is dropped at its next `await`
+//!   once nobody wants its result any more.
+//! * A worker that cannot reach the service keeps its jobs running and tries again with growing pauses.
+
+mod lease;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::client::{Client, Error};
+use crate::dice::Dice;
+use crate::types::api;
+pub use crate::types::job::Failure;
+
+/// How a worker works. [`Options::new`] gives the usual values.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The queue to claim from.
+    pub queue: String,
+    /// Only jobs of these types; all when empty.
+    pub types: Vec<String>,
+    /// How many jobs run at a time.
+    pub concurrency: usize,
+    /// How long the service waits for a sign of life, 1..3600 s. Defaults to 30 s.
+    pub lease: Duration,
+    /// How long running jobs may go on after a stop was asked for. Defaults to 20 s.
+    pub grace: Duration,
+    /// Who asks, for people who look.
+    pub worker_id: Option<String>,
+}
+
+impl Options {
+    /// One job at a time of any type.
+    pub fn new(queue: impl Into<String>) -> Options {
+        Options {
+            queue: queue.into(),
+            types: Vec::new(),
+            concurrency: 1,
+            lease: Duration::from_secs(30),
+            grace: Duration::from_secs(20),
+            worker_id: None,
+        }
+    }
+}
+
+/// The result of a job.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// A JSON value.
+    Json(api::Json),
+    /// Bytes of any type.
+    Bytes {
+        /// Their content type.
+        content_type: String,
+        /// At most 1 MiB.
+        bytes: Bytes,
+    },
+    /// Kept elsewhere, at this URL.
+    Elsewhere(String),
+}
+
+/// One job in the handler's hands.
+#[derive(Debug)]
+pub struct Task {
+    /// What is to be done.
+    pub job: api::ClaimedJob,
+    /// Tells the client how far the work is.
+    pub progress: Progress,
+    /// Fires when the work is to be stopped, for whatever reason.
+    pub stop: CancellationToken,
+}
+
+#[cfg(test)]
+impl Task {
+    /// A task without a service behind it, and where its progress shows.
+    pub(crate) fn alone(job: api::ClaimedJob) -> (Task, impl Fn() -> (Option<u8>, Option<String>)) {
+        let (progress, marks) = watch::channel(Mark::default());
+        let seen = move || {
+            let mark = marks.borrow().clone();
+            (mark.percent, mark.message)
+        };
+        (Task { job, progress: Progress(progress), stop: CancellationToken::new() }, seen)
+    }
+}
+
+/// Tells the client how far the work is. Cheap to clone and to call; the newest word wins.
+#[derive(Debug, Clone)]
+pub struct Progress(watch::Sender<Mark>);
+
+impl Progress {
+    /// `percent` is held at 100, `message` cut after 1,000 characters.
+    pub fn report(&self, percent: u8, message: Option<&str>) {
+        let message = message.map(|text| text.chars().take(1_000).collect());
+        self.0.send_replace(Mark { percent: Some(percent.min(100)), message });
+    }
+}
+
+/// The last word of a handler on how far it is.
+#[derive(Debug, Clone, Default)]
+struct Mark {
+    percent: Option<u8>,
+    message: Option<String>,
+}
+
+/// The longest a claim waits for work. Stopping cuts it short.
+const WAIT_SECONDS: u32 = 20;
+/// The most that one claim may ask for.
+const CLAIM_MAX: usize = 500;
+
+/// Works until `shutdown` fires, then finishes or releases what is running.
+///
+/// Returns early only when the service refuses to hand out jobs at all, such as for a revoked key.
+pub async fn run<H, F>(
+    client: Client,
+    options: Options,
+    handler: H,
+    shutdown: CancellationToken,
+) -> Result<(), Error>
+where
+    H: Fn(Task) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Reply, Failure>> + Send + 'static,
+{
+    let shared = Arc::new(Shared { client, options, handler, hurry: CancellationToken::new() });
+    let mut running = JoinSet::new();
+    let ended = claim_and_start(&shared, &mut running, &shutdown).await;
+    let grace = tokio::time::timeout(shared.options.grace, drain(&mut running)).await;
+    if grace.is_err() {
+        // From here on handlers are told to stop; each ends or is dropped in bounded time.
+        shared.hurry.cancel();
+        drain(&mut running).await;
+    }
+    ended
+}
+
+/// What all jobs of one worker share.
+struct Shared<H> {
+    client: Client,
+    options: Options,
+    handler: H,
+    /// Fires when the grace of a stop is over.
+    hurry: CancellationToken,
+}
+
+async fn claim_and_start<H, F>(
+    shared: &Arc<Shared<H>>,
+    running: &mut JoinSet<()>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error>
+where
+    H: Fn(Task) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Reply, Failure>> + Send + 'static,
+{
+    let mut failures = 0;
+    while !shutdown.is_cancelled() {
+        while running.try_join_next().is_some() {}
+        let free = shared.options.concurrency.max(1).saturating_sub(running.len());
+        if free == 0 {
+            shutdown.run_until_cancelled(running.join_next()).await;
+            continue;
+        }
+        // Dropping the claim hangs up. Should the service hand out jobs in that very moment, their
+        // leases run out and other workers get them.
+        let Some(claimed) = shutdown.run_until_cancelled(claim(shared, free)).await else { break };
+        match claimed {
+            Ok(jobs) => {
+                failures = 0;
+                for job in jobs {
+                    running.spawn(work(Arc::clone(shared), job));
+                }
+            }
+            Err(error) if passing(&error) => {
+                failures += 1;
+                tracing::warn!(failures, "no claim, will try again: {error}");
+                let pause = pause(failures, Dice::Os.bytes());
+                shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn claim<H>(shared: &Shared<H>, free: usize) -> Result<Vec<api::ClaimedJob>, Error> {
+    let options = &shared.options;
+    let claim = api::Claim {
+        worker_id: options.worker_id.clone(),
+        max: u32::try_from(free.min(CLAIM_MAX)).ok(),
+        types: (!options.types.is_empty()).then(|| options.types.clone()),
+        lease_seconds: Some(whole_seconds(options.lease)),
+        wait_seconds: Some(WAIT_SECONDS),
+    };
+    shared.client.claim(&options.queue, &claim).await
+}
+
+/// One job from claim to report.
+async fn work<H, F>(shared: Arc<Shared<H>>, job: api::ClaimedJob)
+where
+    H: Fn(Task) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Reply, Failure>> + Send + 'static,
+{
+    let (id, token, attempt) = (job.job_id, job.lease_token, job.attempt);
+    tracing::info!(job.id = %id, job.kind = %job.kind, attempt, "claimed job {id}");
+    let (progress, marks) = watch::channel(Mark::default());
+    let stop = CancellationToken::new();
+    let keeper = lease::Keeper::start(&shared.client, id, token, shared.options.lease, marks, stop.clone());
+    let task = Task { job, progress: Progress(progress), stop: stop.clone() };
+    let ended = lease::watch(&shared.hurry, &stop, keeper.lost(), handle(Arc::clone(&shared), task)).await;
+    let lost = keeper.lost().is_cancelled();
+    drop(keeper);
+    if lost {
+        tracing::warn!(job.id = %id, attempt, "lost the lease of job {id}; its outcome is dropped");
+        return;
+    }
+    let outcome = report::Outcome::of(ended, shared.hurry.is_cancelled());
+    report::send(&shared.client, id, token, outcome, shared.options.lease).await;
+}
+
+/// In a task of its own, so that a handler that panics fails its job and nothing else.
+async fn handle<H, F>(shared: Arc<Shared<H>>, task: Task) -> Result<Reply, Failure>
+where
+    H: Fn(Task) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Reply, Failure>> + Send + 'static,
+{
+    let handling = tokio::spawn(async move { (shared.handler)(task).await });
+    AbortOnDropHandle::new(handling).await.unwrap_or_else(|_| {
+        let (error, code) = ("the worker's handler panicked".to_owned(), Some("panic".to_owned()));
+        Err(Failure { error, code, retryable: true, retry_after_seconds: None })
+    })
+}
+
+async fn drain(running: &mut JoinSet<()>) {
+    while running.join_next().await.is_some() {}
+}
+
+/// Whether the same call may be answered better a little later.
+fn passing(error: &Error) -> bool {
+    match error {
+        Error::Unreachable(_) => true,
+        Error::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),
+        Error::BadReply(_) => false,
+    }
+}
+
+/// Half a second, doubling up to 30 s, of which `random` takes away up to a half: workers that lost the
+/// service together must not come back together.
+fn pause(failures: u32, random: [u8; 1]) -> Duration {
+    let longest =
+        Duration::from_millis(500 << failures.saturating_sub(1).min(6)).min(Duration::from_secs(30));
+    longest - longest / 2 * u32::from(random[0]) / 255
+}
+
+fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1)
+}

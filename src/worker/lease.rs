@@ -1,0 +1,130 @@
+//! Keeps one lease while its job runs, and learns when the work is to be stopped.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Failure, Mark, Reply, passing, whole_seconds};
+use crate::client::{Client, Error};
+use crate::types::key::LeaseToken;
+use crate::types::{JobId, api};
+
+/// How long a handler whose result nobody wants may take to stop before it is dropped.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Progress is sent at most so often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Beats until it is dropped. In a task of its own, so that a handler which is slow to yield keeps its lease.
+pub(super) struct Keeper {
+    lost: CancellationToken,
+    _beating: AbortOnDropHandle<()>,
+}
+
+impl Keeper {
+    /// Starts to beat every third of `lease`; fires `stop` when the client cancels or the lease is lost.
+    pub(super) fn start(
+        client: &Client,
+        id: JobId,
+        token: LeaseToken,
+        lease: Duration,
+        marks: watch::Receiver<Mark>,
+        stop: CancellationToken,
+    ) -> Keeper {
+        let lost = CancellationToken::new();
+        let heart = Heart { client: client.clone(), id, token, lease, marks, stop, lost: lost.clone() };
+        Keeper { lost, _beating: AbortOnDropHandle::new(tokio::spawn(heart.beat())) }
+    }
+
+    /// Fires when the lease is lost.
+    pub(super) fn lost(&self) -> &CancellationToken {
+        &self.lost
+    }
+}
+
+struct Heart {
+    client: Client,
+    id: JobId,
+    token: LeaseToken,
+    lease: Duration,
+    marks: watch::Receiver<Mark>,
+    stop: CancellationToken,
+    lost: CancellationToken,
+}
+
+impl Heart {
+    async fn beat(mut self) {
+        let mut every = self.lease / 3;
+        loop {
+            // News of the handler goes out at once, the next ones not before this pause is over.
+            let rest = PROGRESS_EVERY.min(every / 2);
+            self.news(every - rest).await;
+            match self.tell().await {
+                Ok(alive) => {
+                    every = self.lease / 3;
+                    if alive.cancel_requested {
+                        self.stop.cancel();
+                    }
+                }
+                // While nobody can reach the service nobody else can get the job: go on, and knock more often.
+                Err(error) if passing(&error) => {
+                    tracing::warn!(job.id = %self.id, "no heartbeat: {error}");
+                    every = (self.lease / 10).max(PROGRESS_EVERY);
+                }
+                Err(error) => {
+                    tracing::warn!(job.id = %self.id, "the lease is lost: {error}");
+                    self.lost.cancel();
+                    self.stop.cancel();
+                    return;
+                }
+            }
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    /// One heartbeat, with the handler's last word.
+    async fn tell(&mut self) -> Result<api::Alive, Error> {
+        let mark = self.marks.borrow_and_update().clone();
+        let beat = api::Heartbeat {
+            lease_token: self.token,
+            progress: mark.percent,
+            message: mark.message,
+            extend_seconds: Some(whole_seconds(self.lease)),
+        };
+        self.client.heartbeat(self.id, &beat).await
+    }
+
+    /// Waits for a word of the handler, `longest` at the most.
+    async fn news(&mut self, longest: Duration) {
+        let news = async {
+            if self.marks.changed().await.is_err() {
+                // The handler has let go of its Progress; only time counts now.
+                std::future::pending::<()>().await;
+            }
+        };
+        let _ = tokio::time::timeout(longest, news).await;
+    }
+}
+
+/// Runs the handler to its end. `None` if it was stopped and did not come to one in time.
+///
+/// A cancelled job may take as long as its lease holds: its handler may still complete it.
+pub(super) async fn watch(
+    hurry: &CancellationToken,
+    stop: &CancellationToken,
+    lost: &CancellationToken,
+    work: impl Future<Output = Result<Reply, Failure>>,
+) -> Option<Result<Reply, Failure>> {
+    let unwanted = async {
+        tokio::select! {
+            () = hurry.cancelled() => stop.cancel(),
+            () = lost.cancelled() => {}
+        }
+        tokio::time::sleep(PATIENCE).await;
+    };
+    tokio::select! {
+        ended = work => Some(ended),
+        () = unwanted => None,
+    }
+}

@@ -1,0 +1,228 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+
+use super::*;
+
+const ID: &str = "job_01H455VB4PEX5VSKNK084SN02Q";
+const AT: &str = "2026-01-01T00:00:00.000Z";
+
+/// A service that hands out one job and writes down what it is told.
+#[derive(Default)]
+struct Fake {
+    /// Answers to claims, before those that find nothing.
+    claims: Mutex<VecDeque<(u16, Value)>>,
+    /// Answers to reports by verb, before those that say yes.
+    answers: Mutex<VecDeque<(&'static str, u16, Value)>>,
+    told: Mutex<Vec<(String, Value)>>,
+}
+
+impl Fake {
+    fn with_job() -> Arc<Fake> {
+        let job = json!({"jobId": ID, "type": "t", "input": null, "attempt": 1, "metadata": {},
+            "leaseToken": format!("rbl_{}", "A".repeat(32)), "leaseExpiresAt": AT});
+        let fake = Fake::default();
+        fake.claims.lock().unwrap().push_back((200, json!({"jobs": [job]})));
+        Arc::new(fake)
+    }
+
+    fn answer(&self, verb: &'static str, status: u16, body: Value) {
+        self.answers.lock().unwrap().push_back((verb, status, body));
+    }
+
+    fn told(&self, verb: &str) -> Vec<Value> {
+        let told = self.told.lock().unwrap();
+        told.iter().filter(|(at, _)| at == verb).map(|(_, body)| body.clone()).collect()
+    }
+
+    /// Waits until `verb` was told `count` times.
+    async fn hears(&self, verb: &str, count: usize) {
+        for _ in 0..1_000 {
+            if self.told(verb).len() >= count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{verb} was not told {count} times: {:?}", self.told.lock().unwrap());
+    }
+
+    async fn client(self: &Arc<Self>) -> Client {
+        let router = Router::new()
+            .route("/v1/queues/{queue}/claim", post(claim))
+            .route("/v1/jobs/{id}/{verb}", post(report))
+            .with_state(Arc::clone(self));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Client::new(&base, None).unwrap()
+    }
+}
+
+async fn claim(State(fake): State<Arc<Fake>>) -> Response {
+    let next = fake.claims.lock().unwrap().pop_front();
+    let (status, body) = match next {
+        Some(next) => next,
+        None => {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (200, json!({"jobs": []}))
+        }
+    };
+    (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response()
+}
+
+async fn report(
+    State(fake): State<Arc<Fake>>,
+    Path((_, verb)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: String,
+) -> Response {
+    let mut body = serde_json::from_str(&body).unwrap_or(Value::String(body));
+    if let Some(token) = headers.get("lease-token") {
+        body = json!({"leaseToken": token.to_str().unwrap(), "bytes": body});
+    }
+    fake.told.lock().unwrap().push((verb.clone(), body));
+    let mut answers = fake.answers.lock().unwrap();
+    let place = answers.iter().position(|(at, ..)| *at == verb);
+    let yes = || match verb.as_str() {
+        "heartbeat" => ("", 200, json!({"leaseExpiresAt": AT, "cancelRequested": false})),
+        _ => ("", 200, ended()),
+    };
+    let (_, status, body) = place.and_then(|at| answers.remove(at)).unwrap_or_else(yes);
+    (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response()
+}
+
+fn ended() -> Value {
+    json!({"jobId": ID, "status": "complete", "createdAt": AT, "state": "complete", "type": "t", "queue": "q",
+        "priority": 0, "worker": "pull", "attempt": 1, "maxAttempts": 3, "sequence": 3, "metadata": {}})
+}
+
+fn problem(code: &str, status: u16) -> Value {
+    json!({"type": format!("/problems/{code}"), "title": "no", "status": status, "code": code})
+}
+
+fn options() -> Options {
+    Options { lease: Duration::from_secs(1), grace: Duration::from_millis(300), ..Options::new("q") }
+}
+
+/// Runs a worker over `fake` while `script` plays.
+async fn with_worker<F>(
+    fake: &Arc<Fake>,
+    handler: impl Fn(Task) -> F + Send + Sync + 'static,
+    script: impl Future<Output = ()>,
+) where
+    F: Future<Output = Result<Reply, Failure>> + Send + 'static,
+{
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(run(fake.client().await, options(), handler, shutdown.clone()));
+    script.await;
+    shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(15), worker).await;
+    ended.expect("the worker must stop in bounded time").unwrap().unwrap();
+}
+
+fn failed(error: &str) -> Failure {
+    Failure { error: error.to_owned(), code: None, retryable: true, retry_after_seconds: None }
+}
+
+#[tokio::test]
+async fn a_job_is_done_with_heartbeats_beside_it() {
+    let fake = Fake::with_job();
+    // A service that is away for a moment costs a pause, not the worker.
+    fake.claims.lock().unwrap().push_front((503, problem("service-overloaded", 503)));
+    fake.answer("complete", 503, problem("storage-unavailable", 503));
+    let work = async |task: Task| {
+        task.progress.report(40, Some("half"));
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        Ok(Reply::Json(api::raw("{\"a\": 1}".to_owned())))
+    };
+    with_worker(&fake, work, fake.hears("complete", 2)).await;
+    let beats = fake.told("heartbeat");
+    assert_eq!((&beats[0]["progress"], &beats[0]["message"]), (&json!(40), &json!("half")));
+    assert_eq!(fake.told("complete")[1]["result"], json!({"a": 1}));
+}
+
+#[tokio::test]
+async fn a_lost_lease_stops_the_handler_and_its_outcome_is_dropped() {
+    let fake = Fake::with_job();
+    fake.answer("heartbeat", 409, problem("lease-lost", 409));
+    let stopped = CancellationToken::new();
+    let seen = stopped.clone();
+    let handler = move |task: Task| {
+        let seen = seen.clone();
+        async move {
+            task.stop.cancelled().await;
+            seen.cancel();
+            Ok(Reply::Json(api::null()))
+        }
+    };
+    with_worker(&fake, handler, stopped.cancelled()).await;
+    assert!(fake.told("complete").is_empty() && fake.told("fail").is_empty());
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_the_handler_which_still_reports() {
+    let fake = Fake::with_job();
+    fake.answer("heartbeat", 200, json!({"leaseExpiresAt": AT, "cancelRequested": true}));
+    let handler = async |task: Task| {
+        task.stop.cancelled().await;
+        Err(failed("stopped"))
+    };
+    with_worker(&fake, handler, fake.hears("fail", 1)).await;
+    assert_eq!(fake.told("fail")[0]["error"], "stopped");
+}
+
+#[tokio::test]
+async fn a_stop_gives_back_what_does_not_end_within_its_grace() {
+    let fake = Fake::with_job();
+    let handler = async |task: Task| {
+        task.stop.cancelled().await;
+        Err(failed("no time"))
+    };
+    with_worker(&fake, handler, fake.hears("heartbeat", 1)).await;
+    assert_eq!(fake.told("release").len(), 1);
+    assert!(fake.told("fail").is_empty());
+}
+
+#[tokio::test]
+async fn a_result_that_is_refused_fails_the_job() {
+    let fake = Fake::with_job();
+    fake.answer("complete", 413, problem("result-too-large", 413));
+    let handler =
+        async |_: Task| Ok(Reply::Bytes { content_type: "text/plain".to_owned(), bytes: "x".into() });
+    with_worker(&fake, handler, fake.hears("fail", 1)).await;
+    assert_eq!(fake.told("complete")[0]["bytes"], "x");
+    let told = &fake.told("fail")[0];
+    assert_eq!((&told["errorCode"], &told["retryable"]), (&json!("result-too-large"), &json!(false)));
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_fails_its_job_and_nothing_else() {
+    let fake = Fake::with_job();
+    let handler = async |_: Task| -> Result<Reply, Failure> { panic!("on purpose") };
+    with_worker(&fake, handler, fake.hears("fail", 1)).await;
+    assert_eq!(fake.told("fail")[0]["errorCode"], "panic");
+}
+
+#[tokio::test]
+async fn a_refused_claim_ends_the_worker() {
+    let fake = Arc::new(Fake::default());
+    fake.claims.lock().unwrap().push_back((403, problem("forbidden", 403)));
+    let handler = async |_: Task| Err(failed("never"));
+    let ended = run(fake.client().await, options(), handler, CancellationToken::new());
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+    assert!(matches!(ended, Err(Error::Problem(problem)) if problem.status == 403));
+}
+
+#[test]
+fn pauses_grow_to_half_a_minute_and_differ() {
+    let longest = [1, 2, 3, 7, 8, 99].map(|failures| pause(failures, [0]).as_millis());
+    assert_eq!(longest, [500, 1_000, 2_000, 30_000, 30_000, 30_000]);
+    assert_eq!(pause(1, [255]), Duration::from_millis(250));
+}

@@ -1,0 +1,9 @@
+//! The contract over HTTP, the same on both engines.
+
+mod deliveries;
+mod idempotency;
+mod refusals;
+mod result;
+mod seed;
+mod status;
+mod submit;

@@ -1,0 +1,128 @@
+//! The same request twice is one job.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::support::app::{Site, TestApp, both_engines, id};
+use crate::support::ask::Ask;
+
+both_engines! {
+    a_repeat_gets_the_first_answer_again,
+    another_request_under_the_key_is_refused,
+    twenty_at_once_make_one_job,
+    aliases_and_quotes_share_the_key,
+    operations_count_their_callback_headers,
+    a_batch_repeats_as_a_whole,
+    a_refusal_is_not_remembered,
+    malformed_keys_are_refused,
+}
+
+fn keyed(app: &TestApp, path: &str, key: &str, body: &Value) -> Ask {
+    app.post(path, body).header("idempotency-key", key)
+}
+
+async fn count(app: &TestApp) -> usize {
+    app.get("/v1/jobs").await.ok(200)["items"].as_array().unwrap().len()
+}
+
+async fn a_repeat_gets_the_first_answer_again(site: &Site) {
+    let app = site.start().await;
+    let body = json!({"type": "t", "worker": "external"});
+
+    let first = keyed(&app, "/v1/jobs", "k-1", &body).await;
+    let again = keyed(&app, "/v1/jobs", "k-1", &body).await;
+
+    assert_eq!(first.header("idempotent-replayed"), "");
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(first.ok(202), again.ok(202), "the lease token too");
+    assert_eq!(first.header("location"), again.header("location"));
+    app.report(&first.json(), "complete", json!({})).await.ok(200);
+    assert_eq!(keyed(&app, "/v1/jobs", "k-1", &body).await.ok(202)["jobId"], first.json()["jobId"]);
+    assert_eq!(count(&app).await, 1);
+}
+
+async fn another_request_under_the_key_is_refused(site: &Site) {
+    let app = site.start().await;
+    keyed(&app, "/v1/jobs", "k", &json!({"type": "t"})).await.ok(202);
+
+    let other = keyed(&app, "/v1/jobs", "k", &json!({"type": "u"})).await;
+
+    other.refused(422, "idempotency-key-reused", "");
+    assert_eq!(count(&app).await, 1);
+    keyed(&app, "/v1/operations/t", "k", &json!({"type": "u"})).await.ok(202);
+}
+
+async fn twenty_at_once_make_one_job(site: &Site) {
+    let app = site.start().await;
+    let body = json!({"type": "t"});
+
+    let asks = (0..20).map(|_| keyed(&app, "/v1/jobs", "k", &body).into_future());
+    let replies = futures_util::future::join_all(asks).await;
+
+    let mut ids = BTreeSet::new();
+    for reply in &replies {
+        match reply.status {
+            202 => drop(ids.insert(id(&reply.json()["jobId"]))),
+            _ => drop(reply.refused(409, "idempotency-in-flight", "")),
+        }
+    }
+    assert_eq!((ids.len(), count(&app).await), (1, 1));
+    let new = replies.iter().filter(|r| r.status == 202 && r.header("idempotent-replayed").is_empty());
+    assert_eq!(new.count(), 1);
+}
+
+async fn aliases_and_quotes_share_the_key(site: &Site) {
+    let route = "[[routes]]\npath = \"/api/reports/generate\"\ntype = \"report.generate\"\n";
+    let app = site.start_configured(route).await;
+    let body = json!({"type": "t"});
+
+    let bare = keyed(&app, "/v1/jobs", "8e03978e", &body).await.ok(202);
+    let quoted = keyed(&app, "/api/jobs", "\"8e03978e\"", &body).await.ok(202);
+    assert_eq!(bare["jobId"], quoted["jobId"]);
+
+    let operation = keyed(&app, "/v1/operations/report.generate", "x", &body).await.ok(202);
+    let route = keyed(&app, "/api/reports/generate", "x", &body).await.ok(202);
+    assert_eq!(operation["jobId"], route["jobId"]);
+    assert_eq!(count(&app).await, 2);
+}
+
+async fn operations_count_their_callback_headers(site: &Site) {
+    let app = site.start().await;
+    let ask = |url: &str| keyed(&app, "/v1/operations/t", "k", &json!({})).header("callback-url", url);
+
+    let first = ask("https://a.example.com/").await.ok(202);
+    assert_eq!(ask("https://a.example.com/").await.ok(202)["jobId"], first["jobId"]);
+    ask("https://b.example.com/").await.refused(422, "idempotency-key-reused", "");
+}
+
+async fn a_batch_repeats_as_a_whole(site: &Site) {
+    let app = site.start().await;
+    let body = json!({"jobs": [{"type": "a"}, {"type": "b"}]});
+
+    let first = keyed(&app, "/v1/jobs/batch", "k", &body).await;
+    let again = keyed(&app, "/v1/jobs/batch", "k", &body).await;
+
+    assert_eq!(first.ok(202), again.ok(202));
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    let other = json!({"jobs": [{"type": "a"}, {"type": "c"}]});
+    keyed(&app, "/v1/jobs/batch", "k", &other).await.refused(422, "idempotency-key-reused", "");
+    assert_eq!(count(&app).await, 2);
+}
+
+async fn a_refusal_is_not_remembered(site: &Site) {
+    let app = site.start().await;
+    keyed(&app, "/v1/jobs", "k", &json!({"type": ""})).await.refused(422, "validation-failed", "/type");
+    keyed(&app, "/v1/jobs", "k", &json!({"type": "t"})).await.ok(202);
+}
+
+async fn malformed_keys_are_refused(site: &Site) {
+    let app = site.start().await;
+    for bad in ["", "\"\"", "\"open", "two words", &"x".repeat(256)] {
+        let reply = keyed(&app, "/v1/jobs", bad, &json!({"type": "t"})).await;
+        reply.refused(400, "idempotency-key-invalid", "Idempotency-Key");
+    }
+    let twice = keyed(&app, "/v1/jobs", "a", &json!({"type": "t"})).header("idempotency-key", "b").await;
+    twice.refused(400, "idempotency-key-invalid", "Idempotency-Key");
+    app.holds_no_job().await;
+}

@@ -1,0 +1,167 @@
+//! What a worker made, as its client reads it.
+
+use serde_json::json;
+
+use crate::support::app::{Site, TestApp, both_engines, id};
+
+both_engines! {
+    json_comes_back_byte_for_byte,
+    bytes_keep_their_type_and_never_run_in_a_browser,
+    one_range_is_honoured,
+    no_result_yet_says_when_to_come_back,
+    a_failed_job_has_none,
+    a_result_kept_elsewhere_is_pointed_to,
+    a_result_that_is_too_large_is_refused,
+    reading_waits_for_the_end,
+}
+
+/// A job completed with these bytes.
+async fn with_bytes(app: &TestApp, content_type: &str, bytes: &[u8]) -> String {
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let token = id(&app.claim_one().await["leaseToken"]);
+    let complete = app.ask("POST", &format!("/v1/jobs/{job}/complete")).text(content_type, bytes.to_vec());
+    complete.header("lease-token", &token).await.ok(200);
+    job
+}
+
+async fn json_comes_back_byte_for_byte(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let token = id(&app.claim_one().await["leaseToken"]);
+    let body = format!("{{\"leaseToken\":\"{token}\",\"result\":{{\"b\" : 1.0, \"a\":[1e2]}}}}");
+    let complete = app.ask("POST", &format!("/v1/jobs/{job}/complete"));
+    let done = complete.text("application/json", body).await.ok(200);
+
+    assert_eq!(done["resultUrl"], format!("{}/results/{job}.json", app.url));
+    for path in [format!("/v1/jobs/{job}/result"), format!("/results/{job}"), format!("/results/{job}.json")]
+    {
+        let result = app.get(&path).await;
+        assert_eq!((result.status, &result.body[..]), (200, &b"{\"b\" : 1.0, \"a\":[1e2]}"[..]));
+        assert_eq!(result.header("content-type"), "application/json");
+    }
+
+    let nothing = app.submit_id(json!({"type": "t"})).await;
+    let claimed = app.claim_one().await;
+    app.report(&claimed, "complete", json!({})).await.ok(200);
+    assert_eq!(app.get(&format!("/v1/jobs/{nothing}/result")).await.body, "null");
+}
+
+async fn bytes_keep_their_type_and_never_run_in_a_browser(site: &Site) {
+    let app = site.start().await;
+    let page = b"<script>alert(1)</script>\xff\x00";
+    let job = with_bytes(&app, "text/html; charset=utf-8", page).await;
+
+    let result = app.get(&format!("/results/{job}.html")).await;
+
+    assert_eq!((result.status, &result.body[..]), (200, &page[..]));
+    for (name, value) in [
+        ("content-type", "text/html; charset=utf-8"),
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "sandbox"),
+        ("accept-ranges", "bytes"),
+        ("content-length", "27"),
+    ] {
+        assert_eq!(result.header(name), value, "{name}");
+    }
+    assert_eq!(result.header("content-disposition"), format!("attachment; filename=\"{job}.html\""));
+    let known = app.get(&format!("/results/{job}")).header("if-none-match", result.header("etag")).await;
+    known.ok(304);
+    let abc = with_bytes(&app, "application/octet-stream", b"abc").await;
+    let abc = app.get(&format!("/v1/jobs/{abc}/result")).await;
+    assert_eq!(abc.header("repr-digest"), "sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:");
+    let empty = with_bytes(&app, "text/plain", b"").await;
+    let empty = app.get(&format!("/v1/jobs/{empty}/result")).await;
+    assert_eq!((empty.status, empty.body.len()), (200, 0));
+}
+
+async fn one_range_is_honoured(site: &Site) {
+    let app = site.start().await;
+    let job = with_bytes(&app, "text/plain", b"0123456789").await;
+    let ask = |range: &str| app.get(&format!("/v1/jobs/{job}/result")).header("range", range);
+
+    for (range, shown, body) in [
+        ("bytes=2-4", "bytes 2-4/10", "234"),
+        ("bytes=7-", "bytes 7-9/10", "789"),
+        ("bytes=-1", "bytes 9-9/10", "9"),
+    ] {
+        let part = ask(range).await;
+        assert_eq!(
+            (part.status, part.header("content-range"), &part.body[..]),
+            (206, shown, body.as_bytes())
+        );
+        assert!(part.header("repr-digest").starts_with("sha-256=:"));
+        assert_eq!(part.header("x-content-type-options"), "nosniff");
+    }
+    let outside = ask("bytes=10-").await;
+    outside.refused(416, "range-not-satisfiable", "Range");
+    assert_eq!(outside.header("content-range"), "bytes */10");
+    assert_eq!(ask("lines=1-2").await.status, 200);
+    assert_eq!(ask("bytes=0-1").header("if-range", "\"old\"").await.status, 200);
+}
+
+async fn no_result_yet_says_when_to_come_back(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let path = format!("/v1/jobs/{job}/result");
+    for _ in 0..2 {
+        let early = app.get(&path).await;
+        assert_eq!(early.status, 409);
+        assert_eq!(early.json()["code"], "result-not-ready");
+        assert!((1..=30).contains(&early.header("retry-after").parse::<u32>().unwrap()));
+        app.claim(1).await;
+    }
+}
+
+async fn a_failed_job_has_none(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let claimed = app.claim_one().await;
+    app.report(&claimed, "fail", json!({"error": "no such year", "retryable": false})).await.ok(200);
+
+    let problem = app.get(&format!("/v1/jobs/{job}/result")).await.refused(409, "job-failed", "");
+
+    assert_eq!(problem["detail"], "no such year");
+}
+
+async fn a_result_kept_elsewhere_is_pointed_to(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let claimed = app.claim_one().await;
+    let both = json!({"result": 1, "resultUrl": "https://files.example.com/a"});
+    app.report(&claimed, "complete", both).await.refused(422, "validation-failed", "/resultUrl");
+    let script = json!({"resultUrl": "javascript:alert(1)"});
+    app.report(&claimed, "complete", script).await.refused(422, "validation-failed", "/resultUrl");
+
+    let url = "https://files.example.com/a?sig=x";
+    let done = app.report(&claimed, "complete", json!({"resultUrl": url})).await.ok(200);
+
+    assert_eq!(done["resultUrl"], url);
+    let result = app.get(&format!("/v1/jobs/{job}/result")).await;
+    assert_eq!((result.status, result.header("location")), (303, url));
+}
+
+async fn a_result_that_is_too_large_is_refused(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let claimed = app.claim_one().await;
+    let token = id(&claimed["leaseToken"]);
+    let raw = |n: usize| {
+        let ask = app.ask("POST", &format!("/v1/jobs/{job}/complete")).header("lease-token", &token);
+        ask.text("text/plain", vec![b'x'; n])
+    };
+    raw(1024 * 1024 + 1).await.refused(413, "result-too-large", "");
+    let large = json!({"result": "x".repeat(1024 * 1024)});
+    app.report(&claimed, "complete", large).await.refused(413, "result-too-large", "");
+    assert_eq!(app.job(&job).await["status"], "processing", "it may still send a smaller one");
+    raw(1024 * 1024).await.ok(200);
+    assert_eq!(app.get(&format!("/results/{job}.txt")).await.body.len(), 1024 * 1024);
+}
+
+async fn reading_waits_for_the_end(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let read = app.get(&format!("/v1/jobs/{job}/result")).header("prefer", "wait=20");
+    let (result, _) = tokio::join!(read.into_future(), app.complete(&job));
+    assert_eq!((result.status, &result.body[..]), (200, &b"{\"ok\":true}"[..]));
+    assert_eq!(result.header("preference-applied"), "wait=20");
+}

@@ -1,0 +1,16 @@
+//! Every verb of the store, on both engines.
+
+mod change;
+mod check;
+mod deliveries;
+mod engines;
+mod etag;
+mod hand_over;
+mod history;
+mod keys;
+mod lanes;
+mod lease;
+mod letters;
+mod read;
+mod retention;
+mod submit;

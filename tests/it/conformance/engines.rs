@@ -1,0 +1,167 @@
+//! What the engines themselves bring: bad data, outages, locks, schemas, plans.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ringback::store::db::{Engine, Target};
+use ringback::store::{Error, Store};
+use tokio::time::Instant;
+
+use crate::support::postgres::Server;
+use crate::support::store::{Bed, both_stores, key, open};
+
+both_stores! {
+    bad_data_fails_only_the_call_that_brought_it,
+    migrations_run_twice_change_nothing,
+}
+
+async fn bad_data_fails_only_the_call_that_brought_it(bed: &Bed) {
+    let calls = (0..40).map(|i| {
+        let job = bed.job_with(|j| match i % 20 {
+            7 => j.kind = "a\0b".to_owned(),
+            _ => j.idempotency = Some(key("/v1/jobs", &i.to_string(), 1)),
+        });
+        bed.store.submit(vec![job], bed.now())
+    });
+    let told = join_all(calls).await;
+    let refused = told.iter().filter(|t| matches!(t, Err(Error::Data(_)))).count();
+    let stored = told.iter().filter(|t| t.is_ok()).count();
+    match bed.engine() {
+        // SQLite stores the NUL, or cuts the text there: text is checked before it comes here.
+        Engine::Sqlite => assert_eq!(stored + refused, 40),
+        Engine::Postgres => assert_eq!((stored, refused), (38, 2)),
+    }
+    assert_eq!(bed.count("idempotency").await, 38);
+}
+
+async fn migrations_run_twice_change_nothing(bed: &Bed) {
+    bed.submit_n(1).await;
+    bed.store.close().await;
+    Store::migrate(&bed.url).await.unwrap();
+    Store::migrate(&bed.url).await.unwrap();
+    let again = open(&bed.url, 3).await.unwrap();
+    assert_eq!(
+        again
+            .jobs(bed.tenant, &Default::default(), crate::support::store::page(9), bed.now())
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    bed.spoil(); // the store of this bed is closed
+}
+
+#[tokio::test]
+async fn both_engines_have_the_same_tables_columns_and_indexes() {
+    let (sqlite, postgres) = (Bed::sqlite().await, Bed::postgres().await);
+    let set = async |bed: &Bed, sql| {
+        let rows = bed.rows(sql).await;
+        rows.iter().map(|r| r.text(0).unwrap()).collect::<BTreeSet<String>>()
+    };
+    let ours = "SELECT m.name || '.' || c.name || ' ' || CASE WHEN c.\"notnull\" = 1 OR c.pk > 0 THEN 'NO' ELSE 'YES' END
+                || ' ' || CASE c.type WHEN 'INTEGER' THEN 'int' WHEN 'TEXT' THEN 'text' ELSE 'bytes' END
+                FROM sqlite_schema m JOIN pragma_table_info(m.name) c
+                WHERE m.type = 'table' AND m.name NOT LIKE '\\_sqlx%' ESCAPE '\\' AND m.name NOT LIKE 'sqlite%'";
+    let theirs = "SELECT CAST(table_name || '.' || column_name || ' ' || is_nullable || ' ' ||
+                  CASE data_type WHEN 'bigint' THEN 'int' WHEN 'text' THEN 'text' ELSE 'bytes' END AS TEXT)
+                  FROM information_schema.columns
+                  WHERE table_schema = 'public' AND table_name NOT LIKE '\\_sqlx%'";
+    assert_eq!(set(&sqlite, ours).await, set(&postgres, theirs).await);
+    let ours = "SELECT name FROM sqlite_schema WHERE type = 'index' AND name NOT LIKE 'sqlite%'";
+    let theirs = "SELECT CAST(indexname AS TEXT) FROM pg_indexes WHERE schemaname = 'public'
+                  AND indexname NOT LIKE '%\\_pkey' AND indexname NOT LIKE '%\\_key'";
+    assert_eq!(set(&sqlite, ours).await, set(&postgres, theirs).await);
+    let versions = "SELECT CAST(version AS TEXT) FROM _sqlx_migrations WHERE success";
+    let (ours, theirs) = (set(&sqlite, versions).await, set(&postgres, versions).await);
+    assert!(!ours.is_empty() && ours == theirs);
+}
+
+#[tokio::test]
+async fn a_second_handle_on_one_file_is_refused() {
+    let bed = Bed::sqlite().await;
+    let second = open(&bed.url, 2).await.err();
+    assert!(matches!(&second, Some(Error::Down(why)) if why.contains("another process")), "{second:?}");
+    bed.store.close().await;
+    open(&bed.url, 2).await.unwrap().ping().await.unwrap();
+    assert!(open("sqlite::memory:", 2).await.is_err());
+    assert!(open("mysql://x", 2).await.is_err());
+}
+
+#[tokio::test]
+async fn a_stopped_server_is_down_and_comes_back() {
+    let server = Server::start("").await;
+    let bed = Bed::on(server.database().await, None).await;
+    bed.submit_n(3).await;
+    server.stop_immediate().await;
+    let began = Instant::now();
+    let new = bed.job();
+    let (wrote, read, pinged) = tokio::join!(
+        bed.store.submit(vec![new.clone()], bed.now()),
+        bed.store.job(bed.tenant, new.id, bed.now()),
+        bed.store.ping(),
+    );
+    assert!(matches!(wrote, Err(Error::Down(_))), "{wrote:?}");
+    assert!(matches!(read, Err(Error::Down(_))) && matches!(pinged, Err(Error::Down(_))));
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    server.resume().await;
+    bed.submit(new.clone()).await;
+    bed.submit(new).await;
+    assert_eq!(bed.lease(9).await.len(), 4, "nothing acknowledged is lost, nothing made twice");
+
+    // An outage shorter than the patience is not noticed.
+    let held = bed.submit_n(1);
+    let (_, restarted) = tokio::join!(server.restart_immediate(), held);
+    assert_eq!(restarted.len(), 1);
+    assert!(bed.store.server_time().await.unwrap().is_some());
+    bed.sound().await;
+}
+
+#[tokio::test]
+async fn claims_walk_their_indexes() {
+    let bed = Bed::postgres().await;
+    let jobs = (0..1_000).map(|_| bed.called_back()).collect();
+    bed.store.submit(jobs, bed.now()).await.unwrap();
+    let held = bed.lease(100).await;
+    let all = held.iter().map(|j| bed.held(j, crate::support::store::complete()));
+    join_all(all).await.into_iter().for_each(|a| drop(a.unwrap()));
+    let tenant = bed.literal(bed.tenant.uuid());
+    let now = bed.now().0;
+    let claim = format!(
+        "WITH picked AS MATERIALIZED (
+             SELECT q.job_id FROM job_queue q
+             WHERE q.tenant_id = {tenant} AND q.queue = 'default' AND q.level = 2 AND q.due_at > 0 AND q.due_at <= {now}
+               AND q.attempts_left > 0 AND q.cancel_at IS NULL
+             ORDER BY q.due_at LIMIT 10 FOR NO KEY UPDATE OF q SKIP LOCKED)
+         UPDATE job_queue SET fence = fence FROM picked WHERE job_queue.job_id = picked.job_id"
+    );
+    let due = format!(
+        "SELECT delivery_id FROM delivery_queue WHERE due_at > 0 AND due_at <= {now} ORDER BY due_at LIMIT 10"
+    );
+    let lane = bed.literal(bed.store.lanes_due(bed.now(), 1).await.unwrap()[0].uuid());
+    let in_lane = format!(
+        "SELECT delivery_id FROM delivery_queue WHERE (lane_id, due_at) >= ({lane}, 0)
+         AND (lane_id, due_at) <= ({lane}, {now}) ORDER BY lane_id, due_at LIMIT 10"
+    );
+    for (sql, index) in
+        [(claim, "job_queue_due"), (due, "delivery_queue_due"), (in_lane, "delivery_queue_lane")]
+    {
+        let plan = explain(&bed, &sql).await;
+        assert!(plan.contains(index), "{plan}");
+        assert!(!plan.contains("Seq Scan"), "{plan}");
+        for line in plan.lines() {
+            let rows = line.split("rows=").last().and_then(|r| r.split(' ').next()?.parse::<f64>().ok());
+            assert!(rows.is_none_or(|n| n <= 10.0), "no step touches more rows than the limit: {plan}");
+        }
+    }
+    assert_eq!(bed.lease(7).await.len(), 7, "never more than was asked for");
+}
+
+/// The plan as the pinned connections of the hot verbs would make it, run.
+async fn explain(bed: &Bed, sql: &str) -> String {
+    let text: &'static str =
+        Box::leak(format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {sql}").into_boxed_str());
+    let mut conn = Target::parse(&bed.url).unwrap().pinned().connect(false).await.unwrap();
+    let rows = conn.all(text, vec![]).await.unwrap();
+    rows.iter().map(|r| r.text(0).unwrap()).collect::<Vec<_>>().join("\n")
+}

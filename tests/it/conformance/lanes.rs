@@ -1,0 +1,131 @@
+//! Lanes and the nodes that own them.
+
+use ringback::store::LaneState;
+use ringback::types::delivery::Verdict;
+use ringback::types::id::NodeId;
+use ringback::types::{DeliveryId, LaneId, Millis};
+
+use crate::support::store::{Bed, attempted, both_stores, page};
+
+both_stores! {
+    a_lane_has_one_owner_at_a_time,
+    how_a_lane_stands_outlives_its_owner,
+    a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them,
+    lanes_are_shown_with_their_depth,
+    old_leases_are_void_where_no_other_node_can_be,
+}
+
+async fn lane(bed: &Bed) -> (LaneId, DeliveryId) {
+    bed.completed().await;
+    let due = bed.store.due(Millis(0), bed.now(), 1).await.unwrap()[0];
+    (due.lane, due.id)
+}
+
+fn node(bed: &Bed) -> NodeId {
+    bed.dice.id(bed.now())
+}
+
+async fn own(bed: &Bed, node: NodeId, lane: (LaneId, DeliveryId)) -> Vec<LaneState> {
+    bed.store.own_lanes(node, &[lane, lane], bed.now()).await.unwrap()
+}
+
+async fn a_lane_has_one_owner_at_a_time(bed: &Bed) {
+    let lane = lane(bed).await;
+    let (one, two) = (node(bed), node(bed));
+    for n in [one, two] {
+        bed.store.keep_alive(n, Millis(bed.now().0 + 10_000)).await.unwrap();
+    }
+    let (a, b) = tokio::join!(own(bed, one, lane), own(bed, two, lane));
+    assert_eq!(a.len() + b.len(), 1, "one of them");
+    let (owner, other) = if a.is_empty() { (two, one) } else { (one, two) };
+    let fresh = LaneState {
+        id: lane.0,
+        concurrency: 10,
+        failures: 0,
+        opened: 0,
+        held_until: None,
+        held_reason: None,
+    };
+    assert_eq!(own(bed, owner, lane).await, [fresh], "again and again");
+    assert!(own(bed, other, lane).await.is_empty());
+    assert!(bed.store.own_lanes(owner, &[], bed.now()).await.unwrap().is_empty());
+}
+
+async fn how_a_lane_stands_outlives_its_owner(bed: &Bed) {
+    let lane = lane(bed).await;
+    let (one, two) = (node(bed), node(bed));
+    bed.store.keep_alive(one, Millis(bed.now().0 + 10_000)).await.unwrap();
+    let mut state = own(bed, one, lane).await.remove(0);
+    (state.concurrency, state.failures, state.opened) = (32, 11, 2);
+    (state.held_until, state.held_reason) = (Some(Millis(bed.now().0 + 5_000)), Some("breaker".to_owned()));
+    bed.store.save_lanes(one, &[(state.clone(), false)]).await.unwrap();
+    let other = LaneState { concurrency: 1, ..state.clone() };
+    bed.store.save_lanes(two, &[(other, true)]).await.unwrap();
+    assert_eq!(own(bed, one, lane).await, [state.clone()], "only its owner writes");
+    assert!(own(bed, two, lane).await.is_empty());
+    bed.store.save_lanes(one, &[(state.clone(), true)]).await.unwrap();
+    assert_eq!(own(bed, two, lane).await, [state], "let go of, it is free at once");
+    bed.store.save_lanes(two, &[]).await.unwrap();
+}
+
+async fn a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them(bed: &Bed) {
+    let lane = lane(bed).await;
+    let (one, two) = (node(bed), node(bed));
+    bed.store.keep_alive(one, Millis(bed.now().0 + 10_000)).await.unwrap();
+    own(bed, one, lane).await;
+    bed.pass_seconds(9);
+    bed.store.keep_alive(one, Millis(bed.now().0 + 10_000)).await.unwrap();
+    bed.pass_seconds(9);
+    assert!(own(bed, two, lane).await.is_empty(), "it is alive");
+    bed.pass_seconds(1);
+    bed.store.keep_alive(two, Millis(bed.now().0 + 10_000)).await.unwrap();
+    assert_eq!(own(bed, two, lane).await.len(), 1, "taken over");
+    assert!(own(bed, one, lane).await.is_empty());
+    assert_eq!(bed.store.forget_nodes(bed.now()).await.unwrap(), 0, "dead, but not for long");
+    bed.pass_seconds(1);
+    assert_eq!(bed.store.forget_nodes(bed.now()).await.unwrap(), 1);
+    bed.store.leave(two).await.unwrap();
+    assert_eq!(own(bed, one, lane).await.len(), 1, "free at once");
+    assert_eq!(bed.count("nodes").await, 0);
+}
+
+async fn lanes_are_shown_with_their_depth(bed: &Bed) {
+    let first = lane(bed).await;
+    assert!(bed.store.lanes(bed.tenant, page(9), bed.now()).await.unwrap().is_empty(), "nobody owns one yet");
+    let mut state = own(bed, bed.node, first).await.remove(0);
+    let sent = bed.claim_one().await;
+    bed.completed().await;
+    bed.completed().await;
+    let show = async || bed.store.lanes(bed.tenant, page(9), bed.now()).await.unwrap().remove(0);
+    let shown = show().await;
+    assert_eq!((shown.kind.as_str(), shown.state.as_str()), ("origin", "open"));
+    assert_eq!(shown.origin.as_deref(), Some("https://hooks.example.com"));
+    assert_eq!((shown.depth, shown.in_flight, shown.max_in_flight), (3, 1, 10));
+    assert_eq!(shown.oldest_due, Some(bed.now()));
+    for (reason, word) in [("breaker", "broken"), ("retry-after", "paused")] {
+        (state.held_until, state.held_reason) = (Some(Millis(bed.now().0 + 1_000)), Some(reason.to_owned()));
+        bed.store.save_lanes(bed.node, &[(state.clone(), false)]).await.unwrap();
+        assert_eq!(show().await.state, word);
+    }
+    bed.pass_seconds(1);
+    let shown = show().await;
+    assert_eq!((shown.state.as_str(), shown.held_until), ("open", None));
+    assert!(bed.record(attempted(&sent, 200, Verdict::Delivered)).await);
+    assert_eq!(show().await.depth, 2);
+}
+
+async fn old_leases_are_void_where_no_other_node_can_be(bed: &Bed) {
+    bed.completed().await;
+    let sent = bed.claim_one().await;
+    assert_eq!(bed.store.void_old_leases(bed.node, bed.now()).await.unwrap(), 0, "one's own stay");
+    let reborn = node(bed);
+    let voided = bed.store.void_old_leases(reborn, bed.now()).await.unwrap();
+    match bed.engine() {
+        ringback::store::db::Engine::Postgres => assert_eq!(voided, 0, "another node may hold it"),
+        ringback::store::db::Engine::Sqlite => {
+            assert_eq!(voided, 1);
+            let again = bed.claim_one().await;
+            assert_eq!((again.id, again.number, again.unknowns), (sent.id, 2, 1));
+        }
+    }
+}

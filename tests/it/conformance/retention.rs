@@ -1,0 +1,135 @@
+//! What is past its retention goes, and nothing else.
+
+use std::time::Duration;
+
+use ringback::store::{DeliveryFilter, Error, What};
+use ringback::types::delivery::{DeadReason, Verdict};
+
+use crate::support::store::{Bed, both_stores, complete, failure, page};
+
+const DAY: u64 = 86_400;
+
+both_stores! {
+    an_ended_job_is_purged_then_forgotten,
+    owed_jobs_stay_however_old,
+    a_job_that_a_dead_letter_needs_stays_with_it,
+    more_than_one_bite_spares_what_is_needed,
+    a_kept_job_keeps_its_callback_state,
+    a_retried_job_is_not_purged,
+}
+
+/// Bites until nothing is left to remove; gives how many rows went.
+async fn retain(bed: &Bed) -> u64 {
+    let mut gone = 0;
+    loop {
+        match bed.store.retain(bed.now()).await.unwrap() {
+            0 => return gone,
+            n => gone += n,
+        }
+        bed.sound().await;
+    }
+}
+
+async fn an_ended_job_is_purged_then_forgotten(bed: &Bed) {
+    let id = bed.completed().await.id;
+    let sent = bed.deliver(200, Verdict::Delivered).await;
+    bed.pass(Duration::from_secs(7 * DAY) - Duration::from_millis(1));
+    assert_eq!(retain(bed).await, 0);
+    bed.pass(Duration::from_millis(1));
+    assert!(retain(bed).await > 0);
+    assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
+    assert!(matches!(bed.store.job_result(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
+    assert!(matches!(bed.store.job_events(bed.tenant, id, 0, 9, bed.now()).await, Err(Error::Expired)));
+    assert!(matches!(bed.owner(id, What::Retry).await, Err(Error::Expired)));
+    assert!(bed.store.jobs(bed.tenant, &Default::default(), page(9), bed.now()).await.unwrap().is_empty());
+    let gone = bed.store.delivery(bed.tenant, sent.id, bed.now()).await;
+    assert!(matches!(gone, Err(Error::NotFound)), "{gone:?}");
+    for table in ["deliveries", "bodies", "attempts", "events"] {
+        assert_eq!(bed.count(table).await, 0, "{table}");
+    }
+    assert_eq!(bed.count("jobs WHERE input IS NULL AND result IS NULL").await, 1, "a stub remains");
+    bed.pass_seconds(31 * DAY);
+    retain(bed).await;
+    assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::NotFound)));
+    assert_eq!(bed.count("jobs").await, 0);
+}
+
+async fn owed_jobs_stay_however_old(bed: &Bed) {
+    let new = bed.job_with(|j| {
+        j.idempotency = Some(crate::support::store::key("/v1/jobs", "k", 1));
+        j.retain_seconds = 60;
+    });
+    let id = bed.submit(new).await.job.id;
+    let owed = bed.completed().await.id;
+    bed.pass_seconds(400 * DAY);
+    assert_eq!(retain(bed).await, 0, "owed jobs, owed deliveries and their keys");
+    assert_eq!(bed.get(owed).await.callback_state.as_str(), "pending");
+    let held = bed.lease_one().await;
+    assert_eq!(held.job_id, id);
+    bed.held(&held, complete()).await.unwrap();
+    bed.deliver(200, Verdict::Delivered).await;
+    bed.pass_seconds(61);
+    retain(bed).await;
+    assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)), "retainSeconds");
+    assert_eq!(bed.count("idempotency").await, 0);
+}
+
+async fn a_job_that_a_dead_letter_needs_stays_with_it(bed: &Bed) {
+    let id = bed.completed().await.id;
+    let letter = bed.deliver(500, Verdict::Dead(DeadReason::Exhausted)).await.id;
+    bed.pass_seconds(29 * DAY);
+    retain(bed).await;
+    assert_eq!(bed.get(id).await.callback_state.as_str(), "dead");
+    let result = bed.store.job_result(bed.tenant, id, bed.now()).await.unwrap();
+    assert!(result.bytes.is_some(), "the letter refers to it");
+    assert!(bed.store.dead_letter(bed.tenant, letter).await.is_ok());
+    bed.pass_seconds(DAY);
+    retain(bed).await;
+    assert!(matches!(bed.store.dead_letter(bed.tenant, letter).await, Err(Error::NotFound)));
+    bed.pass_seconds(3_600);
+    retain(bed).await;
+    assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
+    assert_eq!([bed.count("deliveries").await, bed.count("bodies").await, bed.count("events").await], [0; 3]);
+}
+
+async fn more_than_one_bite_spares_what_is_needed(bed: &Bed) {
+    // Six hundred jobs whose callbacks are owed, all past their retention: more than a bite.
+    let jobs = (0..600).map(|_| bed.called_back()).collect();
+    bed.store.submit(jobs, bed.now()).await.unwrap();
+    for _ in 0..2 {
+        let held = bed.lease(500).await;
+        let all = held.iter().map(|j| bed.held(j, complete()));
+        futures_util::future::join_all(all).await.into_iter().for_each(|a| drop(a.unwrap()));
+    }
+    bed.pass_seconds(8 * DAY);
+    assert_eq!(bed.store.retain(bed.now()).await.unwrap(), 0);
+    assert_eq!(bed.count("jobs WHERE purged_at IS NULL").await, 600);
+}
+
+async fn a_kept_job_keeps_its_callback_state(bed: &Bed) {
+    let new = ringback::types::job::NewJob { retain_seconds: 2_592_000, ..bed.called_back() };
+    let id = bed.submit(new).await.job.id;
+    let held = bed.lease_one().await;
+    bed.held(&held, complete()).await.unwrap();
+    bed.deliver(200, Verdict::Delivered).await;
+    let before = bed.get(id).await.etag();
+    bed.pass_seconds(20 * DAY);
+    retain(bed).await;
+    let job = bed.get(id).await;
+    assert_eq!((job.callback_state.as_str(), job.etag()), ("delivered", before));
+    let of = DeliveryFilter { job_id: Some(id), ..DeliveryFilter::default() };
+    assert_eq!(bed.store.deliveries(bed.tenant, &of, page(9), bed.now()).await.unwrap().len(), 1);
+}
+
+async fn a_retried_job_is_not_purged(bed: &Bed) {
+    let id = bed.submit(bed.job()).await.job.id;
+    let held = bed.lease_one().await;
+    bed.held(&held, failure(false)).await.unwrap();
+    bed.pass_seconds(8 * DAY);
+    bed.owner(id, What::Retry).await.unwrap();
+    assert_eq!(retain(bed).await, 0);
+    let held = bed.lease_one().await;
+    bed.held(&held, complete()).await.unwrap();
+    bed.pass_seconds(8 * DAY);
+    assert_eq!(retain(bed).await, 1);
+}

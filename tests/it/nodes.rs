@@ -1,0 +1,183 @@
+//! Two `serve` processes on one PostgreSQL share the work; a killed one's work is taken over.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ringback::client::{Client, SubmitOptions};
+use ringback::types::api::{self, Claim, Complete, SubmitJob};
+use ringback::types::delivery::DeliveryState;
+use tokio::time::Instant;
+
+use crate::support::process::{free_port, ringback};
+use crate::support::receiver::{Answer, Receiver};
+
+/// A production node. Killed when dropped.
+struct Serve {
+    child: Child,
+    url: String,
+}
+
+impl Serve {
+    fn start(store: &str, dir: &std::path::Path, name: &str) -> Serve {
+        let url = format!("http://127.0.0.1:{}", free_port());
+        let log = std::fs::File::create(dir.join(format!("{name}.log"))).unwrap();
+        let child = ringback()
+            .args(["serve", "--listen", url.strip_prefix("http://").unwrap(), "--store", store])
+            .args(["--key-ring", "ring", "--allow-http", "--allow-cidr", "127.0.0.0/8"])
+            .current_dir(dir)
+            .env("RUST_LOG", "ringback=info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Serve { child, url }
+    }
+
+    fn log(dir: &std::path::Path, name: &str) -> String {
+        std::fs::read_to_string(dir.join(format!("{name}.log"))).unwrap()
+    }
+
+    async fn ready(&self) {
+        let client = Client::new(&self.url, None).unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        while client.health().await.is_err() {
+            assert!(Instant::now() < until, "{} is not ready", self.url);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+async fn two_nodes(dir: &std::path::Path) -> (Serve, Serve, String) {
+    let store = crate::support::postgres::database().await;
+    run(ringback().args(["keyring", "create", "ring"]).current_dir(dir));
+    run(ringback().args(["migrate", "--store", &store]).current_dir(dir));
+    let scopes = "jobs:write,jobs:read,work,deliveries:read,deadletters:replay";
+    let key = run(ringback()
+        .args(["keys", "create", "--store", &store, "--tenant", "ci", "--scopes", scopes])
+        .current_dir(dir));
+    let key =
+        key.lines().find_map(|l| l.split_whitespace().find(|w| w.starts_with("rbk_"))).unwrap().to_owned();
+    let (a, b) = (Serve::start(&store, dir, "a"), Serve::start(&store, dir, "b"));
+    a.ready().await;
+    b.ready().await;
+    (a, b, key)
+}
+
+const RECEIVERS: usize = 12;
+
+/// Submits `n` jobs for each callback to a queue of their own and completes them.
+async fn finish(client: &Client, queue: &str, urls: &[String], n: usize) -> Vec<ringback::types::JobId> {
+    let mut ids = Vec::new();
+    for url in urls.iter().cycle().take(n * urls.len()) {
+        let job = SubmitJob {
+            kind: "t".to_owned(),
+            queue: Some(queue.to_owned()),
+            callback_url: Some(url.clone()),
+            ..SubmitJob::default()
+        };
+        ids.push(client.submit(&job, SubmitOptions::default()).await.unwrap().job.job_id);
+    }
+    let n = ids.len();
+    let mut left = n;
+    while left > 0 {
+        let claim = Claim { max: Some(50), wait_seconds: Some(5), ..Claim::default() };
+        let jobs = client.claim(queue, &claim).await.unwrap();
+        assert!(!jobs.is_empty(), "{left} of {n} jobs cannot be claimed");
+        for job in jobs {
+            let done = Complete {
+                lease_token: job.lease_token,
+                result: Some(api::raw("1".to_owned())),
+                result_url: None,
+            };
+            client.complete(job.job_id, &done).await.unwrap();
+            left -= 1;
+        }
+    }
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_share_the_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b, key) = two_nodes(dir.path()).await;
+    let (at_a, at_b) = (Client::new(&a.url, Some(&key)).unwrap(), Client::new(&b.url, Some(&key)).unwrap());
+    // A lane belongs to the node that sees its first delivery first, so many receivers are many tosses.
+    let mut receivers = Vec::new();
+    for _ in 0..RECEIVERS {
+        receivers.push(Receiver::start().await);
+    }
+    let urls: Vec<String> = receivers.iter().map(|r| r.url("/x")).collect();
+
+    // Submitted and worked at one node, told by whichever owns the receiver's lane.
+    let (of_a, of_b) = tokio::join!(finish(&at_a, "qa", &urls, 8), finish(&at_b, "qb", &urls, 8));
+
+    for receiver in &receivers {
+        receiver.wait("/x", 16, Duration::from_secs(30)).await;
+    }
+    for (ids, elsewhere) in [(of_a, &at_b), (of_b, &at_a)] {
+        for id in ids {
+            assert_eq!(elsewhere.job(id).await.unwrap().job_id, id, "every node knows every job");
+        }
+    }
+    let seen: Vec<usize> = receivers.iter().map(|r| r.log().len()).collect();
+    assert_eq!(seen, [16; RECEIVERS], "nothing is delivered twice");
+    for name in ["a", "b"] {
+        let log = Serve::log(dir.path(), name);
+        assert!(log.contains("delivery.attempted"), "node {name} delivered nothing:\n{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_nodes_work_is_taken_over_within_35_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut a, b, key) = two_nodes(dir.path()).await;
+    let (at_a, at_b) = (Client::new(&a.url, Some(&key)).unwrap(), Client::new(&b.url, Some(&key)).unwrap());
+    let receiver = Receiver::start().await;
+    // The first requests hang: they are in the first node's hands when it dies.
+    receiver.script("/x", vec![Answer::Hang, Answer::Hang, Answer::Hang, Answer::Status(200)]);
+
+    let ids = finish(&at_a, "q", &[receiver.url("/x")], 3).await;
+    receiver.wait("/x", 3, Duration::from_secs(10)).await;
+    a.child.kill().unwrap();
+    a.child.wait().unwrap();
+    let died = Instant::now();
+
+    receiver.wait("/x", 6, Duration::from_secs(35)).await;
+    let took = died.elapsed();
+    println!("taken over after {took:?}");
+    let requests = receiver.at("/x");
+    let first: Vec<_> = requests[..3].iter().map(|r| (r.webhook_id().to_owned(), r.body.clone())).collect();
+    for again in &requests[3..] {
+        assert!(first.contains(&(again.webhook_id().to_owned(), again.body.clone())));
+        assert_eq!(again.header("webhook-attempt"), "2");
+    }
+    for id in ids {
+        let query = ringback::client::DeliveryQuery { job_id: Some(id.to_string()), ..Default::default() };
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let of_job = at_b.deliveries(&query).await.unwrap().items;
+            if of_job.iter().all(|d| d.state == DeliveryState::Delivered) {
+                let attempts = at_b.delivery(of_job[0].delivery_id).await.unwrap().attempts.unwrap();
+                assert_eq!(attempts[0].error.as_deref(), Some("unknown"), "the lost attempt is on record");
+                break;
+            }
+            assert!(Instant::now() < until, "{of_job:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    drop(b);
+}

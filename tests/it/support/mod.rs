@@ -1,0 +1,8 @@
+//! What the tests share.
+
+pub mod app;
+pub mod ask;
+pub mod postgres;
+pub mod process;
+pub mod receiver;
+pub mod store;
