@@ -144,3 +144,44 @@ fn headers(
     }
     Some(map)
 }
+
+/// The verdict in one word, for logs and metrics.
+pub(super) fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Delivered => "delivered",
+        Verdict::RetryAt(_) => "retry",
+        Verdict::Dead(reason) => reason.as_str(),
+    }
+}
+
+/// One line per attempt that tells it all.
+pub(super) fn log(d: &ClaimedDelivery, a: &Attempted) {
+    let (status, error, ms) = match &a.exchange {
+        Some(e) => {
+            let ms = u64::try_from(e.duration.as_millis()).unwrap_or(u64::MAX);
+            match e.outcome {
+                Outcome::Answered { status, .. } => (Some(status), None, Some(ms)),
+                Outcome::Failed(fault) => (None, Some(fault.kind()), Some(ms)),
+            }
+        }
+        None => (None, Some("not-sent"), None),
+    };
+    let verdict = word(&a.verdict);
+    let next = match a.verdict {
+        Verdict::RetryAt(at) => Some(at),
+        Verdict::Delivered | Verdict::Dead(_) => None,
+    };
+    tracing::info!(
+        delivery.id = %d.id,
+        event.type = %d.event_kind,
+        tenant = %d.tenant,
+        lane = %d.lane,
+        attempt = d.number,
+        status,
+        error,
+        duration_ms = ms,
+        verdict,
+        next = next.map(tracing::field::display),
+        "delivery.attempted"
+    );
+}

@@ -3,6 +3,9 @@
 //! A lane is a standing endpoint or one tenant's ad-hoc URLs of one origin. What a receiver does
 //! to its lane harms no other: each has its own slots, and turns are taken lane by lane.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -36,12 +39,14 @@ struct Lane {
     opened: u32,
     /// Changed since it was last written down.
     dirty: bool,
+    /// Sends nothing new and is let go once nothing is in flight: another node has room for it.
+    leaving: bool,
     idle_since: Millis,
 }
 
 impl Lane {
     fn free(&self, now: Millis) -> usize {
-        if self.held_until.is_some_and(|until| until > now) {
+        if self.leaving || self.held_until.is_some_and(|until| until > now) {
             return 0;
         }
         (self.slots as usize).saturating_sub(self.in_flight)
@@ -119,6 +124,7 @@ impl Lanes {
                 failures: state.failures,
                 opened: state.opened,
                 dirty: false,
+                leaving: false,
                 idle_since: now,
             };
             self.foreign.remove(&state.id);
@@ -242,19 +248,40 @@ impl Lanes {
         }
     }
 
-    /// Lanes to write down; those without work for long are let go (`true`).
+    /// Whether this node soon has no slot left for its lanes.
+    pub fn crowded(&self) -> bool {
+        self.in_flight >= NODE_SLOTS * 3 / 4
+    }
+
+    /// Marks lanes beyond a fair `share` to be let go, those with the least in flight first.
+    ///
+    /// A few at a time: what is due in them waits until another node has looked.
+    pub fn shed(&mut self, share: usize) {
+        let most = self.lanes.len().saturating_sub(share).min(self.lanes.len() / 8 + 1);
+        let mut lanes: Vec<&mut Lane> = self.lanes.values_mut().collect();
+        lanes.sort_by_key(|lane| lane.in_flight);
+        lanes.into_iter().take(most).for_each(|lane| lane.leaving = true);
+    }
+
+    /// Lanes to write down; those without work for long, or marked to leave, are let go (`true`).
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
         let mut save = Vec::new();
         for (id, lane) in &mut self.lanes {
-            let idle = lane.in_flight == 0 && lane.ready.is_empty() && !lane.more;
-            let release = idle && now.since(lane.idle_since) > IDLE;
+            let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
+            let release = lane.in_flight == 0 && (idle || lane.leaving);
             if release || lane.dirty {
                 lane.dirty = false;
                 save.push((lane.state(*id), release));
             }
         }
         for (state, _) in save.iter().filter(|(_, release)| *release) {
-            self.lanes.remove(&state.id);
+            let Some(lane) = self.lanes.remove(&state.id) else { continue };
+            for due in &lane.ready {
+                self.known.remove(&due.id);
+            }
+            if lane.leaving {
+                self.foreign.insert(state.id, now.plus(FOREIGN));
+            }
         }
         self.turns.retain(|id| self.lanes.contains_key(id));
         save
@@ -279,136 +306,5 @@ impl Lanes {
     /// Whether no lane is owned.
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::TenantId;
-    use crate::types::delivery::Fault;
-    use uuid::Uuid;
-
-    const NOW: Millis = Millis(1_000_000);
-
-    fn lane_id(n: u128) -> LaneId {
-        LaneId::from_uuid(Uuid::from_u128(n))
-    }
-
-    fn due(lane: u128, n: u128) -> DueDelivery {
-        DueDelivery {
-            id: DeliveryId::from_uuid(Uuid::from_u128(lane << 64 | n)),
-            tenant: TenantId::from_uuid(Uuid::nil()),
-            lane: lane_id(lane),
-            fence: 0,
-            due_at: NOW,
-            attempt: 0,
-            used: 0,
-            unknowns: 0,
-            lost_at: None,
-        }
-    }
-
-    fn owning(lanes: &[u128]) -> Lanes {
-        let mut book = Lanes::default();
-        let state = |n: &u128| LaneState {
-            id: lane_id(*n),
-            concurrency: 10,
-            failures: 0,
-            opened: 0,
-            held_until: None,
-            held_reason: None,
-        };
-        book.own(&[], lanes.iter().map(state).collect(), NOW);
-        for id in book.hungry(NOW, 100) {
-            book.refill(id, vec![], false, NOW);
-        }
-        book
-    }
-
-    #[test]
-    fn a_flooded_lane_takes_its_own_slots_and_no_more() {
-        let mut book = owning(&[1, 2]);
-        book.offer((0..1_000).map(|n| due(1, n)).chain([due(2, 1)]).collect(), NOW);
-
-        let picked = book.pick(NOW);
-
-        assert_eq!(picked.iter().filter(|d| d.lane == lane_id(1)).count(), 10);
-        assert_eq!(picked.iter().filter(|d| d.lane == lane_id(2)).count(), 1);
-        assert!(picked[0].lane != picked[1].lane, "turns are taken lane by lane");
-        assert!(book.pick(NOW).is_empty());
-    }
-
-    #[test]
-    fn what_is_not_kept_in_mind_is_read_again_when_there_is_room() {
-        let mut book = owning(&[1]);
-        book.offer((0..1_000).map(|n| due(1, n)).collect(), NOW);
-        let mut sent = 0;
-        while sent < IN_MIND {
-            for d in book.pick(NOW) {
-                sent += 1;
-                book.done(d.lane, NOW);
-            }
-        }
-        assert_eq!(book.hungry(NOW, 10), vec![lane_id(1)]);
-        assert!(book.hungry(NOW, 10).is_empty(), "asked once");
-    }
-
-    #[test]
-    fn one_delivery_seen_twice_is_sent_once() {
-        let mut book = owning(&[1]);
-        book.offer(vec![due(1, 7), due(1, 7)], NOW);
-        book.offer(vec![due(1, 7)], NOW);
-        assert_eq!(book.pick(NOW).len(), 1);
-    }
-
-    #[test]
-    fn a_new_delivery_never_overtakes_those_that_wait() {
-        let mut book = owning(&[1]);
-        assert!(book.reserve(lane_id(1), NOW));
-        book.offer(vec![due(1, 1)], NOW);
-        assert!(!book.reserve(lane_id(1), NOW));
-        assert!(!book.reserve(lane_id(2), NOW), "a lane that is not owned hands nothing over");
-    }
-
-    #[test]
-    fn retry_after_pauses_the_lane_and_not_its_neighbour() {
-        let mut book = owning(&[1, 2]);
-        let busy =
-            Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
-        book.learn(lane_id(1), &busy, NOW);
-        book.offer(vec![due(1, 1), due(2, 1)], NOW);
-
-        assert_eq!(book.pick(NOW).len(), 1);
-        assert_eq!(book.opens_at(NOW), Some(NOW.plus(Duration::from_secs(60))));
-        assert_eq!(book.pick(NOW.plus(Duration::from_secs(60))).len(), 1);
-    }
-
-    #[test]
-    fn slots_adapt_within_their_bounds() {
-        let mut book = owning(&[1]);
-        for _ in 0..20 {
-            book.learn(lane_id(1), &Outcome::Failed(Fault::Connect), NOW);
-        }
-        book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
-        assert_eq!(book.pick(NOW).len(), 1, "a dead receiver keeps one slot");
-
-        let mut book = owning(&[1]);
-        for _ in 0..10_000 {
-            book.learn(lane_id(1), &Outcome::Answered { status: 200, retry_after: None, abort: false }, NOW);
-        }
-        book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
-        assert_eq!(book.pick(NOW).len(), 64, "a quick one is never held back");
-    }
-
-    #[test]
-    fn an_idle_lane_is_let_go_and_a_busy_one_kept() {
-        let mut book = owning(&[1, 2]);
-        book.offer(vec![due(2, 1)], NOW);
-        let later = NOW.plus(Duration::from_secs(61));
-        let released: Vec<_> =
-            book.to_save(later).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
-        assert_eq!(released, vec![lane_id(1)]);
-        assert_eq!(book.len(), 1);
     }
 }

@@ -17,7 +17,6 @@ use crate::clock::Clock;
 use crate::egress::{BootTime, Sender};
 use crate::metrics::Metrics;
 use crate::store::{Attempted, ClaimedDelivery, DueDelivery, Error, HandOver, Result, Store};
-use crate::types::delivery::{Outcome, Verdict};
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
 use crate::types::{LaneId, Millis, TenantId};
@@ -179,6 +178,10 @@ impl Dispatcher {
             return Ok(());
         }
         inner.store.keep_alive(inner.node, now.plus(ALIVE)).await?;
+        if inner.lanes().crowded() {
+            let share = inner.store.fair_share(now).await?;
+            inner.lanes().shed(share);
+        }
         let save = inner.lanes().to_save(now);
         inner.metrics.lanes_owned(inner.lanes().len());
         inner.store.save_lanes(inner.node, &save).await?;
@@ -307,9 +310,9 @@ impl Inner {
             self.lanes().learn(d.lane, &exchange.outcome, self.clock.now());
         }
         if let Some(exchange) = &attempted.exchange {
-            self.metrics.attempted(word(&attempted.verdict), exchange.duration);
+            self.metrics.attempted(attempt::word(&attempted.verdict), exchange.duration);
         }
-        log(d, &attempted);
+        attempt::log(d, &attempted);
         loop {
             match self.store.record(vec![attempted.clone()], self.clock.now()).await {
                 Ok(held) => {
@@ -318,7 +321,8 @@ impl Inner {
                     }
                     return;
                 }
-                Err(Error::Down(_) | Error::Overloaded | Error::Again)
+                // A lock that another transaction held too long is told as a key in flight.
+                Err(Error::Down(_) | Error::Overloaded | Error::Again | Error::KeyInFlight)
                     if self.clock.now() < d.lease_until =>
                 {
                     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -330,47 +334,6 @@ impl Inner {
             }
         }
     }
-}
-
-/// The verdict in one word, for logs and metrics.
-fn word(verdict: &Verdict) -> &'static str {
-    match verdict {
-        Verdict::Delivered => "delivered",
-        Verdict::RetryAt(_) => "retry",
-        Verdict::Dead(reason) => reason.as_str(),
-    }
-}
-
-/// One line per attempt that tells it all.
-fn log(d: &ClaimedDelivery, a: &Attempted) {
-    let (status, error, ms) = match &a.exchange {
-        Some(e) => {
-            let ms = u64::try_from(e.duration.as_millis()).unwrap_or(u64::MAX);
-            match e.outcome {
-                Outcome::Answered { status, .. } => (Some(status), None, Some(ms)),
-                Outcome::Failed(fault) => (None, Some(fault.kind()), Some(ms)),
-            }
-        }
-        None => (None, Some("not-sent"), None),
-    };
-    let verdict = word(&a.verdict);
-    let next = match a.verdict {
-        Verdict::RetryAt(at) => Some(at),
-        Verdict::Delivered | Verdict::Dead(_) => None,
-    };
-    tracing::info!(
-        delivery.id = %d.id,
-        event.type = %d.event_kind,
-        tenant = %d.tenant,
-        lane = %d.lane,
-        attempt = d.number,
-        status,
-        error,
-        duration_ms = ms,
-        verdict,
-        next = next.map(tracing::field::display),
-        "delivery.attempted"
-    );
 }
 
 /// A slot of a lane and of the node; dropped it is free again.

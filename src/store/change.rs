@@ -278,6 +278,7 @@ fn end(
         Some(Outcome::Elsewhere(url)) => job.result_url = Some(url.clone()),
         None => {}
     }
+    out.job_ended(state);
     let delivery = out.job_event(job, event, now, outcome.as_ref())?;
     job.callback_state = if delivery.is_some() { CallbackState::Pending } else { CallbackState::None };
     work.held.phase = None;

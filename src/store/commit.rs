@@ -11,7 +11,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::emit::{Handed, Outbox};
+use super::emit::{After, Handed, Outbox};
 use super::error::{Error, Result};
 use super::model::{
     Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Submitted,
@@ -161,8 +161,9 @@ async fn persist(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Vec<Resul
     loop {
         let began = Instant::now();
         let error = match transaction(inner, pool, calls).await {
-            Ok((replies, handed)) => {
-                handed.into_iter().for_each(Handed::pass);
+            Ok((replies, after)) => {
+                after.handed.into_iter().for_each(Handed::pass);
+                after.ended.into_iter().for_each(|state| inner.metrics.ended(state.as_str()));
                 inner.metrics.committed(calls.len(), began.elapsed());
                 replies.iter().flatten().for_each(|r| count(inner, r));
                 return Ok(replies);
@@ -188,10 +189,10 @@ fn count(inner: &Inner, reply: &Reply) {
     }
 }
 
-type Written = (Vec<Result<Reply>>, Vec<Handed>);
+type Written = (Vec<Result<Reply>>, After);
 
 async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Written> {
-    let Some(now) = calls.iter().map(|c| c.now).max() else { return Ok((vec![], vec![])) };
+    let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
     let mut tx = pool.begin().await?;
     let mut out = Outbox::new(inner, now);
     let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
@@ -232,10 +233,10 @@ async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Writt
             Op::Submit(_) | Op::Change(_) | Op::Record(_) => {}
         }
     }
-    let handed = out.write(&mut tx).await?;
+    let after = out.write(&mut tx).await?;
     tx.commit().await?;
     let missing = || Err(Error::Bug("a call without an answer".to_owned()));
-    Ok((replies.into_iter().map(|r| r.unwrap_or_else(missing)).collect(), handed))
+    Ok((replies.into_iter().map(|r| r.unwrap_or_else(missing)).collect(), after))
 }
 
 fn pick<'c, T>(calls: &'c [Call], of: impl Fn(&'c Op) -> Option<&'c T>) -> (Vec<usize>, Vec<&'c T>) {

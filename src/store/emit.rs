@@ -13,7 +13,7 @@ use super::model::ClaimedDelivery;
 use super::pool::Tx;
 use super::{HandOver, Inner};
 use crate::args;
-use crate::types::job::{Callback, Job, JobEvent, Outcome};
+use crate::types::job::{Callback, Job, JobEvent, JobState, Outcome};
 use crate::types::key::AccessToken;
 use crate::types::retry::RetryPolicy;
 use crate::types::{DeliveryId, EventId, JobId, LaneId, Millis, TenantId, api};
@@ -30,6 +30,15 @@ pub(super) struct Outbox<'a> {
     deliveries: Vec<Vec<Value>>,
     queue: Vec<Vec<Value>>,
     handed: Vec<Handed>,
+    ended: Vec<JobState>,
+}
+
+/// What is still to be done once the transaction is durable.
+pub(super) struct After {
+    /// Deliveries to send.
+    pub(super) handed: Vec<Handed>,
+    /// How jobs ended.
+    pub(super) ended: Vec<JobState>,
 }
 
 /// A delivery born in this node's hands. Dropped before the commit it gives its slot back.
@@ -107,7 +116,13 @@ impl<'a> Outbox<'a> {
             deliveries: vec![],
             queue: vec![],
             handed: vec![],
+            ended: vec![],
         }
+    }
+
+    /// A job has ended so; counted once that is durable.
+    pub(super) fn job_ended(&mut self, state: JobState) {
+        self.ended.push(state);
     }
 
     /// Tells of `event`, which gave `job` its present sequence number; `at` is when it happened.
@@ -257,13 +272,13 @@ impl<'a> Outbox<'a> {
         Some((desk.node().uuid(), lease_until))
     }
 
-    /// Writes it all. What comes back is passed on after the commit.
-    pub(super) async fn write(self, tx: &mut Tx) -> Result<Vec<Handed>> {
+    /// Writes it all. What comes back is done after the commit.
+    pub(super) async fn write(self, tx: &mut Tx) -> Result<After> {
         tx.batch(&INSERT_EVENTS, vec![], self.events).await?;
         tx.batch(&INSERT_BODIES, vec![], self.bodies).await?;
         tx.batch(&INSERT_DELIVERIES, vec![], self.deliveries).await?;
         tx.batch(&INSERT_QUEUE, vec![], self.queue).await?;
-        Ok(self.handed)
+        Ok(After { handed: self.handed, ended: self.ended })
     }
 }
 

@@ -198,12 +198,24 @@ fn lane(row: &super::db::Row, now: Millis) -> Result<api::Lane> {
     })
 }
 
+const FLEET: &str = "
+    SELECT (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
+           (SELECT COUNT(*) FROM lanes l WHERE l.owner_id IS NOT NULL)";
+
 const FIGURES: &str = "
     SELECT COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.phase = 'ready' ORDER BY q.due_at LIMIT 1), $1),
            (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
            (SELECT COUNT(*) FROM redrives r WHERE r.state = 'running')";
 
 impl Store {
+    /// How many lanes each living node has when they are fairly shared out; at least 1.
+    pub async fn fair_share(&self, now: Millis) -> Result<usize> {
+        let rows = self.scout(FLEET, args![now]).await?;
+        let row = rows.first().ok_or(super::Error::NotFound)?;
+        let count = |i| Ok::<_, super::Error>(usize::try_from(row.int(i)?).unwrap_or(0).max(1));
+        Ok(count(1)?.div_ceil(count(0)?))
+    }
+
     /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Three probes, no table is counted.
     pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
         let rows = self.read(FIGURES, args![now]).await?;

@@ -12,6 +12,7 @@ both_stores! {
     how_a_lane_stands_outlives_its_owner,
     a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them,
     lanes_are_shown_with_their_depth,
+    lanes_are_shared_out_among_living_nodes,
     old_leases_are_void_where_no_other_node_can_be,
 }
 
@@ -112,6 +113,28 @@ async fn lanes_are_shown_with_their_depth(bed: &Bed) {
     assert_eq!((shown.state.as_str(), shown.held_until), ("open", None));
     assert!(bed.record(attempted(&sent, 200, Verdict::Delivered)).await);
     assert_eq!(show().await.depth, 2);
+}
+
+async fn lanes_are_shared_out_among_living_nodes(bed: &Bed) {
+    let lane = lane(bed).await;
+    assert_eq!(bed.store.fair_share(bed.now()).await.unwrap(), 1, "nobody lives, nothing is owned");
+    let (one, two) = (node(bed), node(bed));
+    bed.store.keep_alive(one, Millis(bed.now().0 + 10_000)).await.unwrap();
+    own(bed, one, lane).await;
+    for n in 0..6 {
+        let url = format!("https://hooks{n}.example.com/");
+        let callback = Some(crate::support::store::callback(&url));
+        let id = bed.submit(bed.job_with(|j| j.callback = callback)).await.job.id;
+        let held = bed.lease_one().await;
+        assert_eq!(held.job_id, id);
+        bed.held(&held, crate::support::store::complete()).await.unwrap();
+    }
+    let due = bed.store.due(Millis(0), bed.now(), 50).await.unwrap();
+    let all: Vec<_> = due.iter().map(|d| (d.lane, d.id)).collect();
+    assert_eq!(bed.store.own_lanes(one, &all, bed.now()).await.unwrap().len(), 7);
+    assert_eq!(bed.store.fair_share(bed.now()).await.unwrap(), 7);
+    bed.store.keep_alive(two, Millis(bed.now().0 + 10_000)).await.unwrap();
+    assert_eq!(bed.store.fair_share(bed.now()).await.unwrap(), 4);
 }
 
 async fn old_leases_are_void_where_no_other_node_can_be(bed: &Bed) {

@@ -1,0 +1,148 @@
+use super::*;
+use crate::types::TenantId;
+use crate::types::delivery::Fault;
+use uuid::Uuid;
+
+const NOW: Millis = Millis(1_000_000);
+
+fn lane_id(n: u128) -> LaneId {
+    LaneId::from_uuid(Uuid::from_u128(n))
+}
+
+fn due(lane: u128, n: u128) -> DueDelivery {
+    DueDelivery {
+        id: DeliveryId::from_uuid(Uuid::from_u128(lane << 64 | n)),
+        tenant: TenantId::from_uuid(Uuid::nil()),
+        lane: lane_id(lane),
+        fence: 0,
+        due_at: NOW,
+        attempt: 0,
+        used: 0,
+        unknowns: 0,
+        lost_at: None,
+    }
+}
+
+fn owning(lanes: &[u128]) -> Lanes {
+    let mut book = Lanes::default();
+    let state = |n: &u128| LaneState {
+        id: lane_id(*n),
+        concurrency: 10,
+        failures: 0,
+        opened: 0,
+        held_until: None,
+        held_reason: None,
+    };
+    book.own(&[], lanes.iter().map(state).collect(), NOW);
+    for id in book.hungry(NOW, 100) {
+        book.refill(id, vec![], false, NOW);
+    }
+    book
+}
+
+#[test]
+fn a_flooded_lane_takes_its_own_slots_and_no_more() {
+    let mut book = owning(&[1, 2]);
+    book.offer((0..1_000).map(|n| due(1, n)).chain([due(2, 1)]).collect(), NOW);
+
+    let picked = book.pick(NOW);
+
+    assert_eq!(picked.iter().filter(|d| d.lane == lane_id(1)).count(), 10);
+    assert_eq!(picked.iter().filter(|d| d.lane == lane_id(2)).count(), 1);
+    assert!(picked[0].lane != picked[1].lane, "turns are taken lane by lane");
+    assert!(book.pick(NOW).is_empty());
+}
+
+#[test]
+fn what_is_not_kept_in_mind_is_read_again_when_there_is_room() {
+    let mut book = owning(&[1]);
+    book.offer((0..1_000).map(|n| due(1, n)).collect(), NOW);
+    let mut sent = 0;
+    while sent < IN_MIND {
+        for d in book.pick(NOW) {
+            sent += 1;
+            book.done(d.lane, NOW);
+        }
+    }
+    assert_eq!(book.hungry(NOW, 10), vec![lane_id(1)]);
+    assert!(book.hungry(NOW, 10).is_empty(), "asked once");
+}
+
+#[test]
+fn one_delivery_seen_twice_is_sent_once() {
+    let mut book = owning(&[1]);
+    book.offer(vec![due(1, 7), due(1, 7)], NOW);
+    book.offer(vec![due(1, 7)], NOW);
+    assert_eq!(book.pick(NOW).len(), 1);
+}
+
+#[test]
+fn a_new_delivery_never_overtakes_those_that_wait() {
+    let mut book = owning(&[1]);
+    assert!(book.reserve(lane_id(1), NOW));
+    book.offer(vec![due(1, 1)], NOW);
+    assert!(!book.reserve(lane_id(1), NOW));
+    assert!(!book.reserve(lane_id(2), NOW), "a lane that is not owned hands nothing over");
+}
+
+#[test]
+fn retry_after_pauses_the_lane_and_not_its_neighbour() {
+    let mut book = owning(&[1, 2]);
+    let busy = Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
+    book.learn(lane_id(1), &busy, NOW);
+    book.offer(vec![due(1, 1), due(2, 1)], NOW);
+
+    assert_eq!(book.pick(NOW).len(), 1);
+    assert_eq!(book.opens_at(NOW), Some(NOW.plus(Duration::from_secs(60))));
+    assert_eq!(book.pick(NOW.plus(Duration::from_secs(60))).len(), 1);
+}
+
+#[test]
+fn slots_adapt_within_their_bounds() {
+    let mut book = owning(&[1]);
+    for _ in 0..20 {
+        book.learn(lane_id(1), &Outcome::Failed(Fault::Connect), NOW);
+    }
+    book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 1, "a dead receiver keeps one slot");
+
+    let mut book = owning(&[1]);
+    for _ in 0..10_000 {
+        book.learn(lane_id(1), &Outcome::Answered { status: 200, retry_after: None, abort: false }, NOW);
+    }
+    book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 64, "a quick one is never held back");
+}
+
+#[test]
+fn a_crowded_node_lets_lanes_go_once_nothing_is_in_flight() {
+    let mut book = owning(&[1, 2, 3]);
+    book.offer((0..9).map(|n| due(1 + n % 3, n)).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 9);
+    book.done(lane_id(2), NOW);
+    book.offer(vec![due(2, 100)], NOW);
+
+    book.shed(3);
+    assert!(book.to_save(NOW).iter().all(|(_, release)| !release), "a fair share stays");
+    book.shed(2);
+    let picked = book.pick(NOW);
+    assert!(picked.is_empty() && !book.reserve(lane_id(2), NOW), "{picked:?}");
+    assert!(book.to_save(NOW).iter().all(|(_, release)| !release), "two requests are under way");
+    book.done(lane_id(2), NOW);
+    book.done(lane_id(2), NOW);
+
+    let released: Vec<_> = book.to_save(NOW).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
+    assert_eq!(released, vec![lane_id(2)]);
+    assert!(book.is_foreign(lane_id(2), NOW), "others look first");
+    assert_eq!(book.offer(vec![due(2, 100)], NOW.plus(FOREIGN)).len(), 1, "what waits is not forgotten");
+}
+
+#[test]
+fn an_idle_lane_is_let_go_and_a_busy_one_kept() {
+    let mut book = owning(&[1, 2]);
+    book.offer(vec![due(2, 1)], NOW);
+    let later = NOW.plus(Duration::from_secs(61));
+    let released: Vec<_> = book.to_save(later).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
+    assert_eq!(released, vec![lane_id(1)]);
+    assert_eq!(book.len(), 1);
+}
