@@ -22,7 +22,8 @@ use zeroize::Zeroizing;
 use crate::types::problem::ProblemBody;
 
 pub use shapes::{
-    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, PageQuery, Polled, SubmitOptions,
+    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, PageQuery, Polled,
+    SubmitOptions,
 };
 
 /// Why a call was not answered as hoped.

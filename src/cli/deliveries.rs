@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::exit::Exit;
 use super::print::{Out, or_dash, time};
 use super::{PageArgs, Remote};
-use crate::client::{Client, DeliveryQuery};
+use crate::client::{Client, DeliveryQuery, LaneQuery};
 use crate::types::{DeliveryId, EndpointId, JobId, api};
 
 /// Look at deliveries and change their course.
@@ -72,6 +72,12 @@ pub struct LanesArgs {
 enum LanesWhat {
     /// List lanes: how much waits, since when, and why.
     List {
+        /// Only those that are `open`, `paused` or `broken`.
+        #[arg(long, env = "RINGBACK_STATE")]
+        state: Option<String>,
+        /// `oldestDue`: those first whose oldest delivery waits longest.
+        #[arg(long, env = "RINGBACK_SORT")]
+        sort: Option<String>,
         #[command(flatten)]
         page: PageArgs,
     },
@@ -156,15 +162,15 @@ fn state(delivery: &api::Delivery) -> String {
 
 /// Runs `ringback lanes`.
 pub async fn lanes(args: LanesArgs, out: Out) -> anyhow::Result<ExitCode> {
-    let LanesWhat::List { page } = args.what;
-    let page = args.remote.client()?.lanes(&page.into()).await?;
+    let LanesWhat::List { state, sort, page } = args.what;
+    let page = args.remote.client()?.lanes(&LaneQuery { state, sort, page: page.into() }).await?;
     let head = ["LANE", "TO", "STATE", "WHY", "UNTIL", "DEPTH", "OLDEST DUE", "IN FLIGHT", "FAILURES"];
     out.page(&page, &head, |lane| {
         let to = lane.origin.clone().or_else(|| lane.endpoint_id.map(|id| id.to_string()));
         vec![
             lane.lane_id.to_string(),
             or_dash(to),
-            lane.state.clone(),
+            lane.state.as_str().to_owned(),
             or_dash(lane.held_reason.as_ref()),
             or_dash(lane.held_until.map(time)),
             lane.depth.to_string(),

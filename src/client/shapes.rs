@@ -133,3 +133,17 @@ pub struct DeadLetterQuery {
     #[serde(flatten)]
     pub page: PageQuery,
 }
+
+/// Which lanes a list shows.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneQuery {
+    /// `open`, `paused` or `broken`.
+    pub state: Option<String>,
+    /// `oldestDue`: those first whose oldest delivery waits longest.
+    pub sort: Option<String>,
+    /// Which part.
+    #[serde(flatten)]
+    pub page: PageQuery,
+}

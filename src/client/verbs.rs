@@ -9,7 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shapes::{
-    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, PageQuery, Polled, SubmitOptions,
+    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, PageQuery, Polled,
+    SubmitOptions,
 };
 use super::{Client, DEADLINE, Error, Reply, Result, answer, exchange, with_json};
 use crate::types::key::LeaseToken;
@@ -235,8 +236,8 @@ impl Client {
     }
 
     /// The lanes of endpoints and ad-hoc origins.
-    pub async fn lanes(&self, page: &PageQuery) -> Result<api::Page<api::Lane>> {
-        self.list(&["v1", "lanes"], page).await
+    pub async fn lanes(&self, query: &LaneQuery) -> Result<api::Page<api::Lane>> {
+        self.list(&["v1", "lanes"], query).await
     }
 }
 

@@ -8,14 +8,13 @@ use super::app::App;
 use super::extract::{FromQuery, Key, Params, Query, need, page_of, paged};
 use super::jobs::page;
 use super::problem::Problem;
-use crate::store::PageOf;
-use crate::types::api::{Lane, Page};
+use crate::store::{LaneFilter, PageOf};
+use crate::types::api::{Lane, LaneState, Page};
 use crate::types::id;
 
 /// How lanes are listed.
 pub struct ListQuery {
-    state: Option<String>,
-    oldest_first: bool,
+    filter: LaneFilter,
     page: PageOf<id::Lane>,
 }
 
@@ -23,20 +22,17 @@ impl FromQuery for ListQuery {
     const NAMES: &'static [&'static str] = &["state", "sort", "cursor", "limit"];
 
     fn from_params(params: &Params) -> Result<Self, Problem> {
-        let known = |word: &str| ["open", "paused", "broken"].contains(&word).then(|| word.to_owned());
+        let state = params.word("state", LaneState::from_word)?;
         let sort = params.word("sort", |word| (word == "oldestDue").then_some(()))?;
-        Ok(ListQuery {
-            state: params.word("state", known)?,
-            oldest_first: sort.is_some(),
-            page: params.page()?,
-        })
+        let filter = LaneFilter { state, oldest_first: sort.is_some() };
+        Ok(ListQuery { filter, page: params.page()? })
     }
 }
 
-/// List lanes; `state` and `sort=oldestDue` apply to the page.
+/// List lanes, or with `sort=oldestDue` those first whose oldest delivery waits longest.
 #[utoipa::path(get, path = "/v1/lanes", tag = "deliveries", operation_id = "listLanes",
     security(("apiKey" = ["deliveries:read"])),
-    params(("state" = Option<String>, Query), ("sort" = Option<String>, Query, example = "oldestDue"),
+    params(("state" = Option<LaneState>, Query), ("sort" = Option<String>, Query, example = "oldestDue"),
         ("cursor" = Option<String>, Query), ("limit" = Option<u32>, Query, minimum = 1, maximum = 200)),
     responses((status = 200, body = Page<Lane>)))]
 pub async fn list(
@@ -45,11 +41,7 @@ pub async fn list(
     Query(query): Query<ListQuery>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let rows = app.ask(app.store.lanes(key.tenant(), page_of(&query.page), app.now())).await?;
-    let (link, mut found) = paged(rows, query.page.limit, |lane| lane.lane_id, &uri, app.store.urls());
-    found.items.retain(|lane| query.state.as_ref().is_none_or(|state| *state == lane.state));
-    if query.oldest_first {
-        found.items.sort_by_key(|lane| (lane.oldest_due.is_none(), lane.oldest_due));
-    }
-    Ok(page((link, found)))
+    let verb = app.store.lanes(key.tenant(), &query.filter, page_of(&query.page), app.now());
+    let rows = app.ask(verb).await?;
+    Ok(page(paged(rows, query.page.limit, |lane| lane.lane_id, &uri, app.store.urls())))
 }

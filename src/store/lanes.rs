@@ -2,9 +2,10 @@
 
 use super::Store;
 use super::batch::{Col, Sql};
+use super::db::Value;
 use super::error::Result;
 use super::jobs::Filter;
-use super::model::{LaneState, PageOf};
+use super::model::{LaneFilter, LaneState, PageOf};
 use crate::args;
 use crate::types::id::NodeId;
 use crate::types::{LaneId, Millis, TenantId, api, id};
@@ -160,16 +161,43 @@ impl Store {
         tx.commit().await
     }
 
-    /// The tenant's lanes.
+    /// The tenant's lanes: the youngest first, or those first whose oldest delivery waits longest.
     pub async fn lanes(
         &self,
         tenant: TenantId,
+        filter: &LaneFilter,
         page: PageOf<id::Lane>,
         now: Millis,
     ) -> Result<Vec<api::Lane>> {
-        let (sql, args) = Filter::new(LIST, args![tenant, now]).page("l.id", page);
+        let mut f = Filter::new(LIST, args![tenant, now]);
+        match filter.state {
+            None => {}
+            Some(api::LaneState::Open) => f.push(" AND (l.held_until IS NULL OR l.held_until <= $2)"),
+            Some(api::LaneState::Paused) => f.push(" AND l.held_until > $2 AND l.held_reason <> 'breaker'"),
+            Some(api::LaneState::Broken) => f.push(" AND l.held_until > $2 AND l.held_reason = 'breaker'"),
+        }
+        let (sql, args) = if filter.oldest_first { by_oldest(f, page) } else { f.page("l.id", page) };
         self.read(sql, args).await?.iter().map(|row| lane(row, now)).collect()
     }
+}
+
+/// Ordered by the oldest waiting delivery; lanes where nothing waits come last.
+fn by_oldest(mut f: Filter, page: PageOf<id::Lane>) -> (&'static str, Vec<Value>) {
+    let oldest = |lane: &str| {
+        format!(
+            "COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = {lane} AND q.phase = 'ready'
+                       ORDER BY q.due_at LIMIT 1), {})",
+            i64::MAX
+        )
+    };
+    if let Some(after) = page.after {
+        f.args.push(after.into());
+        let last = format!("${}", f.args.len());
+        f.push(&format!(" AND ({}, l.id) > ({}, {last})", oldest("l.id"), oldest(&last)));
+    }
+    f.args.push(page.limit.into());
+    f.push(&format!(" ORDER BY {}, l.id LIMIT ${}", oldest("l.id"), f.args.len()));
+    f.finish()
 }
 
 fn lane(row: &super::db::Row, now: Millis) -> Result<api::Lane> {
@@ -177,9 +205,9 @@ fn lane(row: &super::db::Row, now: Millis) -> Result<api::Lane> {
     let held_until = row.time_opt(5)?.filter(|until| *until > now);
     let held_reason = row.text_opt(6)?.filter(|_| held_until.is_some());
     let state = match held_reason.as_deref() {
-        Some("breaker") => "broken",
-        Some(_) => "paused",
-        None => "open",
+        Some("breaker") => api::LaneState::Broken,
+        Some(_) => api::LaneState::Paused,
+        None => api::LaneState::Open,
     };
     let big = |n: i64| u64::try_from(n).unwrap_or(0);
     Ok(api::Lane {
@@ -187,7 +215,7 @@ fn lane(row: &super::db::Row, now: Millis) -> Result<api::Lane> {
         kind: if endpoint_id.is_some() { "endpoint" } else { "origin" }.to_owned(),
         endpoint_id,
         origin: row.text_opt(2)?,
-        state: state.to_owned(),
+        state,
         held_reason,
         held_until,
         depth: big(row.int(7)?),

@@ -283,6 +283,15 @@ pub struct DeliveryFilter {
     pub state: Option<crate::types::delivery::DeliveryState>,
 }
 
+/// Which lanes a list shows, and in which order.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LaneFilter {
+    /// In this state.
+    pub state: Option<api::LaneState>,
+    /// Those first whose oldest delivery waits longest.
+    pub oldest_first: bool,
+}
+
 /// What is kept of a lane between owners.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneState {

@@ -186,6 +186,34 @@ pub struct Redrive {
     pub ended_at: Option<Millis>,
 }
 
+/// Whether a lane sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum LaneState {
+    /// It sends.
+    Open,
+    /// It waits as a `Retry-After` asked, or as someone wished.
+    Paused,
+    /// The breaker is open.
+    Broken,
+}
+
+impl LaneState {
+    /// The text form.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LaneState::Open => "open",
+            LaneState::Paused => "paused",
+            LaneState::Broken => "broken",
+        }
+    }
+
+    /// Reads the text form.
+    pub fn from_word(word: &str) -> Option<LaneState> {
+        [LaneState::Open, LaneState::Paused, LaneState::Broken].into_iter().find(|s| s.as_str() == word)
+    }
+}
+
 /// The row of deliveries to one endpoint or one ad-hoc origin.
 #[skip_serializing_none]
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -199,8 +227,8 @@ pub struct Lane {
     pub endpoint_id: Option<EndpointId>,
     /// The origin of ad-hoc URLs.
     pub origin: Option<String>,
-    /// `open`, `paused` (by a `Retry-After`) or `broken` (the breaker is open).
-    pub state: String,
+    /// Whether anything is sent now.
+    pub state: LaneState,
     /// Why nothing is sent now.
     pub held_reason: Option<String>,
     /// Until when nothing is sent.

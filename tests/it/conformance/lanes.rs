@@ -1,17 +1,20 @@
 //! Lanes and the nodes that own them.
 
-use ringback::store::LaneState;
+use ringback::store::{LaneFilter, LaneState, PageOf};
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
-use ringback::types::{DeliveryId, LaneId, Millis};
+use ringback::types::{DeliveryId, LaneId, Millis, api};
 
-use crate::support::store::{Bed, attempted, both_stores, page};
+use crate::support::store::{Bed, attempted, both_stores, callback, complete, page};
+
+const ALL: LaneFilter = LaneFilter { state: None, oldest_first: false };
 
 both_stores! {
     a_lane_has_one_owner_at_a_time,
     how_a_lane_stands_outlives_its_owner,
     a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them,
     lanes_are_shown_with_their_depth,
+    lanes_are_found_by_state_and_by_what_waits_longest,
     lanes_are_shared_out_among_living_nodes,
     old_leases_are_void_where_no_other_node_can_be,
 }
@@ -92,12 +95,15 @@ async fn a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them(bed: &Bed) {
 
 async fn lanes_are_shown_with_their_depth(bed: &Bed) {
     let first = lane(bed).await;
-    assert!(bed.store.lanes(bed.tenant, page(9), bed.now()).await.unwrap().is_empty(), "nobody owns one yet");
+    assert!(
+        bed.store.lanes(bed.tenant, &ALL, page(9), bed.now()).await.unwrap().is_empty(),
+        "nobody owns one yet"
+    );
     let mut state = own(bed, bed.node, first).await.remove(0);
     let sent = bed.claim_one().await;
     bed.completed().await;
     bed.completed().await;
-    let show = async || bed.store.lanes(bed.tenant, page(9), bed.now()).await.unwrap().remove(0);
+    let show = async || bed.store.lanes(bed.tenant, &ALL, page(9), bed.now()).await.unwrap().remove(0);
     let shown = show().await;
     assert_eq!((shown.kind.as_str(), shown.state.as_str()), ("origin", "open"));
     assert_eq!(shown.origin.as_deref(), Some("https://hooks.example.com"));
@@ -106,13 +112,65 @@ async fn lanes_are_shown_with_their_depth(bed: &Bed) {
     for (reason, word) in [("breaker", "broken"), ("retry-after", "paused")] {
         (state.held_until, state.held_reason) = (Some(Millis(bed.now().0 + 1_000)), Some(reason.to_owned()));
         bed.store.save_lanes(bed.node, &[(state.clone(), false)]).await.unwrap();
-        assert_eq!(show().await.state, word);
+        assert_eq!(show().await.state.as_str(), word);
     }
     bed.pass_seconds(1);
     let shown = show().await;
     assert_eq!((shown.state.as_str(), shown.held_until), ("open", None));
     assert!(bed.record(attempted(&sent, 200, Verdict::Delivered)).await);
     assert_eq!(show().await.depth, 2);
+}
+
+/// Completes a job with a callback to `https://hooksN.example.com`.
+async fn told(bed: &Bed, n: u64) {
+    let to = Some(callback(&format!("https://hooks{n}.example.com/")));
+    let id = bed.submit(bed.job_with(|j| j.callback = to)).await.job.id;
+    let held = bed.lease_one().await;
+    assert_eq!(held.job_id, id);
+    bed.held(&held, complete()).await.unwrap();
+}
+
+/// Owns the lane of everything that is due.
+async fn own_all(bed: &Bed, node: NodeId) -> Vec<LaneState> {
+    let due = bed.store.due(Millis(0), bed.now(), 50).await.unwrap();
+    let lanes: Vec<_> = due.iter().map(|d| (d.lane, d.id)).collect();
+    bed.store.own_lanes(node, &lanes, bed.now()).await.unwrap()
+}
+
+async fn lanes_are_found_by_state_and_by_what_waits_longest(bed: &Bed) {
+    for n in 0..5 {
+        told(bed, n).await;
+        bed.pass_seconds(1);
+    }
+    let mut states = own_all(bed, bed.node).await;
+    let origins = async |filter: LaneFilter, page| {
+        let lanes = bed.store.lanes(bed.tenant, &filter, page, bed.now()).await.unwrap();
+        lanes.into_iter().map(|l| (l.origin.unwrap(), l.lane_id)).collect::<Vec<_>>()
+    };
+    let oldest = LaneFilter { oldest_first: true, ..ALL };
+    let wanted: Vec<String> = (0..5).map(|n| format!("https://hooks{n}.example.com")).collect();
+
+    let mut seen = origins(oldest, page(2)).await;
+    while let Some((_, last)) = seen.last().filter(|_| seen.len() < 5) {
+        let next = origins(oldest, PageOf { after: Some(*last), limit: 2 }).await;
+        assert!(!next.is_empty(), "{seen:?}");
+        seen.extend(next);
+    }
+    assert_eq!(seen.iter().map(|(origin, _)| origin.clone()).collect::<Vec<_>>(), wanted);
+
+    for (state, reason) in states.iter_mut().zip(["breaker", "retry-after"]) {
+        (state.held_until, state.held_reason) = (Some(Millis(bed.now().0 + 1_000)), Some(reason.to_owned()));
+        bed.store.save_lanes(bed.node, &[(state.clone(), false)]).await.unwrap();
+    }
+    let in_state = async |state| {
+        let ids = origins(LaneFilter { state: Some(state), ..ALL }, page(9)).await;
+        ids.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
+    };
+    assert_eq!(in_state(api::LaneState::Broken).await, [states[0].id]);
+    assert_eq!(in_state(api::LaneState::Paused).await, [states[1].id]);
+    assert_eq!(in_state(api::LaneState::Open).await.len(), 3);
+    bed.pass_seconds(1);
+    assert_eq!(in_state(api::LaneState::Open).await.len(), 5, "a hold that is over holds nothing");
 }
 
 async fn lanes_are_shared_out_among_living_nodes(bed: &Bed) {
@@ -122,16 +180,9 @@ async fn lanes_are_shared_out_among_living_nodes(bed: &Bed) {
     bed.store.keep_alive(one, Millis(bed.now().0 + 10_000)).await.unwrap();
     own(bed, one, lane).await;
     for n in 0..6 {
-        let url = format!("https://hooks{n}.example.com/");
-        let callback = Some(crate::support::store::callback(&url));
-        let id = bed.submit(bed.job_with(|j| j.callback = callback)).await.job.id;
-        let held = bed.lease_one().await;
-        assert_eq!(held.job_id, id);
-        bed.held(&held, crate::support::store::complete()).await.unwrap();
+        told(bed, n).await;
     }
-    let due = bed.store.due(Millis(0), bed.now(), 50).await.unwrap();
-    let all: Vec<_> = due.iter().map(|d| (d.lane, d.id)).collect();
-    assert_eq!(bed.store.own_lanes(one, &all, bed.now()).await.unwrap().len(), 7);
+    assert_eq!(own_all(bed, one).await.len(), 7);
     assert_eq!(bed.store.fair_share(bed.now()).await.unwrap(), 7);
     bed.store.keep_alive(two, Millis(bed.now().0 + 10_000)).await.unwrap();
     assert_eq!(bed.store.fair_share(bed.now()).await.unwrap(), 4);

@@ -142,7 +142,7 @@ async fn nothing_crosses_tenants(bed: &Bed) {
     assert!(s.dead_letters(two, &Default::default(), page(9)).await.unwrap().is_empty());
     assert!(s.redrives(two, page(9)).await.unwrap().is_empty());
     assert_eq!(s.count_dead_letters(two, &Default::default()).await.unwrap(), 0);
-    assert!(s.lanes(two, page(9), now).await.unwrap().is_empty());
+    assert!(s.lanes(two, &ringback::store::LaneFilter::default(), page(9), now).await.unwrap().is_empty());
     let letter = s.dead_letter(bed.tenant, dead).await.unwrap();
     assert_eq!(letter.job_id, Some(done), "untouched");
     assert_eq!(s.delivery(bed.tenant, dead, now).await.unwrap().state, DeliveryState::Dead);
