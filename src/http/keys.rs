@@ -15,7 +15,7 @@ use crate::types::api::{ApiKey as KeyView, NewApiKey, Page};
 use crate::types::key::{ApiKey, Scopes};
 use crate::types::problem::{Invalid, ProblemCode};
 use crate::types::submit as rules;
-use crate::types::{KeyId, Millis, id};
+use crate::types::{KeyId, Millis, TenantId, id};
 
 /// List the tenant's keys without their secrets, newest first.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", operation_id = "listKeys",
@@ -33,7 +33,8 @@ pub async fn list(
     Ok(page(paged(views, asked.limit, |k: &KeyView| k.key_id, &uri, app.store.urls())))
 }
 
-fn view(record: &KeyRecord) -> KeyView {
+/// The key without its secret.
+pub fn view(record: &KeyRecord) -> KeyView {
     KeyView {
         key_id: record.id,
         name: record.name.clone(),
@@ -57,12 +58,17 @@ pub async fn create(
     _: Query<NoQuery>,
     body: JsonBody<NewApiKey>,
 ) -> Result<Response, Problem> {
-    let wish = body.value;
-    let scopes = allowed(&key.record, &wish, app.now())?;
+    let scopes = checked(&body.value, app.now())?;
+    within_own(&key.record, &body.value, scopes)?;
+    make(&app, key.tenant(), body.value, scopes).await
+}
+
+/// Makes and shows a key of `tenant`; the wish was checked.
+pub async fn make(app: &App, tenant: TenantId, wish: NewApiKey, scopes: Scopes) -> Result<Response, Problem> {
     let secret = ApiKey::mint(app.dice.bytes());
     let record = KeyRecord {
         id: app.dice.id(app.now()),
-        tenant: key.tenant(),
+        tenant,
         name: wish.name,
         prefix: secret.prefix().to_owned(),
         hash: secret.hash(),
@@ -78,18 +84,23 @@ pub async fn create(
     Ok((StatusCode::CREATED, [no_store], Json(shown)).into_response())
 }
 
-/// The wished scopes, if the key that asks has them all and is narrowed no further.
-fn allowed(asker: &KeyRecord, wish: &NewApiKey, now: Millis) -> Result<Scopes, Problem> {
+/// The wished scopes, if the wish is sound.
+pub fn checked(wish: &NewApiKey, now: Millis) -> Result<Scopes, Invalid> {
     rules::optional_text("/name", wish.name.as_deref(), 255)?;
     names("/queues", wish.queues.as_deref(), 64)?;
     names("/accounts", wish.accounts.as_deref(), 255)?;
     if wish.expires_at.is_some_and(|at| at <= now) {
-        return Err(Invalid::member("/expiresAt", "lies in the past").into());
+        return Err(Invalid::member("/expiresAt", "lies in the past"));
     }
     let scopes: Scopes = wish.scopes.iter().copied().collect();
     if scopes.is_empty() {
-        return Err(Invalid::member("/scopes", "must name at least one scope").into());
+        return Err(Invalid::member("/scopes", "must name at least one scope"));
     }
+    Ok(scopes)
+}
+
+/// Refuses a key that would be mightier than the one that asks.
+fn within_own(asker: &KeyRecord, wish: &NewApiKey, scopes: Scopes) -> Result<(), Problem> {
     let beyond = |detail| Err(Problem::new(ProblemCode::Forbidden).detail(detail));
     if !asker.scopes.covers(scopes) {
         return beyond("a key cannot create a mightier one: a wished scope is not among its own");
@@ -99,7 +110,7 @@ fn allowed(asker: &KeyRecord, wish: &NewApiKey, now: Millis) -> Result<Scopes, P
     {
         return beyond("the key is narrowed; the new one must be narrowed to a part of that");
     }
-    Ok(scopes)
+    Ok(())
 }
 
 fn names(pointer: &str, given: Option<&[String]>, max: usize) -> Result<(), Invalid> {
@@ -128,7 +139,12 @@ pub async fn revoke(
     PathId(id): PathId<id::Key>,
     _: Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
-    app.ask(app.store.revoke_key(key.tenant(), id, app.now())).await?;
+    end(&app, key.tenant(), id).await
+}
+
+/// Ends a key; this node knows it at once.
+pub async fn end(app: &App, tenant: TenantId, id: KeyId) -> Result<StatusCode, Problem> {
+    app.ask(app.store.revoke_key(tenant, id, app.now())).await?;
     app.keys.clear();
     Ok(StatusCode::NO_CONTENT)
 }
@@ -136,7 +152,6 @@ pub async fn revoke(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::TenantId;
     use crate::types::key::Scope;
 
     fn asker(scopes: &[Scope], queues: Option<&[&str]>) -> KeyRecord {
@@ -166,7 +181,8 @@ mod tests {
     fn a_key_never_creates_a_mightier_one() {
         let admin = asker(&[Scope::Admin], None);
         let code = |asker: &KeyRecord, wish: NewApiKey| {
-            allowed(asker, &wish, Millis(1_000)).map_err(|p| p.code()).err()
+            let scopes = checked(&wish, Millis(1_000)).map_err(|refusal| refusal.code);
+            scopes.and_then(|s| within_own(asker, &wish, s).map_err(|p| p.code())).err()
         };
         assert_eq!(code(&admin, wish(&[Scope::Work, Scope::Admin], None)), None);
         assert_eq!(code(&admin, wish(&[Scope::Operator], None)), Some(ProblemCode::Forbidden));

@@ -21,6 +21,7 @@ pub mod server;
 mod submit;
 mod system;
 mod tenant;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -75,6 +76,10 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(dead_letters::get_redrive, dead_letters::cancel_redrive))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::revoke))
+        .routes(routes!(tenants::list, tenants::create))
+        .routes(routes!(tenants::get_tenant))
+        .routes(routes!(tenants::list_keys, tenants::create_key))
+        .routes(routes!(tenants::revoke_key))
         .routes(routes!(tenant::get_secret))
         .routes(routes!(tenant::rotate))
         .routes(routes!(system::livez))

@@ -5,9 +5,9 @@ use super::batch::Sql;
 use super::db::Row;
 use super::error::{Error, Result};
 use super::jobs::Filter;
-use super::model::{KeyRecord, PageOf, Tenant};
+use super::model::{KeyRecord, PageOf};
 use crate::args;
-use crate::types::{KeyId, Millis, TenantId, id};
+use crate::types::{KeyId, Millis, TenantId, api, id};
 
 macro_rules! key_columns {
     () => {
@@ -18,7 +18,8 @@ macro_rules! key_columns {
 static PUT_TENANT: Sql = Sql::plain(
     "INSERT INTO tenants (id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
 );
-static TENANT_BY_NAME: Sql = Sql::plain("SELECT id FROM tenants WHERE name = $1");
+static TENANT_BY_NAME: Sql = Sql::plain("SELECT id, name, created_at FROM tenants WHERE name = $1");
+const TENANT: &str = "SELECT id, name, created_at FROM tenants WHERE id = $1";
 const TENANTS: &str = "SELECT id, name, created_at FROM tenants WHERE 1 = 1";
 
 static PUT_KEY: Sql = Sql::plain(
@@ -37,20 +38,29 @@ static REVOKE: Sql =
 impl Store {
     /// The tenant of that name, made if there is none.
     pub async fn tenant(&self, name: &str, now: Millis) -> Result<TenantId> {
+        self.put_tenant(name, now).await.map(|(tenant, _)| tenant.tenant_id)
+    }
+
+    /// The tenant of that name, and whether this made it.
+    pub async fn put_tenant(&self, name: &str, now: Millis) -> Result<(api::Tenant, bool)> {
         let mut tx = self.0.writers.begin().await?;
         let id: TenantId = self.0.dice.id(now);
-        tx.run(&PUT_TENANT, args![id, name, now]).await?;
+        let made = tx.run(&PUT_TENANT, args![id, name, now]).await? > 0;
         let rows = tx.all(&TENANT_BY_NAME, args![name]).await?;
-        let id = rows.first().ok_or(Error::NotFound)?.id(0)?;
+        let tenant = tenant(rows.first().ok_or(Error::NotFound)?)?;
         tx.commit().await?;
-        Ok(id)
+        Ok((tenant, made))
+    }
+
+    /// One tenant, for the operator.
+    pub async fn get_tenant(&self, id: TenantId) -> Result<api::Tenant> {
+        tenant(self.read(TENANT, args![id]).await?.first().ok_or(Error::NotFound)?)
     }
 
     /// All tenants, newest first.
-    pub async fn tenants(&self, page: PageOf<id::Tenant>) -> Result<Vec<Tenant>> {
+    pub async fn tenants(&self, page: PageOf<id::Tenant>) -> Result<Vec<api::Tenant>> {
         let (sql, args) = Filter::new(TENANTS, vec![]).page("id", page);
-        let rows = self.read(sql, args).await?;
-        rows.iter().map(|r| Ok(Tenant { id: r.id(0)?, name: r.text(1)?, created_at: r.time(2)? })).collect()
+        self.read(sql, args).await?.iter().map(tenant).collect()
     }
 
     /// Stores a key. The same secret again changes nothing.
@@ -96,6 +106,10 @@ impl Store {
         tx.commit().await?;
         if n == 0 { Err(Error::NotFound) } else { Ok(()) }
     }
+}
+
+fn tenant(row: &Row) -> Result<api::Tenant> {
+    Ok(api::Tenant { tenant_id: row.id(0)?, name: row.text(1)?, created_at: row.time(2)? })
 }
 
 fn key(row: &Row) -> Result<KeyRecord> {

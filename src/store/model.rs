@@ -40,17 +40,6 @@ pub struct KeyRecord {
     pub expires_at: Option<Millis>,
 }
 
-/// A tenant.
-#[derive(Debug, Clone)]
-pub struct Tenant {
-    /// Names it.
-    pub id: TenantId,
-    /// As given at its creation.
-    pub name: String,
-    /// When it was made.
-    pub created_at: Millis,
-}
-
 /// What became of a submission.
 #[derive(Debug, Clone)]
 pub struct Submitted {

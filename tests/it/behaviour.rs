@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod idempotency;
+mod operator;
 mod refusals;
 mod result;
 mod seed;

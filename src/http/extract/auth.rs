@@ -124,7 +124,7 @@ pub mod need {
             impl Needs for $name { const SCOPE: Scope = Scope::$name; }
         )*};
     }
-    needs!(JobsWrite, JobsRead, Work, DeliveriesRead, DeadlettersReplay, MetricsRead, Admin);
+    needs!(JobsWrite, JobsRead, Work, DeliveriesRead, DeadlettersReplay, MetricsRead, Admin, Operator);
 }
 
 /// An API key that has the scope `N`.

@@ -21,6 +21,7 @@ impl Subject for id::Delivery {}
 impl Subject for id::Redrive {}
 impl Subject for id::Key {}
 impl Subject for id::Lane {}
+impl Subject for id::Tenant {}
 
 /// The path's first parameter as text.
 pub struct First(pub String);
@@ -46,5 +47,20 @@ impl<K: Subject> FromRequestParts<App> for PathId<K> {
         let First(text) =
             First::from_request_parts(parts, app).await.map_err(|_| Problem::new(K::MISSING))?;
         text.parse().map(PathId).map_err(missing)
+    }
+}
+
+/// The ids that are the path's first two parameters.
+pub struct PathIds<A, B>(pub crate::types::Id<A>, pub crate::types::Id<B>);
+
+impl<A: Subject, B: Subject> FromRequestParts<App> for PathIds<A, B> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let PathId(first) = PathId::<A>::from_request_parts(parts, app).await?;
+        let missing = || Problem::new(B::MISSING);
+        let params = RawPathParams::from_request_parts(parts, app).await.map_err(|_| missing())?;
+        let second = params.iter().nth(1).and_then(|(_, text)| text.parse().ok());
+        second.map(|second| PathIds(first, second)).ok_or_else(missing)
     }
 }

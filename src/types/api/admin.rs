@@ -1,11 +1,11 @@
-//! Keys, secrets and health.
+//! Tenants, keys, secrets and health.
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use utoipa::ToSchema;
 
 use crate::types::key::Scope;
-use crate::types::{KeyId, Millis};
+use crate::types::{KeyId, Millis, TenantId};
 
 /// An API key without its secret.
 #[skip_serializing_none]
@@ -54,6 +54,28 @@ pub struct NewApiKey {
     /// When it stops working.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Millis>,
+}
+
+/// Whose jobs, deliveries and keys belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tenant {
+    /// Names it.
+    pub tenant_id: TenantId,
+    /// As given at its creation.
+    pub name: String,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Millis,
+}
+
+/// A request for a tenant.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewTenant {
+    /// 1-128 characters of `A-Za-z0-9._:-`.
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+    pub name: String,
 }
 
 /// The tenant's default webhook secret.

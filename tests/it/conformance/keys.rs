@@ -23,10 +23,10 @@ async fn a_tenant_is_made_once_by_its_name(bed: &Bed) {
     assert_eq!(bed.store.tenant("one", bed.now()).await.unwrap(), bed.tenant);
     let all = bed.store.tenants(page(10)).await.unwrap();
     assert_eq!(all.len(), 2);
-    assert!(all[0].id > all[1].id || all[0].created_at == all[1].created_at, "newest first");
+    assert!(all[0].tenant_id > all[1].tenant_id || all[0].created_at == all[1].created_at, "newest first");
     let first = bed.store.tenants(page(1)).await.unwrap();
-    let rest = bed.store.tenants(PageOf { after: Some(first[0].id), limit: 9 }).await.unwrap();
-    assert_eq!((rest.len(), rest[0].id), (1, all[1].id));
+    let rest = bed.store.tenants(PageOf { after: Some(first[0].tenant_id), limit: 9 }).await.unwrap();
+    assert_eq!((rest.len(), rest[0].tenant_id), (1, all[1].tenant_id));
 }
 
 async fn keys_are_stored_found_listed_and_revoked(bed: &Bed) {
