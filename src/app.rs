@@ -100,13 +100,13 @@ impl Running {
     /// Stops taking requests, finishes what is in flight, flushes, gives lanes back.
     pub async fn stop(self) -> anyhow::Result<()> {
         let stop = async {
-            // The doors first: a request under way may still need the loops.
+            // Side by side: what is in flight at either end has the same 20 s.
             self.doors.cancel();
+            self.loops.cancel();
+            self.tasks.close();
             for server in self.servers {
                 server.await.context("the server died")?;
             }
-            self.loops.cancel();
-            self.tasks.close();
             self.tasks.wait().await;
             self.store.close().await;
             anyhow::Ok(())
@@ -143,6 +143,10 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         metrics: metrics.clone(),
     };
     let store = Store::open(options).await.context("cannot open the store")?;
+    // Before any loop: leases and lanes of other nodes must not look expired to a clock that is ahead.
+    if let Some(reference) = sweep::reference(&store, &clock).await {
+        clock.adopt(reference);
+    }
     let (api_key, webhook_secret) = prepare(&config, &store, &clock, &dice).await?;
     let wake = Wake::default();
     let (doors, loops, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());

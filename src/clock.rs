@@ -24,12 +24,12 @@ pub enum Clock {
 pub struct Steady {
     offset: AtomicI64,
     far_off: AtomicI64,
+    /// The latest instant that was told: small corrections make the clock stand still, not step back.
+    told: AtomicI64,
 }
 
 /// The largest correction that is taken over at once.
 const STEP_MS: i64 = 1_000;
-/// After so many measurements in a row that are further off, the reference is believed.
-const BELIEVE_AFTER: i64 = 12;
 
 impl Clock {
     /// The machine's clock.
@@ -37,6 +37,7 @@ impl Clock {
         Clock::System(Arc::new(Steady {
             offset: AtomicI64::new(wall_ms() - boot_ms()),
             far_off: AtomicI64::new(0),
+            told: AtomicI64::new(0),
         }))
     }
 
@@ -48,7 +49,10 @@ impl Clock {
     /// The present instant.
     pub fn now(&self) -> Millis {
         match self {
-            Clock::System(s) => Millis(boot_ms() + s.offset.load(Ordering::Relaxed)),
+            Clock::System(s) => {
+                let now = boot_ms() + s.offset.load(Ordering::Relaxed);
+                Millis(now.max(s.told.fetch_max(now, Ordering::Relaxed)))
+            }
             Clock::Manual(at) => Millis(at.load(Ordering::SeqCst)),
         }
     }
@@ -60,16 +64,27 @@ impl Clock {
         }
     }
 
-    /// Follows `reference` (the database's clock, or the wall clock on SQLite), read just now.
-    pub fn follow(&self, reference: Millis) {
+    /// Follows `reference` (the database's clock, or the wall clock on SQLite), read just now. One that is
+    /// far off is believed once it has been so `believe_after` times in a row.
+    pub fn follow(&self, reference: Millis, believe_after: i64) {
         let Clock::System(s) = self else { return };
-        let off_by = reference.0 - self.now().0;
-        if off_by.abs() <= STEP_MS || s.far_off.fetch_add(1, Ordering::Relaxed) >= BELIEVE_AFTER {
+        let off_by = reference.0 - boot_ms() - s.offset.load(Ordering::Relaxed);
+        if off_by.abs() <= STEP_MS {
             s.offset.fetch_add(off_by, Ordering::Relaxed);
             s.far_off.store(0, Ordering::Relaxed);
+        } else if s.far_off.fetch_add(1, Ordering::Relaxed) + 1 >= believe_after {
+            self.adopt(reference);
         } else {
             s.offset.fetch_add(off_by.signum() * STEP_MS, Ordering::Relaxed);
         }
+    }
+
+    /// Takes `reference` over as it is, even if that is a step back.
+    pub fn adopt(&self, reference: Millis) {
+        let Clock::System(s) = self else { return };
+        s.offset.store(reference.0 - boot_ms(), Ordering::Relaxed);
+        s.told.store(0, Ordering::Relaxed);
+        s.far_off.store(0, Ordering::Relaxed);
     }
 
     /// What the machine's wall clock says, for [`Clock::follow`] where the store has no clock of its own.
@@ -98,22 +113,34 @@ mod tests {
     fn a_small_difference_is_taken_over_and_a_jump_only_step_by_step() {
         let clock = Clock::system();
         let near = clock.now().plus(Duration::from_millis(400));
-        clock.follow(near);
+        clock.follow(near, 12);
         assert!(clock.now() >= near);
 
         let before = clock.now();
-        clock.follow(before.plus(Duration::from_secs(86_400)));
+        clock.follow(before.plus(Duration::from_secs(86_400)), 12);
         assert!(clock.now().since(before) < Duration::from_secs(10), "a day's jump moves it by a second");
     }
 
     #[test]
     fn a_lasting_difference_is_believed_in_the_end() {
         let clock = Clock::system();
-        let day = Duration::from_secs(86_400);
-        let target = clock.now().plus(day);
-        for _ in 0..=BELIEVE_AFTER {
-            clock.follow(target);
-        }
+        let target = clock.now().plus(Duration::from_secs(86_400));
+        clock.follow(target, 3);
+        clock.follow(target, 3);
+        assert!(clock.now() < target);
+        clock.follow(target, 3);
         assert!(clock.now() >= target);
+    }
+
+    #[test]
+    fn a_small_correction_back_makes_it_stand_still_and_an_adopted_clock_steps_back() {
+        let clock = Clock::system();
+        let before = clock.now();
+        clock.follow(before.minus(Duration::from_millis(900)), 12);
+        assert!(clock.now() >= before);
+
+        let behind = before.minus(Duration::from_secs(60));
+        clock.adopt(behind);
+        assert!(clock.now().since(behind) < Duration::from_secs(10));
     }
 }

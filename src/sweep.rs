@@ -45,21 +45,38 @@ impl Sweep {
         }
     }
 
-    /// One look.
+    /// One look. A part that fails does not keep the others from their turn.
     pub async fn tick(&mut self) -> Result<()> {
         let now = self.clock.now();
-        if self.store.end_overdue(now).await? > 0 {
-            self.wake.jobs.nudge();
-            self.wake.deliveries.nudge();
+        let ended = self.end_overdue(now).await;
+        let redriven = self.redrive(now).await;
+        let retained = match self.retained.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
+            true => self.retain(now).await,
+            false => Ok(()),
+        };
+        ended.and(redriven).and(retained)
+    }
+
+    async fn end_overdue(&self, now: Millis) -> Result<()> {
+        for _ in 0..STEPS {
+            let found = self.store.end_overdue(now).await?;
+            if found > 0 {
+                self.wake.jobs.nudge();
+                self.wake.deliveries.nudge();
+            }
+            if found < Store::OVERDUE_BITE {
+                break;
+            }
         }
+        Ok(())
+    }
+
+    async fn redrive(&self, now: Millis) -> Result<()> {
         for _ in 0..STEPS {
             if !self.store.step_redrive(now).await? {
                 break;
             }
             self.wake.deliveries.nudge();
-        }
-        if self.retained.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
-            self.retain(now).await?;
         }
         Ok(())
     }
@@ -76,24 +93,27 @@ impl Sweep {
     }
 }
 
+/// How often a wall clock must be far off before it is believed: someone may only have set it wrong.
+const WALL_BELIEVED_AFTER: i64 = 12;
+/// The same for a database's clock, by which all nodes go: a second answer rules out a slow one.
+const SERVER_BELIEVED_AFTER: i64 = 2;
+
 /// Keeps `clock` in step with the database's, or with the machine's on SQLite.
 pub async fn follow_clock(store: Store, clock: Clock, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        if let Some(reference) = reference(&store, &clock).await {
-            clock.follow(reference);
+        match reference(&store, &clock).await {
+            Some(server) => clock.follow(server, SERVER_BELIEVED_AFTER),
+            None if !store.has_clock() => clock.follow(Clock::wall(), WALL_BELIEVED_AFTER),
+            None => {}
         }
         let _ = tokio::time::timeout(FOLLOW_EVERY, shutdown.cancelled()).await;
     }
 }
 
-/// The instant it is now by the reference; a slow answer tells too little and is not used.
-async fn reference(store: &Store, clock: &Clock) -> Option<Millis> {
+/// The instant it is now by the store's own clock; a slow answer tells too little and is not used.
+pub async fn reference(store: &Store, clock: &Clock) -> Option<Millis> {
     let asked = clock.now();
-    let answer = store.server_time().await.ok()?;
+    let time = store.server_time().await.ok()??;
     let took = clock.now().since(asked);
-    match answer {
-        None => Some(Clock::wall()),
-        Some(time) if took < Duration::from_millis(500) => Some(time.plus(took / 2)),
-        Some(_) => None,
-    }
+    (took < Duration::from_millis(500)).then(|| time.plus(took / 2))
 }

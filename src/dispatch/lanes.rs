@@ -15,6 +15,8 @@ use crate::types::{DeliveryId, LaneId, Millis};
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
+/// Beyond so many only first attempts are sent: a storm of retries leaves them a quarter.
+const RETRY_SLOTS: usize = NODE_SLOTS / 4 * 3;
 /// Due deliveries of one lane that are kept in mind; the rest stays in the store.
 const IN_MIND: usize = 64;
 /// The bounds of a lane's slots.
@@ -99,16 +101,21 @@ impl Lanes {
         unowned.into_iter().collect()
     }
 
-    /// These lanes have something due, seen without a floor: read them again.
-    pub fn stir(&mut self, lanes: &[LaneId]) -> Vec<LaneId> {
+    /// These lanes have something due, seen without a floor: read them again. Gives those not owned here.
+    pub fn stir(&mut self, due: &[(LaneId, DeliveryId)]) -> Vec<(LaneId, DeliveryId)> {
         let mut unowned = Vec::new();
-        for id in lanes {
+        for (id, first) in due {
             match self.lanes.get_mut(id) {
                 Some(lane) => lane.more = true,
-                None => unowned.push(*id),
+                None => unowned.push((*id, *first)),
             }
         }
         unowned
+    }
+
+    /// Gives up every lane. What is in flight stays counted until it ends.
+    pub fn forget(&mut self) {
+        *self = Lanes { in_flight: self.in_flight, ..Lanes::default() };
     }
 
     /// The answer to a try to own `asked`: those not in `owned` belong to another node.
@@ -139,11 +146,6 @@ impl Lanes {
                 self.foreign.insert(*id, now.plus(FOREIGN));
             }
         }
-    }
-
-    /// Whether a try to own the lane is worth it now.
-    pub fn is_foreign(&self, lane: LaneId, now: Millis) -> bool {
-        self.foreign.get(&lane).is_some_and(|again| *again > now)
     }
 
     /// Lanes that could send but have nothing in mind while the store may hold more.
@@ -180,7 +182,14 @@ impl Lanes {
             let Some(id) = self.turns.pop_front() else { break };
             self.turns.push_back(id);
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            let due = if lane.free(now) > 0 { lane.ready.pop_front() } else { None };
+            let due = if lane.free(now) == 0 {
+                None
+            } else if self.in_flight < RETRY_SLOTS {
+                lane.ready.pop_front()
+            } else {
+                let first = lane.ready.iter().position(|due| due.attempt == 0);
+                first.and_then(|at| lane.ready.remove(at))
+            };
             match due {
                 None => passed += 1,
                 Some(due) => {
@@ -250,7 +259,7 @@ impl Lanes {
 
     /// Whether this node soon has no slot left for its lanes.
     pub fn crowded(&self) -> bool {
-        self.in_flight >= NODE_SLOTS * 3 / 4
+        self.in_flight >= RETRY_SLOTS
     }
 
     /// Marks lanes beyond a fair `share` to be let go, those with the least in flight first.

@@ -5,6 +5,8 @@
 
 mod attempt;
 pub mod lanes;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::egress::{BootTime, Sender};
 use crate::metrics::Metrics;
-use crate::store::{Attempted, ClaimedDelivery, DueDelivery, Error, HandOver, Result, Store};
+use crate::store::{Attempted, ClaimedDelivery, DueDelivery, HandOver, Result, Store};
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
 use crate::types::{LaneId, Millis, TenantId};
@@ -56,6 +58,8 @@ const ALIVE: Duration = Duration::from_secs(15);
 const LONGEST_COMMIT: Duration = Duration::from_millis(1_000);
 /// Due deliveries read in one look.
 const LOOK: u32 = 2_000;
+/// Lanes with due work that one pass without a floor takes note of.
+const STIR: u32 = 5_000;
 /// Lanes read again in one tick.
 const HUNGRY: usize = 64;
 /// What is in flight at a stop may end within this time.
@@ -81,8 +85,30 @@ struct Inner {
 
 #[derive(Default)]
 struct Looked {
+    /// The next look begins behind it.
     floor: Millis,
+    /// When the last beat was.
     beat: Option<Millis>,
+    /// Up to which lane the last pass without a floor came; None: to the end.
+    stirred: Option<LaneId>,
+}
+
+impl Looked {
+    /// Where the next look begins, after one that ended at `last`, or at `now` when it saw all.
+    fn after(&mut self, floor: Millis, last: Option<Millis>, now: Millis) {
+        let millisecond = Duration::from_millis(1);
+        match last {
+            None => self.floor = now.minus(LONGEST_COMMIT),
+            // More may be due at that very instant.
+            Some(last) if last.minus(millisecond) > floor => self.floor = last.minus(millisecond),
+            // A whole look of one instant: to look there again would show the same for ever. The pass
+            // without a floor finds the rest.
+            Some(last) => {
+                self.floor = last;
+                self.beat = None;
+            }
+        }
+    }
 }
 
 impl Dispatcher {
@@ -173,9 +199,13 @@ impl Dispatcher {
     /// Every five seconds: a sign of life, lanes written down, a pass without a floor.
     async fn beat(&self, now: Millis) -> Result<()> {
         let inner = &self.0;
-        let due = inner.looked().beat.is_none_or(|at| now < at || now.since(at) >= BEAT);
-        if !due {
+        let last = inner.looked().beat;
+        if last.is_some_and(|at| now >= at && now.since(at) < BEAT) {
             return Ok(());
+        }
+        if last.is_some_and(|at| now.since(at) >= ALIVE) {
+            // Taken for dead: others may have the lanes by now, and who has them is asked anew.
+            inner.lanes().forget();
         }
         inner.store.keep_alive(inner.node, now.plus(ALIVE)).await?;
         if inner.lanes().crowded() {
@@ -185,17 +215,11 @@ impl Dispatcher {
         let save = inner.lanes().to_save(now);
         inner.metrics.lanes_owned(inner.lanes().len());
         inner.store.save_lanes(inner.node, &save).await?;
-        let stirred = inner.store.lanes_due(now, 10_000).await?;
-        let unowned = inner.lanes().stir(&stirred);
-        let mut of = Vec::new();
-        for lane in unowned {
-            if !inner.lanes().is_foreign(lane, now)
-                && let Some(first) = inner.store.due_in_lane(lane, now, 1).await?.first()
-            {
-                of.push((lane, first.id));
-            }
-        }
-        self.own(of, now).await?;
+        let after = inner.looked().stirred;
+        let due = inner.store.lanes_due(inner.node, now, after, STIR).await?;
+        inner.looked().stirred = due.last().filter(|_| due.len() == STIR as usize).map(|(lane, _)| *lane);
+        let unowned = inner.lanes().stir(&due);
+        self.own(unowned, now).await?;
         inner.looked().beat = Some(now);
         Ok(())
     }
@@ -212,16 +236,14 @@ impl Dispatcher {
         };
         let due = inner.store.due(floor, now, LOOK).await?;
         let full = due.len() == LOOK as usize;
-        // Behind a full look there is more; each look after it begins where this one ended.
-        let next = if full { due.last().map_or(now, |d| d.due_at) } else { now };
-        let overlap = if full { Duration::from_millis(1) } else { LONGEST_COMMIT };
-        inner.looked().floor = next.minus(overlap);
+        let last = due.last().filter(|_| full).map(|d| d.due_at);
+        inner.looked().after(floor, last, now);
         let unowned = inner.lanes().offer(due.clone(), now);
         if !unowned.is_empty() {
             self.own(unowned, now).await?;
             inner.lanes().offer(due, now);
         }
-        Ok(full && next > floor)
+        Ok(full)
     }
 
     async fn own(&self, of: Vec<(LaneId, crate::types::DeliveryId)>, now: Millis) -> Result<()> {
@@ -292,14 +314,16 @@ impl Inner {
 
     async fn send(&self, d: &ClaimedDelivery) -> Attempted {
         let left = d.lease_until.since(self.clock.now());
-        // The lease must outlast the attempt; what is late is left to whoever claims it next.
-        let spare = self.options.margin / 2;
+        // The lease must outlast the attempt, which ends a deadline from now wherever it spends the time;
+        // what is late is left to whoever claims it next.
+        let needed = self.options.deadline + self.options.margin / 2;
+        let spare = if left >= needed { left - self.options.margin / 2 } else { Duration::ZERO };
         let tools = attempt::Tools {
             store: &self.store,
             sender: &self.sender,
             policy: &self.options.policy,
             deadline: self.options.deadline,
-            not_after: BootTime::now().plus(left.saturating_sub(self.options.deadline + spare)),
+            not_after: BootTime::now().plus(spare),
         };
         attempt::attempt(&tools, d, || self.clock.now()).await
     }
@@ -321,10 +345,8 @@ impl Inner {
                     }
                     return;
                 }
-                // A lock that another transaction held too long is told as a key in flight.
-                Err(Error::Down(_) | Error::Overloaded | Error::Again | Error::KeyInFlight)
-                    if self.clock.now() < d.lease_until =>
-                {
+                // Whatever it is, it may be another call's fault; without its record the attempt is repeated.
+                Err(_) if self.clock.now() < d.lease_until => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
                 Err(e) => {

@@ -30,8 +30,9 @@ pub use send::Sender;
 
 /// For one name look-up, the wait for a free slot included.
 const DNS_BUDGET: Duration = Duration::from_secs(3);
-/// Look-ups in flight at once.
-const DNS_SLOTS: usize = 64;
+/// Look-ups in flight at once: one for each request that a node has under way, so that the silent name
+/// server of one receiver never makes another's look-up wait.
+const DNS_SLOTS: usize = 512;
 /// For TCP and TLS together, over all addresses that are tried.
 const CONNECT_BUDGET: Duration = Duration::from_secs(5);
 /// Addresses of one name that are tried.

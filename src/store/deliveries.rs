@@ -33,18 +33,24 @@ const DUE_IN_LANE: &str = concat!(
       ORDER BY lane_id, due_at LIMIT $3"
 );
 
-// A skip scan: one probe of the index per lane that has anything queued, however much that is.
+// A skip scan: one probe of the index per lane that has anything queued, however much that is. Lanes in
+// the hands of another living node are left out.
 const LANES_DUE: &str = "
     WITH RECURSIVE l(id) AS (
-        SELECT (SELECT q.lane_id FROM delivery_queue q ORDER BY q.lane_id LIMIT 1)
+        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > $3 ORDER BY q.lane_id LIMIT 1)
         UNION ALL
         SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > l.id ORDER BY q.lane_id LIMIT 1)
         FROM l WHERE l.id IS NOT NULL
     )
-    SELECT l.id FROM l
+    SELECT l.id, (SELECT q.delivery_id FROM delivery_queue q
+                  WHERE (q.lane_id, q.due_at) >= (l.id, 0) AND (q.lane_id, q.due_at) <= (l.id, $1)
+                  ORDER BY q.lane_id, q.due_at LIMIT 1)
+    FROM l
     WHERE l.id IS NOT NULL
       AND EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = l.id AND q.due_at <= $1)
-    LIMIT $2";
+      AND NOT EXISTS (SELECT 1 FROM lanes a JOIN nodes n ON n.id = a.owner_id
+                      WHERE a.id = l.id AND a.owner_id <> $2 AND n.alive_until > $1)
+    LIMIT $4";
 
 const NEXT_DUE: &str = "SELECT due_at FROM delivery_queue WHERE due_at > $1 ORDER BY due_at LIMIT 1";
 
@@ -157,9 +163,18 @@ impl Store {
         self.scout(DUE_IN_LANE, args![lane, now, limit]).await?.iter().map(due).collect()
     }
 
-    /// Lanes that have anything due, for the pass without a floor.
-    pub async fn lanes_due(&self, now: Millis, limit: u32) -> Result<Vec<LaneId>> {
-        self.scout(LANES_DUE, args![now, limit]).await?.iter().map(|r| r.id(0)).collect()
+    /// Lanes with something due that `node` has or may have, each with its oldest delivery: for the pass
+    /// without a floor. In the order of their ids, from behind `after`.
+    pub async fn lanes_due(
+        &self,
+        node: NodeId,
+        now: Millis,
+        after: Option<LaneId>,
+        limit: u32,
+    ) -> Result<Vec<(LaneId, DeliveryId)>> {
+        let after = after.unwrap_or(LaneId::from_uuid(uuid::Uuid::nil()));
+        let rows = self.scout(LANES_DUE, args![now, node, after, limit]).await?;
+        rows.iter().map(|r| Ok((r.id(0)?, r.id(1)?))).collect()
     }
 
     /// When the next delivery after `now` falls due.

@@ -133,7 +133,7 @@ fn a_crowded_node_lets_lanes_go_once_nothing_is_in_flight() {
 
     let released: Vec<_> = book.to_save(NOW).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
     assert_eq!(released, vec![lane_id(2)]);
-    assert!(book.is_foreign(lane_id(2), NOW), "others look first");
+    assert!(book.offer(vec![due(2, 100)], NOW).is_empty(), "others look first");
     assert_eq!(book.offer(vec![due(2, 100)], NOW.plus(FOREIGN)).len(), 1, "what waits is not forgotten");
 }
 
@@ -145,4 +145,36 @@ fn an_idle_lane_is_let_go_and_a_busy_one_kept() {
     let released: Vec<_> = book.to_save(later).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
     assert_eq!(released, vec![lane_id(1)]);
     assert_eq!(book.len(), 1);
+}
+
+#[test]
+fn retries_leave_a_quarter_of_the_slots_to_first_attempts() {
+    let lanes: Vec<u128> = (1..=40).collect();
+    let mut book = owning(&lanes);
+    let retry = |lane, n| DueDelivery { attempt: 1, ..due(lane, n) };
+    for lane in &lanes {
+        book.offer((0..20).map(|n| retry(*lane, n)).collect(), NOW);
+        let good = Outcome::Answered { status: 200, retry_after: None, abort: false };
+        (0..900).for_each(|_| book.learn(lane_id(*lane), &good, NOW));
+    }
+    assert_eq!(book.pick(NOW).len(), RETRY_SLOTS);
+
+    book.offer(vec![due(7, 99)], NOW);
+
+    assert_eq!(book.pick(NOW), vec![due(7, 99)], "a first attempt passes the retries before it");
+    assert!(book.pick(NOW).is_empty());
+}
+
+#[test]
+fn a_node_that_was_taken_for_dead_asks_anew_and_keeps_count() {
+    let mut book = owning(&[1]);
+    book.offer(vec![due(1, 1), due(1, 2)], NOW);
+    assert_eq!(book.pick(NOW).len(), 2);
+
+    book.forget();
+
+    assert_eq!((book.len(), book.in_flight()), (0, 2));
+    assert_eq!(book.offer(vec![due(1, 3)], NOW), vec![(lane_id(1), due(1, 3).id)]);
+    book.done(lane_id(1), NOW);
+    assert_eq!(book.in_flight(), 1);
 }

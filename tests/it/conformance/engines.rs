@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use ringback::store::db::{Engine, Target};
 use ringback::store::{Error, Store};
+use ringback::types::Millis;
 use tokio::time::Instant;
 
 use crate::support::postgres::Server;
@@ -138,7 +139,7 @@ async fn claims_walk_their_indexes() {
     let due = format!(
         "SELECT delivery_id FROM delivery_queue WHERE due_at > 0 AND due_at <= {now} ORDER BY due_at LIMIT 10"
     );
-    let lane = bed.literal(bed.store.lanes_due(bed.now(), 1).await.unwrap()[0].uuid());
+    let lane = bed.literal(bed.store.due(Millis(0), bed.now(), 1).await.unwrap()[0].lane.uuid());
     let in_lane = format!(
         "SELECT delivery_id FROM delivery_queue WHERE (lane_id, due_at) >= ({lane}, 0)
          AND (lane_id, due_at) <= ({lane}, {now}) ORDER BY lane_id, due_at LIMIT 10"
