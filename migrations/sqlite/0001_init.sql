@@ -72,11 +72,18 @@ CREATE TABLE jobs (
     -- the delivery of the terminal event
     delivery_id       BLOB,
     expires_at        INTEGER,
+    -- past it the job is gone; expires_at, put off while a delivery or a dead letter needs the job
+    remove_at         INTEGER,
     purged_at         INTEGER
 ) STRICT;
 CREATE INDEX jobs_tenant ON jobs (tenant_id, id);
 CREATE INDEX jobs_reference ON jobs (tenant_id, reference, id) WHERE reference IS NOT NULL;
-CREATE INDEX jobs_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX jobs_removal ON jobs (remove_at) WHERE remove_at IS NOT NULL;
+-- for lists: what is owed, and what did not end well, among millions that did
+CREATE INDEX jobs_owed ON jobs (tenant_id, id) WHERE state = 'owed';
+CREATE INDEX jobs_failed ON jobs (tenant_id, id) WHERE state = 'failed';
+CREATE INDEX jobs_cancelled ON jobs (tenant_id, id) WHERE state = 'cancelled';
+CREATE INDEX jobs_expired ON jobs (tenant_id, id) WHERE state = 'expired';
 
 -- One row per job that is owed. due_at is schedule time and end of the lease in one:
 -- a dead worker returns its job by doing nothing.
@@ -115,6 +122,7 @@ CREATE TABLE job_queue (
     watch_at         INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX job_queue_due ON job_queue (tenant_id, queue, level, due_at);
+CREATE INDEX job_queue_kind ON job_queue (tenant_id, queue, level, kind, due_at);
 CREATE INDEX job_queue_watch ON job_queue (watch_at) WHERE watch_at IS NOT NULL;
 CREATE INDEX job_queue_lost ON job_queue (due_at) WHERE attempts_left = 0;
 
@@ -179,12 +187,16 @@ CREATE TABLE deliveries (
     first_error    TEXT,
     last_error     TEXT,
     ended_at       INTEGER,
-    discarded_at   INTEGER
+    discarded_at   INTEGER,
+    remove_at      INTEGER
 ) STRICT;
 CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
 CREATE INDEX deliveries_job ON deliveries (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX deliveries_event ON deliveries (event_id);
-CREATE INDEX deliveries_ended ON deliveries (ended_at) WHERE ended_at IS NOT NULL;
+CREATE INDEX deliveries_removal ON deliveries (remove_at) WHERE remove_at IS NOT NULL;
+CREATE INDEX deliveries_owed ON deliveries (tenant_id, id) WHERE state = 'owed';
+CREATE INDEX deliveries_dead ON deliveries (tenant_id, id) WHERE state = 'dead';
+CREATE INDEX deliveries_cancelled ON deliveries (tenant_id, id) WHERE state = 'cancelled';
 
 -- One row per delivery that is owed.
 CREATE TABLE delivery_queue (

@@ -139,7 +139,7 @@ impl From<store::Error> for Problem {
             E::KeyReused => ProblemCode::IdempotencyKeyReused,
             E::KeyInFlight => return Problem::new(ProblemCode::IdempotencyInFlight).retry_after(1),
             E::Invalid(refusal) => return refusal.into(),
-            E::Overloaded | E::Again => ProblemCode::ServiceOverloaded,
+            E::Overloaded | E::Again | E::Locked(_) => ProblemCode::ServiceOverloaded,
             E::Down(why) => {
                 tracing::warn!(%why, "the store does not answer");
                 ProblemCode::StorageUnavailable

@@ -11,8 +11,8 @@ use super::error::{Error, Result};
 use super::model::{Changed, JobChange, Right, What};
 use super::pool::Tx;
 use super::rows::{Held, Phase, callback_awaited, callback_source, held, job_columns, lease_random};
+use super::seconds;
 use super::submit::READ_JOBS;
-use super::{Inner, seconds};
 use crate::args;
 use crate::types::api::ErrorInfo;
 use crate::types::job::{
@@ -58,11 +58,13 @@ struct End {
 }
 
 /// Applies the changes in order. One answer each.
+///
+/// `repeated` says that the same changes may have been committed before, and the answer lost.
 pub(super) async fn change(
-    inner: &Inner,
     tx: &mut Tx,
     out: &mut Outbox<'_>,
     changes: &[&JobChange],
+    repeated: bool,
     now: Millis,
 ) -> Result<Vec<Result<Changed>>> {
     let mut jobs = load(tx, changes, now).await?;
@@ -72,6 +74,7 @@ pub(super) async fn change(
             Some(work) if change.tenant.is_none_or(|t| t == work.held.job.tenant) => {
                 match apply(work, out, change, now) {
                     Ok(()) => Ok(changed(&work.held)),
+                    Err(_) if repeated && was_done(&work.held.job, change) => Ok(changed(&work.held)),
                     // What another change made of the job stands; only this one is refused.
                     Err(
                         e
@@ -84,8 +87,17 @@ pub(super) async fn change(
         };
         answers.push(answer);
     }
-    write::write(inner, tx, jobs).await?;
+    write::write(tx, jobs).await?;
     Ok(answers)
+}
+
+/// What an owner wished stands as if this very change had made it so; a holder's report is known by its token.
+fn was_done(job: &Job, change: &JobChange) -> bool {
+    match (&change.right, &change.what, job.state) {
+        (Right::Owner, What::Change(Change::Cancel { .. }), JobState::Cancelled) => true,
+        (Right::Owner, What::Retry, JobState::Queued) => job.attempt == 0,
+        _ => false,
+    }
 }
 
 /// Locks the owed ones and reads the others; those that are to be retried under a lock of the document.
@@ -147,7 +159,11 @@ fn apply(work: &mut Work, out: &mut Outbox<'_>, change: &JobChange, now: Millis)
         }
         What::Change(change) => transition(work, out, change.clone(), now),
         What::Overdue => match overdue(&work.held, now) {
-            Some(change) => transition(work, out, change, now),
+            Some(change) => {
+                // A new fence: whoever held it until now reports too late.
+                work.held.job.fence += 1;
+                transition(work, out, change, now)
+            }
             None => Ok(()),
         },
         What::Retry => Err(Error::NotRetryable),
@@ -278,7 +294,7 @@ fn end(
         Some(Outcome::Elsewhere(url)) => job.result_url = Some(url.clone()),
         None => {}
     }
-    out.job_ended(state);
+    out.job_ended(job);
     let delivery = out.job_event(job, event, now, outcome.as_ref())?;
     job.callback_state = if delivery.is_some() { CallbackState::Pending } else { CallbackState::None };
     work.held.phase = None;
@@ -353,6 +369,11 @@ pub(super) fn as_started(job: &Job, sequence: i64, at: Millis) -> Job {
 }
 
 fn retry(work: &mut Work, out: &mut Outbox<'_>, now: Millis) -> Result<()> {
+    if work.end.is_some() {
+        // It ended in this very transaction, whose statements for an end and a beginning exclude each other:
+        // the batch is halved until the two stand apart.
+        return Err(Error::Data("ended and retried at once".to_owned()));
+    }
     let held = &mut work.held;
     if !matches!(held.job.state, JobState::Failed | JobState::Cancelled | JobState::Expired) {
         return Err(Error::NotRetryable);

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -14,19 +15,22 @@ use tokio::time::{Instant, sleep, timeout};
 use super::emit::{After, Handed, Outbox};
 use super::error::{Error, Result};
 use super::model::{
-    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Submitted,
+    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Right, Submitted,
+    What,
 };
 use super::pool::Pool;
 use super::submit::Many;
 use super::{Inner, Store, change, deliveries, lease, record, submit};
 use crate::types::Millis;
 use crate::types::id::NodeId;
-use crate::types::job::NewJob;
+use crate::types::job::{Change, NewJob, Outcome};
 
-/// Calls that may wait for a flush; beyond it the caller is told to come back.
+/// Calls that may wait for a flush, and their bytes; beyond either the caller is told to come back.
 const QUEUE: usize = 8_192;
-/// Calls that one transaction takes.
+const QUEUE_BYTES: usize = 128 << 20;
+/// Calls that one transaction takes, their rows and bytes: what takes longer than its callers wait serves nobody.
 const FLUSH: usize = 512;
+const FLUSH_WEIGHT: Weight = Weight { rows: 4_000, bytes: 8 << 20 };
 /// A flush is repeated for so long when the database goes away; then its callers are told.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Transactions that met another one are repeated so often.
@@ -53,12 +57,49 @@ pub(super) enum Reply {
 pub(super) struct Call {
     op: Op,
     now: Millis,
+    weight: Weight,
     reply: oneshot::Sender<Result<Reply>>,
+}
+
+/// How much a call writes, roughly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Weight {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Op {
+    fn weight(&self) -> Weight {
+        match self {
+            Op::Submit(jobs) => {
+                let bytes = jobs.iter().map(|j| j.input.len() + j.metadata.len()).sum();
+                Weight { rows: jobs.len(), bytes }
+            }
+            Op::Change(changes) => {
+                Weight { rows: changes.len(), bytes: changes.iter().map(result_bytes).sum() }
+            }
+            Op::Lease(want) => Weight { rows: want.max as usize, bytes: 0 },
+            Op::Claim { due, .. } => Weight { rows: due.len(), bytes: 0 },
+            Op::Record(attempted) => {
+                let kept = |a: &Attempted| a.exchange.as_ref().map_or(0, |e| e.body.len());
+                Weight { rows: attempted.len(), bytes: attempted.iter().map(kept).sum() }
+            }
+        }
+    }
+}
+
+fn result_bytes(change: &JobChange) -> usize {
+    match &change.what {
+        What::Change(Change::Complete(Outcome::Bytes { bytes, .. })) => bytes.len(),
+        What::Change(_) | What::Heartbeat { .. } | What::Retry | What::Overdue => 0,
+    }
 }
 
 /// The callers' end.
 pub(super) struct Committer {
     calls: std::sync::Mutex<Option<mpsc::Sender<Call>>>,
+    /// Bytes that wait for a flush.
+    waiting: AtomicUsize,
     tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
@@ -66,7 +107,11 @@ impl Committer {
     pub(super) fn new() -> (Committer, mpsc::Receiver<Call>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         (
-            Committer { calls: std::sync::Mutex::new(Some(sender)), tasks: std::sync::Mutex::default() },
+            Committer {
+                calls: std::sync::Mutex::new(Some(sender)),
+                waiting: AtomicUsize::new(0),
+                tasks: std::sync::Mutex::default(),
+            },
             receiver,
         )
     }
@@ -75,10 +120,21 @@ impl Committer {
         let (reply, answer) = oneshot::channel();
         let calls = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let closed = || Error::Down("closed".to_owned());
-        calls.ok_or_else(closed)?.try_send(Call { op, now, reply }).map_err(|e| match e {
-            mpsc::error::TrySendError::Full(_) => Error::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => closed(),
-        })?;
+        let weight = op.weight();
+        let ahead = self.waiting.fetch_add(weight.bytes, Ordering::Relaxed);
+        let sent = match calls {
+            None => Err(closed()),
+            // A call that is alone in the queue is taken however large it is.
+            Some(_) if ahead > 0 && ahead + weight.bytes > QUEUE_BYTES => Err(Error::Overloaded),
+            Some(calls) => calls.try_send(Call { op, now, weight, reply }).map_err(|e| match e {
+                mpsc::error::TrySendError::Full(_) => Error::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => closed(),
+            }),
+        };
+        if sent.is_err() {
+            self.waiting.fetch_sub(weight.bytes, Ordering::Relaxed);
+        }
+        sent?;
         answer.await.map_err(|_| closed())?
     }
 
@@ -105,36 +161,89 @@ pub(super) fn start(store: &Store, pool: Pool, n: usize, receiver: mpsc::Receive
             let mut calls = Vec::with_capacity(FLUSH);
             while receiver.lock().await.recv_many(&mut calls, FLUSH).await > 0 {
                 let Some(inner) = inner.upgrade() else { return };
+                let bytes = calls.iter().map(|c| c.weight.bytes).sum();
+                inner.committer.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 // Nobody waits any more: what was not begun need not be.
                 calls.retain(|c| !c.reply.is_closed());
-                Box::pin(flush(&inner, &pool, std::mem::take(&mut calls))).await;
+                let (calls, pool) = (std::mem::take(&mut calls), pool.clone());
+                // In a task of its own: a panic costs its callers their answer and not the node its writer.
+                let flushed = tokio::spawn(async move {
+                    for calls in portions(calls) {
+                        flush(&inner, &pool, calls).await;
+                    }
+                });
+                if let Err(e) = flushed.await {
+                    tracing::error!(error = %e, "a flush panicked");
+                }
             }
             drop(lock);
         });
     }
 }
 
-/// Writes the calls in one transaction and answers them. A value the database refuses fails
-/// only the call that brought it: the batch is halved until it stands alone.
+/// The calls cut into transactions of a size that is done in time.
+fn portions(calls: Vec<Call>) -> Vec<Vec<Call>> {
+    let mut portions: Vec<Vec<Call>> = Vec::new();
+    let mut sum = Weight::default();
+    for call in calls {
+        sum = Weight { rows: sum.rows + call.weight.rows, bytes: sum.bytes + call.weight.bytes };
+        match portions.last_mut() {
+            Some(last) if sum.rows <= FLUSH_WEIGHT.rows && sum.bytes <= FLUSH_WEIGHT.bytes => last.push(call),
+            Some(_) | None => {
+                sum = call.weight;
+                portions.push(vec![call]);
+            }
+        }
+    }
+    portions
+}
+
+/// Writes the calls in one transaction and answers them. What fails the transaction for one call's fault
+/// fails only that call: the batch is halved until it stands alone.
 async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
+    let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
     let mut stack = vec![calls];
+    let mut unheard = Vec::new();
     while let Some(mut calls) = stack.pop() {
         if calls.is_empty() {
             continue;
         }
-        match persist(inner, pool, &calls).await {
+        match persist(inner, pool, &mut calls).await {
             Ok(replies) => {
                 for (call, reply) in calls.into_iter().zip(replies) {
-                    let _ = call.reply.send(reply);
+                    if let Err(Ok(Reply::Lease(jobs))) = call.reply.send(reply) {
+                        unheard.extend(jobs);
+                    }
                 }
             }
-            Err(Error::Data(_) | Error::KeyInFlight | Error::KeyReused) if calls.len() > 1 => {
+            Err(
+                Error::Data(_) | Error::KeyInFlight | Error::KeyReused | Error::Locked(_) | Error::Bug(_),
+            ) if calls.len() > 1 => {
                 let rest = calls.split_off(calls.len() / 2);
                 stack.push(rest);
                 stack.push(calls);
             }
             Err(e) => fail(calls, &e),
         }
+    }
+    if !unheard.is_empty() {
+        give_back(inner, pool, unheard, now).await;
+    }
+}
+
+/// Jobs whose claimer is gone wait for another one at once, and no attempt is used.
+async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<LeasedJob>, now: Millis) {
+    let release = |leased: LeasedJob| JobChange {
+        id: leased.job.job_id,
+        tenant: None,
+        right: Right::Lease(leased.job.lease_token),
+        what: What::Change(Change::Release { delay_seconds: 0 }),
+    };
+    let op = Op::Change(jobs.into_iter().map(release).collect());
+    let (reply, _nobody) = oneshot::channel();
+    let weight = op.weight();
+    if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }]).await {
+        tracing::warn!(error = %e, "jobs of a claim that nobody waited for come back by their lease");
     }
 }
 
@@ -144,6 +253,7 @@ fn fail(calls: Vec<Call>, e: &Error) {
         let _ = call.reply.send(Err(match e {
             Error::Down(text) => Error::Down(text.clone()),
             Error::Data(text) => Error::Data(text.clone()),
+            Error::Locked(text) => Error::Locked(text.clone()),
             Error::Again => Error::Again,
             Error::KeyInFlight => Error::KeyInFlight,
             Error::KeyReused => Error::KeyReused,
@@ -153,17 +263,18 @@ fn fail(calls: Vec<Call>, e: &Error) {
 }
 
 /// Repeats what may be repeated. A lost answer after the commit is harmless: a submission is known
-/// by its id, a change by its fence, an attempt by its number. Claims are not repeated: what was
-/// claimed and never heard of comes back by its lease.
-async fn persist(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Vec<Result<Reply>>> {
+/// by its id, a change by its fence, an attempt by its number. A claim is repeated only while someone
+/// waits for it: what was claimed and never heard of comes back by its lease.
+async fn persist(inner: &Inner, pool: &Pool, calls: &mut Vec<Call>) -> Result<Vec<Result<Reply>>> {
     let until = Instant::now() + PATIENCE;
     let mut repeats = 0;
     loop {
         let began = Instant::now();
-        let error = match transaction(inner, pool, calls).await {
+        let error = match transaction(inner, pool, calls, repeats > 0).await {
             Ok((replies, after)) => {
                 after.handed.into_iter().for_each(Handed::pass);
-                after.ended.into_iter().for_each(|state| inner.metrics.ended(state.as_str()));
+                after.ended.iter().for_each(|job| inner.metrics.ended(job.state.as_str()));
+                after.ended.iter().for_each(|job| inner.estimates.learn(job));
                 inner.metrics.committed(calls.len(), began.elapsed());
                 replies.iter().flatten().for_each(|r| count(inner, r));
                 return Ok(replies);
@@ -176,6 +287,7 @@ async fn persist(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Vec<Resul
             e => return Err(e),
         }
         repeats += 1;
+        calls.retain(|c| !(matches!(c.op, Op::Lease(_)) && c.reply.is_closed()));
     }
 }
 
@@ -191,7 +303,8 @@ fn count(inner: &Inner, reply: &Reply) {
 
 type Written = (Vec<Result<Reply>>, After);
 
-async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Written> {
+/// `repeated` says that the same calls may have been committed before, and the answer lost.
+async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], repeated: bool) -> Result<Written> {
     let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
     let mut tx = pool.begin().await?;
     let mut out = Outbox::new(inner, now);
@@ -201,7 +314,7 @@ async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call]) -> Result<Writt
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
     if !at.is_empty() {
         let flat: Vec<&JobChange> = changes.iter().flat_map(|c| c.iter()).collect();
-        let mut answers = change::change(inner, &mut tx, &mut out, &flat, now).await?.into_iter();
+        let mut answers = change::change(&mut tx, &mut out, &flat, repeated, now).await?.into_iter();
         for (i, c) in at.into_iter().zip(changes) {
             replies[i] = Some(Ok(Reply::Change(answers.by_ref().take(c.len()).collect())));
         }

@@ -55,7 +55,8 @@ impl Target {
                     .statement_cache_capacity(256)
                     .options([
                         ("statement_timeout", "5000"),
-                        ("lock_timeout", "2000"),
+                        // Far below the patience of the callers that share a transaction.
+                        ("lock_timeout", "250"),
                         ("idle_in_transaction_session_timeout", "10000"),
                         ("default_transaction_isolation", "read committed"),
                     ])

@@ -7,6 +7,7 @@ use super::error::{Error, Result};
 use super::jobs::Filter;
 use super::model::{DeliveryFilter, PageOf};
 use super::pool::Tx;
+use super::sweep::KEEP_DELIVERIES;
 use crate::args;
 use crate::types::delivery::{DeliveryState, HeldReason};
 use crate::types::{DeliveryId, Millis, TenantId, api, id};
@@ -40,7 +41,7 @@ static NOW_DUE: Sql = Sql::plain(
 static NEW_ROUND_LEASED: Sql =
     Sql::plain("UPDATE delivery_queue SET used = 0 WHERE delivery_id = $1 AND phase = 'leased'");
 static REOPEN: Sql = Sql::plain(
-    "UPDATE deliveries SET state = 'owed', version = version + 1, ended_at = NULL, discarded_at = NULL
+    "UPDATE deliveries SET state = 'owed', version = version + 1, ended_at = NULL, discarded_at = NULL, remove_at = NULL
      WHERE id = $1 AND state IN ('dead', 'delivered', 'cancelled')",
 );
 static QUEUE_AGAIN: Sql = Sql::plain(
@@ -52,7 +53,7 @@ static DROP_LETTER: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id
 static CANCEL_QUEUE: Sql =
     Sql::plain("DELETE FROM delivery_queue WHERE delivery_id = $1 RETURNING fence, attempt");
 static CANCEL: Sql = Sql::plain(
-    "UPDATE deliveries SET state = 'cancelled', version = version + 1, fence = $2, attempt = $3, ended_at = $4
+    "UPDATE deliveries SET state = 'cancelled', version = version + 1, fence = $2, attempt = $3, ended_at = $4, remove_at = $5
      WHERE id = $1 AND state = 'owed'",
 );
 static DISCARD: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1 AND tenant_id = $2");
@@ -139,7 +140,7 @@ impl Store {
         let queue = tx.all(&CANCEL_QUEUE, args![id]).await?;
         let (fence, attempt) =
             queue.first().map_or(Ok((0, 0)), |r| Ok::<_, Error>((r.int(0)?, r.int(1)?)))?;
-        tx.run(&CANCEL, args![id, fence, attempt, now]).await?;
+        tx.run(&CANCEL, args![id, fence, attempt, now, now.plus(KEEP_DELIVERIES)]).await?;
         tx.commit().await?;
         self.delivery(tenant, id, now).await
     }

@@ -13,7 +13,7 @@ use super::model::ClaimedDelivery;
 use super::pool::Tx;
 use super::{HandOver, Inner};
 use crate::args;
-use crate::types::job::{Callback, Job, JobEvent, JobState, Outcome};
+use crate::types::job::{Callback, Job, JobEvent, Outcome};
 use crate::types::key::AccessToken;
 use crate::types::retry::RetryPolicy;
 use crate::types::{DeliveryId, EventId, JobId, LaneId, Millis, TenantId, api};
@@ -30,15 +30,15 @@ pub(super) struct Outbox<'a> {
     deliveries: Vec<Vec<Value>>,
     queue: Vec<Vec<Value>>,
     handed: Vec<Handed>,
-    ended: Vec<JobState>,
+    ended: Vec<Job>,
 }
 
 /// What is still to be done once the transaction is durable.
 pub(super) struct After {
     /// Deliveries to send.
     pub(super) handed: Vec<Handed>,
-    /// How jobs ended.
-    pub(super) ended: Vec<JobState>,
+    /// Jobs that have ended.
+    pub(super) ended: Vec<Job>,
 }
 
 /// A delivery born in this node's hands. Dropped before the commit it gives its slot back.
@@ -120,9 +120,9 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// A job has ended so; counted once that is durable.
-    pub(super) fn job_ended(&mut self, state: JobState) {
-        self.ended.push(state);
+    /// A job has ended; counted, and learned from, once that is durable.
+    pub(super) fn job_ended(&mut self, job: &Job) {
+        self.ended.push(job.clone());
     }
 
     /// Tells of `event`, which gave `job` its present sequence number; `at` is when it happened.

@@ -38,6 +38,9 @@ pub enum Error {
     /// The transaction met another one and may be repeated.
     #[error("serialisation failure")]
     Again,
+    /// Another transaction holds what is needed, or a statement took too long; nothing was changed.
+    #[error("locked or too slow: {0}")]
+    Locked(String),
     /// A value the database refuses (SQLSTATE class 22 or 23).
     #[error("refused by the database: {0}")]
     Data(String),
@@ -73,7 +76,8 @@ impl From<sqlx::Error> for Error {
 
 fn from_postgres(code: &str, text: String) -> Error {
     match code {
-        "55P03" => Error::KeyInFlight,
+        // lock_not_available; query_canceled, which is the statement's own time-out
+        "55P03" | "57014" => Error::Locked(text),
         "40001" | "40P01" => Error::Again,
         _ => match code.get(..2) {
             Some("22" | "23") => Error::Data(text),

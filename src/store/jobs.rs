@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::Store;
 use super::change::as_started;
@@ -34,6 +35,9 @@ const LIST: &str = concat!(
 const EVENTS: &str = "
     SELECT id, sequence, kind, created_at, data FROM events
     WHERE job_id = $1 AND tenant_id = $2 AND sequence > $3 ORDER BY sequence LIMIT $4";
+
+/// No job is stored later than this after its id was minted: its caller has long been told to come back.
+const MINTED_BEFORE: Duration = Duration::from_secs(60);
 
 /// A list's statement, put together from fixed pieces; values are always bound.
 ///
@@ -134,11 +138,18 @@ impl Store {
         now: Millis,
     ) -> Result<Vec<Job>> {
         let mut f = Filter::new(LIST, args![tenant]);
+        f.and("(j.remove_at IS NULL OR j.remove_at > {})", now);
         f.and_some("j.kind = {}", filter.kind.clone());
         f.and_some("j.queue = {}", filter.queue.clone());
         f.and_some("j.reference = {}", filter.reference.clone());
+        // Ids are minted when a request comes, shortly before its job is stored: they bound what is read.
         f.and_some("j.created_at >= {}", filter.created_after);
+        f.and_some(
+            "j.id >= {}",
+            filter.created_after.map(|at| JobId::mint(at.minus(MINTED_BEFORE), [0; 10])),
+        );
         f.and_some("j.created_at < {}", filter.created_before);
+        f.and_some("j.id < {}", filter.created_before.map(|at| JobId::mint(at, [0; 10])));
         if let Some(queues) = &filter.only_queues {
             f.any("j.queue", queues);
         }
@@ -146,6 +157,10 @@ impl Store {
             f.args.push(Value::from(now));
             let now = format!("${}", f.args.len());
             let any: Vec<String> = filter.states.iter().map(|s| in_state(*s, &now)).collect();
+            if filter.states.iter().all(|s| !s.ended()) {
+                // The partial index of what is owed is taken only where the text names its condition.
+                f.push(" AND j.state = 'owed'");
+            }
             // The instant is bound even where no state asks for it: one shape fewer to tell apart.
             f.push(&format!(" AND {now} = {now} AND ({})", any.join(" OR ")));
         }

@@ -12,39 +12,46 @@ use super::model::{LeaseRequest, LeasedJob};
 use super::pool::Tx;
 use super::rows::{held, lease_random};
 use super::submit::READ_JOBS;
-use super::{Inner, seconds};
+use super::{Inner, Store, seconds};
 use crate::args;
 use crate::types::job::{Job, JobEvent, JobState};
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, Millis, TenantId, api};
 
-static CLAIM: Sql = Sql::plain(
-    "WITH picked AS MATERIALIZED (
-         SELECT q.job_id FROM job_queue q
-         WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = $3
-           AND q.due_at > $4  -- the floor: below it lie only dead index entries and stragglers
-           AND q.due_at <= $5
-           AND q.attempts_left > 0  -- the sweep ends a job whose last attempt was lost
-           AND q.cancel_at IS NULL
-           AND (q.deadline_at IS NULL OR q.deadline_at > $5)
-           AND ($6 = '' OR replace($6, ',' || q.kind || ',', '') <> $6)
-         ORDER BY q.due_at
-         LIMIT $7
-         {lock}
-     )
-     UPDATE job_queue
-     SET phase = 'leased', fence = fence + 1, token = $8, attempt = attempt + 1, attempts_left = attempts_left - 1,
-         due_at = $9, lease_seconds = $10, worker_id = $11,
-         lost_at = CASE WHEN phase = 'leased' THEN started_at END,
-         lost_sequence = CASE WHEN phase = 'leased' THEN started_sequence END,
-         sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
-         started_at = $5,
-         started_sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
-         progress = NULL, progress_at = NULL, message = NULL, error = NULL, error_code = NULL,
-         watch_at = CASE WHEN deadline_at < $5 + timeout_ms THEN deadline_at ELSE $5 + timeout_ms END
-     FROM picked WHERE job_queue.job_id = picked.job_id
-     RETURNING job_queue.job_id, fence, attempt, wants, lost_at, lost_sequence, timeout_ms, deadline_at",
-);
+// Of any type, or of one: each has its own index, so that a rare type is not looked for among a million others.
+macro_rules! claim {
+    ($of_kind:literal) => {
+        concat!(
+            "WITH picked AS MATERIALIZED (
+                 SELECT q.job_id FROM job_queue q
+                 WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = $3
+                   AND q.due_at > $4  -- the floor: below it lie only dead index entries and stragglers
+                   AND q.due_at <= $5
+                   AND q.attempts_left > 0  -- the sweep ends a job whose last attempt was lost
+                   AND q.cancel_at IS NULL
+                   AND (q.deadline_at IS NULL OR q.deadline_at > $5) ",
+            $of_kind,
+            " ORDER BY q.due_at
+                 LIMIT $6
+                 {lock}
+             )
+             UPDATE job_queue
+             SET phase = 'leased', fence = fence + 1, token = $7, attempt = attempt + 1, attempts_left = attempts_left - 1,
+                 due_at = $8, lease_seconds = $9, worker_id = $10,
+                 lost_at = CASE WHEN phase = 'leased' THEN started_at END,
+                 lost_sequence = CASE WHEN phase = 'leased' THEN started_sequence END,
+                 sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
+                 started_at = $5,
+                 started_sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
+                 progress = NULL, progress_at = NULL, message = NULL, error = NULL, error_code = NULL,
+                 watch_at = CASE WHEN deadline_at < $5 + timeout_ms THEN deadline_at ELSE $5 + timeout_ms END
+             FROM picked WHERE job_queue.job_id = picked.job_id
+             RETURNING job_queue.job_id, fence, attempt, wants, lost_at, lost_sequence, timeout_ms, deadline_at"
+        )
+    };
+}
+static CLAIM: Sql = Sql::plain(claim!(""));
+static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $11"));
 
 static PAYLOADS: Sql = Sql::batch(
     "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent FROM {b} JOIN jobs j ON j.id = b.job_id",
@@ -53,15 +60,23 @@ static PAYLOADS: Sql = Sql::batch(
 );
 
 // Five probes of the index, each above its floor; without them each claim would try five levels.
-static LEVELS: Sql = Sql::plain(
-    "SELECT l.column1 FROM (VALUES (CAST(0 AS BIGINT), $4), (1, $5), (2, $6), (3, $7), (4, $8)) AS l
-     WHERE EXISTS (SELECT 1 FROM job_queue q
-                   WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = l.column1
-                     AND q.due_at > l.column2 AND q.due_at <= $3)
-     ORDER BY 1",
-);
+macro_rules! levels {
+    ($of_kind:literal) => {
+        concat!(
+            "SELECT l.column1 FROM (VALUES (CAST(0 AS BIGINT), $4), (1, $5), (2, $6), (3, $7), (4, $8)) AS l
+             WHERE EXISTS (SELECT 1 FROM job_queue q
+                           WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = l.column1
+                             AND q.due_at > l.column2 AND q.due_at <= $3 ",
+            $of_kind,
+            ") ORDER BY 1"
+        )
+    };
+}
+static LEVELS: Sql = Sql::plain(levels!(""));
+static LEVELS_KIND: Sql = Sql::plain(levels!("AND q.kind = $9"));
 
-type QueueKey = (TenantId, String);
+/// Tenant, queue, and the type if only one is looked for.
+type QueueKey = (TenantId, String, Option<String>);
 
 /// How far each queue's claims have come: below its floor there is nothing to find but stragglers.
 #[derive(Default)]
@@ -113,43 +128,102 @@ pub(super) async fn lease(
     want: &LeaseRequest,
     now: Millis,
 ) -> Result<Vec<LeasedJob>> {
-    let key = (want.tenant, want.queue.clone());
-    let floor = inner.floors.get(&key, now);
     let seed: [u8; 16] = inner.dice.bytes();
     let until = now.plus(seconds(want.lease_seconds));
-    let types = if want.types.is_empty() { String::new() } else { format!(",{},", want.types.join(",,")) };
+    let mut rows: Vec<Row> = Vec::new();
+    let kinds = want.kinds();
+    for (i, kind) in kinds.iter().enumerate() {
+        let left = (want.max as usize).saturating_sub(rows.len());
+        // Its share, so that a busy type does not keep the next one waiting for ever; what one leaves the next may have.
+        let share = left.div_ceil(kinds.len() - i);
+        rows.extend(claim(inner, tx, want, kind.as_deref(), share, &seed, now).await?);
+    }
+    for kind in kinds.iter().filter(|_| kinds.len() > 1) {
+        let left = (want.max as usize).saturating_sub(rows.len());
+        rows.extend(claim(inner, tx, want, kind.as_deref(), left, &seed, now).await?);
+    }
+    tell(tx, out, &rows, now).await?;
+    jobs(tx, rows, seed, until, now).await
+}
+
+impl LeaseRequest {
+    /// Each type that is looked for by itself; `None` stands for any.
+    fn kinds(&self) -> Vec<Option<String>> {
+        if self.types.is_empty() { vec![None] } else { self.types.iter().cloned().map(Some).collect() }
+    }
+
+    /// What asks at which levels something is due.
+    fn probe(&self, kind: Option<&str>, floor: &Floor, now: Millis) -> (&'static Sql, Vec<Value>) {
+        let mut args = args![self.tenant, self.queue.as_str(), now];
+        args.extend(floor.levels.map(Value::from));
+        match kind {
+            None => (&LEVELS, args),
+            Some(kind) => {
+                args.push(kind.into());
+                (&LEVELS_KIND, args)
+            }
+        }
+    }
+}
+
+/// Claims at most `most` jobs of one type, or of any.
+async fn claim(
+    inner: &Inner,
+    tx: &mut Tx,
+    want: &LeaseRequest,
+    kind: Option<&str>,
+    most: usize,
+    seed: &[u8; 16],
+    now: Millis,
+) -> Result<Vec<Row>> {
+    let key = (want.tenant, want.queue.clone(), kind.map(str::to_owned));
+    let floor = inner.floors.get(&key, now);
+    let (levels, probe) = want.probe(kind, &floor, now);
     let mut rows = Vec::new();
-    let mut probe = args![want.tenant, want.queue.as_str(), now];
-    probe.extend(floor.levels.map(Value::from));
-    for found in tx.all(&LEVELS, probe).await? {
+    for found in if most == 0 { vec![] } else { tx.all(levels, probe).await? } {
         let level = usize::try_from(found.int(0)?).unwrap_or(0).min(4);
-        let left = i64::from(want.max) - i64::try_from(rows.len()).unwrap_or(0);
-        if left <= 0 {
+        let left = most - rows.len();
+        if left == 0 {
             break;
         }
-        let args = args![
+        let mut args = args![
             want.tenant,
             want.queue.as_str(),
             i64::try_from(level).unwrap_or(2),
             floor.levels[level],
             now,
-            types.as_str(),
-            left,
+            i64::try_from(left).unwrap_or(i64::MAX),
             seed.to_vec(),
-            until,
+            now.plus(seconds(want.lease_seconds)),
             want.lease_seconds,
             want.worker_id.clone(),
         ];
-        let mut got = tx.all(&CLAIM, args).await?;
-        if i64::try_from(got.len()).unwrap_or(0) < left && want.types.is_empty() {
+        args.extend(kind.map(Value::from));
+        let sql = if kind.is_some() { &CLAIM_KIND } else { &CLAIM };
+        let mut got = tx.all(sql, args).await?;
+        if got.len() < left {
             inner.floors.drained(&key, level, now);
         }
         // `RETURNING` has no order; ids rise with the time of submission.
         got.sort_by_cached_key(|row| row.uuid(0).ok());
         rows.extend(got);
     }
-    tell(tx, out, &rows, now).await?;
-    jobs(tx, rows, seed, until, now).await
+    Ok(rows)
+}
+
+impl Store {
+    /// Whether a claim would find something now. Takes nothing and writes nothing: for who waits.
+    pub async fn any_due(&self, want: &LeaseRequest, now: Millis) -> Result<bool> {
+        for kind in want.kinds() {
+            let floor = self.0.floors.get(&(want.tenant, want.queue.clone(), kind.clone()), now);
+            let (levels, probe) = want.probe(kind.as_deref(), &floor, now);
+            let engine = self.0.scouts.engine();
+            if !self.scout(levels.text(engine), probe).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Events that must be rows: a lost attempt's, and beginnings that a receiver asked for.

@@ -226,16 +226,19 @@ impl Store {
         self.0.readers.get().await?.all("SELECT 1", vec![]).await.map(drop)
     }
 
+    /// Whether the store has a clock of its own.
+    pub fn has_clock(&self) -> bool {
+        self.0.readers.engine() == db::Engine::Postgres
+    }
+
     /// The database's clock, which nodes follow; None on SQLite, where the machine's own serves.
     pub async fn server_time(&self) -> Result<Option<Millis>> {
-        match self.0.readers.engine() {
-            db::Engine::Sqlite => Ok(None),
-            db::Engine::Postgres => {
-                const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
-                let rows = self.0.readers.get().await?.all(NOW, vec![]).await?;
-                rows.first().map(|r| r.time(0)).transpose()
-            }
+        const NOW: &str = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)";
+        if !self.has_clock() {
+            return Ok(None);
         }
+        let rows = self.0.readers.get().await?.all(NOW, vec![]).await?;
+        rows.first().map(|r| r.time(0)).transpose()
     }
 }
 

@@ -8,6 +8,7 @@ use super::emit::{DeadNotice, NewDelivery, Outbox};
 use super::error::{Error, Result};
 use super::model::Attempted;
 use super::pool::Tx;
+use super::sweep::{KEEP_DELIVERIES, KEEP_LETTERS};
 use crate::args;
 use crate::types::delivery::{DeadReason, Exchange, Fault, Outcome, Verdict};
 use crate::types::retry::RetryPolicy;
@@ -42,7 +43,7 @@ static UPDATE_DELIVERIES: Sql = Sql::batch(
     "UPDATE deliveries
      SET state = b.state, version = version + CASE WHEN b.state = 'owed' THEN 0 ELSE 1 END, fence = b.fence,
          attempt = b.attempt, last_status = COALESCE(b.last_status, deliveries.last_status), first_error = COALESCE(first_error, b.error),
-         last_error = COALESCE(b.error, last_error), ended_at = b.ended_at
+         last_error = COALESCE(b.error, last_error), ended_at = b.ended_at, remove_at = b.remove_at
      FROM {b} WHERE deliveries.id = b.id AND deliveries.state = 'owed'",
     0,
     &[
@@ -53,6 +54,7 @@ static UPDATE_DELIVERIES: Sql = Sql::batch(
         ("last_status", Col::Int),
         ("error", Col::Text),
         ("ended_at", Col::Int),
+        ("remove_at", Col::Int),
     ],
 );
 
@@ -162,12 +164,13 @@ fn delivery_row(a: &Attempted, now: Millis) -> Vec<Value> {
         Some(exchange) => status_and_error(exchange),
         None => (None, dead_reason(a).map(|r| r.as_str().to_owned())),
     };
-    let (state, ended) = match a.verdict {
-        Verdict::Delivered => ("delivered", Some(now)),
-        Verdict::RetryAt(_) => ("owed", None),
-        Verdict::Dead(_) => ("dead", Some(now)),
+    let (state, ended, kept) = match a.verdict {
+        Verdict::Delivered => ("delivered", Some(now), KEEP_DELIVERIES),
+        Verdict::RetryAt(_) => ("owed", None, KEEP_DELIVERIES),
+        Verdict::Dead(_) => ("dead", Some(now), KEEP_LETTERS),
     };
-    args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended]
+    let remove = ended.map(|at| at.plus(kept));
+    args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended, remove]
 }
 
 fn attempt_row(a: &Attempted, exchange: &Exchange) -> Vec<Value> {

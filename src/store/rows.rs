@@ -18,7 +18,7 @@ macro_rules! job_columns {
          q.phase, q.fence, q.token, q.attempt, q.sequence, q.version, q.started_at, q.started_sequence, q.due_at, \
          q.lease_seconds, q.progress, q.message, q.cancel_at, q.cancel_reason, q.error, q.error_code, \
          q.attempts_left, q.wants, q.progress_at, \
-         d.state, d.version, d.id, l.held_until"
+         d.state, d.version, d.id, l.held_until, j.remove_at"
     };
 }
 
@@ -76,6 +76,8 @@ pub(super) fn held(row: &Row, now: Millis) -> Result<Held> {
     if let Some(phase) = phase {
         from_queue(&mut job, row, phase, now)?;
     }
+    // The sweep comes once a minute; what it would remove is gone at its time.
+    job.purged |= row.time_opt(57)?.is_some_and(|at| at <= now);
     job.callback_state = callback_state(row, &job, now)?;
     job.callback_version = row.int_opt(54)?.unwrap_or(0);
     Ok(Held {

@@ -192,10 +192,12 @@ async fn claim_keys(
         first.values().filter_map(|j| Some(key_row(j, j.idempotency.as_ref()?))).collect()
     };
     let expires_at = now.plus(KEY_LIFE);
-    let inserted = tx.batch(&INSERT_KEYS, args![expires_at], rows()).await?.len();
+    // Who holds such a key back has stored it and not committed yet.
+    let in_flight = |e| if matches!(e, Error::Locked(_)) { Error::KeyInFlight } else { e };
+    let inserted = tx.batch(&INSERT_KEYS, args![expires_at], rows()).await.map_err(in_flight)?.len();
     if inserted < first.len() {
-        tx.batch(&DROP_DEAD_KEYS, args![now], rows()).await?;
-        tx.batch(&INSERT_KEYS, args![expires_at], rows()).await?;
+        tx.batch(&DROP_DEAD_KEYS, args![now], rows()).await.map_err(in_flight)?;
+        tx.batch(&INSERT_KEYS, args![expires_at], rows()).await.map_err(in_flight)?;
     }
     let mut stored: HashMap<JobId, (JobId, Vec<u8>)> = HashMap::new();
     for row in tx.batch(&FIRST_REQUESTS, vec![], rows()).await? {

@@ -13,13 +13,17 @@ use crate::types::Millis;
 /// Rows per bite.
 const BITE: u32 = 500;
 /// A delivered or cancelled delivery is kept so long.
-const KEEP_DELIVERIES: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A dead letter is kept so long.
-const KEEP_LETTERS: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const KEEP_DELIVERIES: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A dead letter and its delivery are kept so long.
+pub(super) const KEEP_LETTERS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The stub of a purged job answers 410 so long.
 const KEEP_STUBS: Duration = Duration::from_secs(30 * 24 * 3600);
-/// A job that a delivery or a dead letter still needs is looked at again after so long.
-const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+/// A redrive that is over and a secret that signs no more are kept so long.
+const KEEP_TRACES: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What is still needed is put off for so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
+/// ... and that before its time has come, for a reader takes what is past its time for gone.
+const AHEAD: Duration = Duration::from_secs(120);
 
 const WATCHED: &str = "SELECT job_id, fence FROM job_queue WHERE watch_at <= $1 ORDER BY watch_at LIMIT $2";
 const LOST: &str = "
@@ -32,26 +36,26 @@ macro_rules! needed {
     };
 }
 
+// Each condition is asked of the row itself, not only of the list: a retry may have reopened it since.
 static POSTPONE: Sql = Sql::plain(concat!(
-    "UPDATE jobs SET expires_at = $2
-     WHERE id IN (SELECT j.id FROM jobs j WHERE j.expires_at <= $1 AND j.purged_at IS NULL ORDER BY j.expires_at LIMIT $3)
-       AND ",
+    "UPDATE jobs SET remove_at = $2
+     WHERE id IN (SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NULL ORDER BY j.remove_at LIMIT $3)
+       AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed' AND ",
     needed!()
 ));
 static PURGE: Sql = Sql::plain(concat!(
     "UPDATE jobs
      SET input = NULL, callback = NULL, sealed = NULL, metadata = '{}', error = NULL, result = NULL, result_type = NULL,
-         result_url = NULL, reference = NULL, token = NULL, purged_at = $1, expires_at = $2
-     WHERE id IN (SELECT j.id FROM jobs j WHERE j.expires_at <= $1 AND j.purged_at IS NULL
-                  ORDER BY j.expires_at LIMIT $3)
-       AND expires_at <= $1  -- asked of the row itself: a retry may have reopened it since the list was made
-       AND NOT ",
+         result_url = NULL, reference = NULL, token = NULL, purged_at = $1, remove_at = $2
+     WHERE id IN (SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NULL
+                  ORDER BY j.remove_at LIMIT $3)
+       AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed' AND NOT ",
     needed!(),
     " RETURNING id"
 ));
 static DROP_STUBS: Sql = Sql::plain(
     "DELETE FROM jobs WHERE id IN (
-         SELECT j.id FROM jobs j WHERE j.expires_at <= $1 AND j.purged_at IS NOT NULL ORDER BY j.expires_at LIMIT $2)",
+         SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NOT NULL ORDER BY j.remove_at LIMIT $2)",
 );
 static DROP_JOB_EVENTS: Sql = Sql::batch(
     "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b})
@@ -59,20 +63,36 @@ static DROP_JOB_EVENTS: Sql = Sql::batch(
     0,
     &[("id", Col::Uuid)],
 );
-static OLD_LETTERS: Sql = Sql::plain(
-    "DELETE FROM dead_letters WHERE delivery_id IN (
-         SELECT x.delivery_id FROM dead_letters x WHERE x.died_at <= $1 ORDER BY x.died_at LIMIT $2)
-     RETURNING delivery_id",
+const OLD_LETTERS: &str =
+    "SELECT x.delivery_id FROM dead_letters x WHERE x.died_at <= $1 ORDER BY x.died_at LIMIT $2";
+static DROP_LETTERS: Sql = Sql::batch(
+    "DELETE FROM dead_letters WHERE delivery_id IN (SELECT b.id FROM {b}) AND died_at <= $1 RETURNING delivery_id",
+    1,
+    &[("id", Col::Uuid)],
 );
-static OLD_DELIVERIES: Sql = Sql::plain(
-    "DELETE FROM deliveries WHERE id IN (
-         SELECT d.id FROM deliveries d
-         WHERE d.ended_at <= $1 AND NOT EXISTS (SELECT 1 FROM dead_letters x WHERE x.delivery_id = d.id)
-           -- a job shows its callback's state for as long as it is kept
-           AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = d.job_id AND j.purged_at IS NULL)
-         ORDER BY d.ended_at LIMIT $2)
-     RETURNING id, event_id",
-);
+
+macro_rules! shown {
+    () => {
+        "(EXISTS (SELECT 1 FROM dead_letters x WHERE x.delivery_id = deliveries.id)
+          -- a job shows its callback's state for as long as it is kept
+          OR EXISTS (SELECT 1 FROM jobs j WHERE j.id = deliveries.job_id AND j.purged_at IS NULL))"
+    };
+}
+macro_rules! old_deliveries {
+    () => {
+        "WHERE id IN (SELECT d.id FROM deliveries d WHERE d.remove_at <= $1 ORDER BY d.remove_at LIMIT $2)
+           AND remove_at <= $1 AND state <> 'owed' AND "
+    };
+}
+static POSTPONE_DELIVERIES: Sql =
+    Sql::plain(concat!("UPDATE deliveries SET remove_at = $3 ", old_deliveries!(), shown!()));
+static OLD_DELIVERIES: Sql = Sql::plain(concat!(
+    "DELETE FROM deliveries ",
+    old_deliveries!(),
+    "NOT ",
+    shown!(),
+    " RETURNING id, event_id"
+));
 static DROP_ATTEMPTS: Sql =
     Sql::batch("DELETE FROM attempts WHERE delivery_id IN (SELECT b.id FROM {b})", 0, &[("id", Col::Uuid)]);
 static DROP_BODIES: Sql = Sql::batch(
@@ -94,15 +114,30 @@ static MARK_DISCARDED: Sql = Sql::batch(
     1,
     &[("id", Col::Uuid)],
 );
-static OLD_KEYS: Sql = Sql::plain(
-    "DELETE FROM idempotency
-     WHERE (tenant_id, route, key) IN (
-         SELECT i.tenant_id, i.route, i.key FROM idempotency i
-         WHERE i.expires_at <= $1 AND NOT EXISTS (SELECT 1 FROM job_queue q WHERE q.job_id = i.job_id)
-         ORDER BY i.expires_at LIMIT $2)",
-);
+macro_rules! old_keys {
+    () => {
+        "WHERE (tenant_id, route, key) IN (
+             SELECT i.tenant_id, i.route, i.key FROM idempotency i WHERE i.expires_at <= $1 ORDER BY i.expires_at LIMIT $2)
+           AND expires_at <= $1 AND "
+    };
+}
+macro_rules! key_needed {
+    () => {
+        "EXISTS (SELECT 1 FROM job_queue q WHERE q.job_id = idempotency.job_id)"
+    };
+}
+static POSTPONE_KEYS: Sql =
+    Sql::plain(concat!("UPDATE idempotency SET expires_at = $3 ", old_keys!(), key_needed!()));
+static OLD_KEYS: Sql = Sql::plain(concat!("DELETE FROM idempotency ", old_keys!(), "NOT ", key_needed!()));
+static OLD_REDRIVES: Sql = Sql::plain("DELETE FROM redrives WHERE ended_at <= $1");
+static OLD_SECRETS: Sql = Sql::plain("DELETE FROM secrets WHERE expires_at <= $1");
+/// A key whose job is owed is put off for so long.
+const KEY_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Store {
+    /// A look that gives as many as this has not seen all.
+    pub const OVERDUE_BITE: usize = BITE as usize;
+
     /// Jobs past a deadline, a time-out, a cancel's grace or their last lease; gives how many were looked at.
     pub async fn end_overdue(&self, now: Millis) -> Result<usize> {
         let mut rows = self.scout(WATCHED, args![now, BITE]).await?;
@@ -117,36 +152,55 @@ impl Store {
         for answer in self.change(changes, now).await? {
             match answer {
                 // Another node or the holder was quicker.
-                Ok(_) | Err(super::Error::LeaseLost | super::Error::NotFound) => {}
+                Ok(_) | Err(super::Error::LeaseLost | super::Error::NotFound | super::Error::Expired) => {}
                 Err(e) => return Err(e),
             }
         }
         Ok(looked_at)
     }
 
-    /// Removes one bite of everything past its retention; gives how many rows went. Zero: all is clean.
+    /// Removes or puts off one bite of everything past its retention; gives how many rows that were. Zero:
+    /// all is clean.
     pub async fn retain(&self, now: Millis) -> Result<u64> {
-        let mut gone = 0;
-        let mut tx = self.0.writers.begin().await?;
-        let letters = tx.all(&OLD_LETTERS, args![now.minus(KEEP_LETTERS), BITE]).await?;
-        gone += letters.len() as u64;
-        let ids = letters.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
-        tx.batch(&MARK_DISCARDED, args![now], ids).await?;
-        gone += tx.run(&OLD_KEYS, args![now, BITE]).await?;
-        gone += tx.run(&DROP_STUBS, args![now, BITE]).await?;
-        tx.commit().await?;
+        // In this order: a letter holds its job, and a job its deliveries.
+        let letters = self.retain_letters(now).await?;
+        let jobs = self.retain_jobs(now).await?;
+        let deliveries = self.retain_deliveries(now).await?;
+        Ok(letters + jobs + deliveries)
+    }
 
+    async fn retain_letters(&self, now: Millis) -> Result<u64> {
+        let old = self.scout(OLD_LETTERS, args![now.minus(KEEP_LETTERS), BITE]).await?;
+        let ids = || old.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<Vec<_>>>();
         let mut tx = self.0.writers.begin().await?;
-        let old = tx.all(&OLD_DELIVERIES, args![now.minus(KEEP_DELIVERIES), BITE]).await?;
-        gone += old.len() as u64;
+        // The delivery before its letter, as everywhere, so that two transactions cannot deadlock.
+        tx.batch(&MARK_DISCARDED, args![now], ids()?).await?;
+        let letters = tx.batch(&DROP_LETTERS, args![now.minus(KEEP_LETTERS)], ids()?).await?;
+        let mut gone = letters.len() as u64;
+        gone += tx.run(&POSTPONE_KEYS, args![now, BITE, now.plus(KEY_AGAIN)]).await?;
+        gone += tx.run(&OLD_KEYS, args![now, BITE]).await?;
+        tx.run(&OLD_REDRIVES, args![now.minus(KEEP_TRACES)]).await?;
+        tx.run(&OLD_SECRETS, args![now.minus(KEEP_TRACES)]).await?;
+        tx.commit().await?;
+        Ok(gone)
+    }
+
+    async fn retain_deliveries(&self, now: Millis) -> Result<u64> {
+        let mut tx = self.0.writers.begin().await?;
+        let put_off = tx.run(&POSTPONE_DELIVERIES, args![now, BITE, now.plus(LOOK_AGAIN)]).await?;
+        let old = tx.all(&OLD_DELIVERIES, args![now, BITE]).await?;
         let ids = |i: usize| old.iter().map(|r| Ok(args![r.uuid(i)?])).collect::<Result<Vec<_>>>();
         tx.batch(&DROP_ATTEMPTS, vec![], ids(0)?).await?;
         tx.batch(&DROP_BODIES, vec![], ids(1)?).await?;
         tx.batch(&DROP_EVENTS, vec![], ids(1)?).await?;
         tx.commit().await?;
+        Ok(put_off + old.len() as u64)
+    }
 
+    async fn retain_jobs(&self, now: Millis) -> Result<u64> {
         let mut tx = self.0.writers.begin().await?;
-        tx.run(&POSTPONE, args![now, now.plus(LOOK_AGAIN), BITE]).await?;
+        let mut gone = tx.run(&DROP_STUBS, args![now, BITE]).await?;
+        gone += tx.run(&POSTPONE, args![now.plus(AHEAD), now.plus(AHEAD).plus(LOOK_AGAIN), BITE]).await?;
         let purged = tx.all(&PURGE, args![now, now.plus(KEEP_STUBS), BITE]).await?;
         gone += purged.len() as u64;
         let ids = purged.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;

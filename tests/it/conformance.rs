@@ -14,3 +14,4 @@ mod letters;
 mod read;
 mod retention;
 mod submit;
+mod together;

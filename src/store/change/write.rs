@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use super::Work;
 use crate::args;
-use crate::store::Inner;
 use crate::store::batch::{Col, Sql};
 use crate::store::db::Value;
 use crate::store::error::Result;
@@ -25,7 +24,8 @@ static END_JOBS: Sql = Sql::batch(
      SET state = b.state, attempt = b.attempt, sequence = b.sequence, version = b.version, fence = b.fence, token = b.token,
          started_at = b.started_at, started_sequence = b.started_sequence, ended_at = b.ended_at, error = b.error,
          error_code = b.error_code, error_retryable = b.error_retryable, result = b.result, result_type = b.result_type,
-         result_url = b.result_url, delivery_id = b.delivery_id, expires_at = b.expires_at
+         result_url = b.result_url, delivery_id = b.delivery_id, expires_at = b.expires_at,
+         remove_at = b.expires_at
      FROM {b} WHERE jobs.id = b.id AND jobs.state = 'owed'",
     0,
     &[
@@ -53,7 +53,7 @@ static END_JOBS: Sql = Sql::batch(
 static UPDATE_QUEUE: Sql = Sql::batch(
     "UPDATE job_queue
      SET due_at = b.due_at, phase = b.phase, attempt = b.attempt, attempts_left = b.attempts_left, sequence = b.sequence,
-         version = b.version, progress = b.progress, progress_at = b.progress_at, message = b.message, error = b.error,
+         version = b.version, fence = b.fence, progress = b.progress, progress_at = b.progress_at, message = b.message, error = b.error,
          error_code = b.error_code, cancel_at = b.cancel_at, cancel_reason = b.cancel_reason, watch_at = b.watch_at,
          started_sequence = b.started_sequence
      FROM {b} WHERE job_queue.job_id = b.job_id",
@@ -66,6 +66,7 @@ static UPDATE_QUEUE: Sql = Sql::batch(
         ("attempts_left", Col::Int),
         ("sequence", Col::Int),
         ("version", Col::Int),
+        ("fence", Col::Int),
         ("progress", Col::Int),
         ("progress_at", Col::Int),
         ("message", Col::Text),
@@ -81,25 +82,25 @@ static UPDATE_QUEUE: Sql = Sql::batch(
 static REOPEN_JOBS: Sql = Sql::batch(
     "UPDATE jobs
      SET state = 'owed', ended_at = NULL, error = NULL, error_code = NULL, error_retryable = NULL, delivery_id = NULL,
-         expires_at = NULL, deadline_at = b.deadline_at
+         expires_at = NULL, remove_at = NULL, deadline_at = b.deadline_at
      FROM {b} WHERE jobs.id = b.id AND jobs.state IN ('failed', 'cancelled', 'expired')",
     0,
     &[("id", Col::Uuid), ("deadline_at", Col::Int)],
 );
 
-pub(super) async fn write(inner: &Inner, tx: &mut Tx, jobs: HashMap<JobId, Work>) -> Result<()> {
+pub(super) async fn write(tx: &mut Tx, jobs: HashMap<JobId, Work>) -> Result<()> {
     let mut jobs: Vec<Work> = jobs.into_values().filter(|w| w.touched || w.reopened).collect();
     jobs.sort_unstable_by_key(|w| w.held.job.id);
+    // Reopened first: one that is cancelled in the same transaction ends as an owed one.
+    let reopened: Vec<&Work> = jobs.iter().filter(|w| w.reopened).collect();
+    tx.batch(&REOPEN_JOBS, vec![], reopened.iter().map(|w| reopen_row(w)).collect()).await?;
+    let owed = reopened.iter().filter(|w| w.end.is_none());
+    tx.batch(&INSERT_QUEUE, vec![], owed.map(|w| reopened_row(w)).collect()).await?;
     let (ended, open): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|w| w.end.is_some());
-    let (reopened, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|w| w.reopened);
     tx.batch(&END_QUEUE, vec![], ended.iter().map(|w| args![w.held.job.id]).collect()).await?;
-    for w in &ended {
-        inner.estimates.learn(&w.held.job);
-    }
     tx.batch(&END_JOBS, vec![], ended.into_iter().map(end_row).collect()).await?;
-    tx.batch(&UPDATE_QUEUE, vec![], open.iter().map(queue_row).collect()).await?;
-    tx.batch(&REOPEN_JOBS, vec![], reopened.iter().map(reopen_row).collect()).await?;
-    tx.batch(&INSERT_QUEUE, vec![], reopened.iter().map(reopened_row).collect()).await?;
+    let open = open.iter().filter(|w| !w.reopened);
+    tx.batch(&UPDATE_QUEUE, vec![], open.map(queue_row).collect()).await?;
     Ok(())
 }
 
@@ -143,6 +144,7 @@ fn queue_row(w: &Work) -> Vec<Value> {
         held.attempts_left,
         j.sequence,
         j.version,
+        j.fence,
         j.progress.map(i64::from),
         held.progress_at,
         j.message.clone(),

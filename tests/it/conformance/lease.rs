@@ -21,6 +21,9 @@ both_stores! {
     a_late_holder_whom_nobody_replaced_may_finish,
     the_last_attempt_lost_is_a_lost_worker,
     tokens_of_one_claim_do_not_tell_each_other,
+    wanted_types_share_what_a_claim_may_take,
+    what_nobody_waited_for_is_claimed_by_the_next,
+    who_waits_is_told_without_a_claim,
 }
 
 async fn a_worker_gets_the_job_as_it_was_submitted(bed: &Bed) {
@@ -199,4 +202,57 @@ async fn tokens_of_one_claim_do_not_tell_each_other(bed: &Bed) {
         what: What::Overdue,
     };
     assert!(matches!(bed.change(swept).await, Err(Error::LeaseLost)), "the sweep saw an older row");
+}
+
+async fn wanted_types_share_what_a_claim_may_take(bed: &Bed) {
+    for kind in ["a", "a", "a", "a", "b", "c"] {
+        bed.submit(bed.job_with(|j| j.kind = kind.to_owned())).await;
+    }
+    let wish = LeaseRequest { types: vec!["a".to_owned(), "b".to_owned()], ..bed.wish(4) };
+    let claim = async || {
+        let got = bed.store.lease(wish.clone(), bed.now()).await.unwrap();
+        let mut kinds: Vec<_> = got.into_iter().map(|l| l.job.kind).collect();
+        kinds.sort();
+        kinds
+    };
+    assert_eq!(claim().await, ["a", "a", "a", "b"], "what one type leaves the other may have");
+    assert_eq!(claim().await, ["a"]);
+    assert_eq!(bed.lease_one().await.kind, "c");
+}
+
+async fn what_nobody_waited_for_is_claimed_by_the_next(bed: &Bed) {
+    let ids: HashSet<JobId> = bed.submit_n(50).await.into_iter().collect();
+    for n in 0..50 {
+        // Dropped while it waits in the queue, while it is written, or just after.
+        let limit = std::time::Duration::from_micros(n * 60);
+        let _ = tokio::time::timeout(limit, bed.store.lease(bed.wish(1), bed.now())).await;
+    }
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    let mut got = HashSet::new();
+    loop {
+        for job in bed.lease(50).await {
+            assert_eq!(job.attempt, 1, "no attempt is used");
+            got.insert(job.job_id);
+        }
+        // What was answered in time is in someone's hands; the test threw it away.
+        let held = bed.count("job_queue WHERE phase = 'leased'").await;
+        if held == 50 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < until, "{} of 50 claimed again", got.len());
+    }
+    assert!(got.is_subset(&ids) && !got.is_empty());
+}
+
+async fn who_waits_is_told_without_a_claim(bed: &Bed) {
+    let (any, rare) = (bed.wish(1), LeaseRequest { types: vec!["rare".to_owned()], ..bed.wish(1) });
+    let due = async |wish: &LeaseRequest| bed.store.any_due(wish, bed.now()).await.unwrap();
+    assert!(!due(&any).await);
+    let id = bed.submit(bed.job_with(|j| j.run_at = Some(Millis(bed.now().0 + 5_000)))).await.job.id;
+    assert!(!due(&any).await);
+    bed.pass_seconds(5);
+    assert!(due(&any).await && !due(&rare).await);
+    assert_eq!(bed.get(id).await.attempt, 0, "nothing was taken");
+    bed.submit(bed.job_with(|j| j.kind = "rare".to_owned())).await;
+    assert!(due(&rare).await);
 }

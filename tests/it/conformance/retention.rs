@@ -16,6 +16,7 @@ both_stores! {
     more_than_one_bite_spares_what_is_needed,
     a_kept_job_keeps_its_callback_state,
     a_retried_job_is_not_purged,
+    what_is_past_its_time_is_gone_before_the_sweep_comes,
 }
 
 /// Bites until nothing is left to remove; gives how many rows went.
@@ -62,7 +63,8 @@ async fn owed_jobs_stay_however_old(bed: &Bed) {
     let id = bed.submit(new).await.job.id;
     let owed = bed.completed().await.id;
     bed.pass_seconds(400 * DAY);
-    assert_eq!(retain(bed).await, 0, "owed jobs, owed deliveries and their keys");
+    assert_eq!(retain(bed).await, 2, "the job with an owed callback and the owed job's key are put off");
+    assert_eq!(bed.count("idempotency").await, 1);
     assert_eq!(bed.get(owed).await.callback_state.as_str(), "pending");
     let held = bed.lease_one().await;
     assert_eq!(held.job_id, id);
@@ -71,6 +73,8 @@ async fn owed_jobs_stay_however_old(bed: &Bed) {
     bed.pass_seconds(61);
     retain(bed).await;
     assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)), "retainSeconds");
+    bed.pass_seconds(3_600);
+    retain(bed).await;
     assert_eq!(bed.count("idempotency").await, 0);
 }
 
@@ -86,7 +90,8 @@ async fn a_job_that_a_dead_letter_needs_stays_with_it(bed: &Bed) {
     bed.pass_seconds(DAY);
     retain(bed).await;
     assert!(matches!(bed.store.dead_letter(bed.tenant, letter).await, Err(Error::NotFound)));
-    bed.pass_seconds(3_600);
+    assert_eq!(bed.get(id).await.expires_at, Some(bed.now().minus(Duration::from_secs(23 * DAY))), "as told");
+    bed.pass_seconds(DAY + 120);
     retain(bed).await;
     assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
     assert_eq!([bed.count("deliveries").await, bed.count("bodies").await, bed.count("events").await], [0; 3]);
@@ -102,7 +107,8 @@ async fn more_than_one_bite_spares_what_is_needed(bed: &Bed) {
         futures_util::future::join_all(all).await.into_iter().for_each(|a| drop(a.unwrap()));
     }
     bed.pass_seconds(8 * DAY);
-    assert_eq!(bed.store.retain(bed.now()).await.unwrap(), 0);
+    assert_eq!(bed.store.retain(bed.now()).await.unwrap(), 500, "a bite is put off");
+    assert_eq!(retain(bed).await, 100);
     assert_eq!(bed.count("jobs WHERE purged_at IS NULL").await, 600);
 }
 
@@ -125,11 +131,24 @@ async fn a_retried_job_is_not_purged(bed: &Bed) {
     let id = bed.submit(bed.job()).await.job.id;
     let held = bed.lease_one().await;
     bed.held(&held, failure(false)).await.unwrap();
-    bed.pass_seconds(8 * DAY);
+    bed.pass_seconds(6 * DAY);
     bed.owner(id, What::Retry).await.unwrap();
+    bed.pass_seconds(6 * DAY);
     assert_eq!(retain(bed).await, 0);
     let held = bed.lease_one().await;
     bed.held(&held, complete()).await.unwrap();
     bed.pass_seconds(8 * DAY);
     assert_eq!(retain(bed).await, 1);
+}
+
+async fn what_is_past_its_time_is_gone_before_the_sweep_comes(bed: &Bed) {
+    let id = bed.submit(bed.job_with(|j| j.retain_seconds = 60)).await.job.id;
+    let held = bed.lease_one().await;
+    bed.held(&held, complete()).await.unwrap();
+    bed.pass(Duration::from_millis(59_999));
+    assert_eq!(bed.get(id).await.state.as_str(), "complete");
+    bed.pass(Duration::from_millis(1));
+    assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
+    assert!(matches!(bed.owner(id, What::Retry).await, Err(Error::Expired)));
+    assert!(bed.store.jobs(bed.tenant, &Default::default(), page(9), bed.now()).await.unwrap().is_empty());
 }
