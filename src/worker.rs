@@ -30,6 +30,7 @@ use crate::client::{Client, Error};
 use crate::dice::Dice;
 use crate::types::api;
 pub use crate::types::job::Failure;
+use crate::types::problem::ProblemCode;
 
 /// How a worker works. [`Options::new`] gives the usual values.
 #[derive(Debug, Clone)]
@@ -257,6 +258,16 @@ fn passing(error: &Error) -> bool {
         Error::Unreachable(_) => true,
         Error::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),
         Error::BadReply(_) => false,
+    }
+}
+
+/// Whether the service says that the job is this worker's no more.
+fn over(error: &Error) -> bool {
+    match error {
+        Error::Problem(problem) => {
+            matches!(problem.status, 401 | 403 | 404 | 410) || problem.code == ProblemCode::LeaseLost
+        }
+        Error::Unreachable(_) | Error::BadReply(_) => false,
     }
 }
 

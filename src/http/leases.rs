@@ -119,11 +119,10 @@ pub async fn heartbeat(
 ) -> Result<Json<Alive>, Problem> {
     let Heartbeat { lease_token, progress, message, extend_seconds } = report(&worker, &raw)?;
     rules::range("/progress", progress, 0, 0..=100)?;
-    rules::optional_text("/message", message.as_deref(), 1_000)?;
+    let message = message.map(|text| rules::said("/message", &text, 1_000)).transpose()?;
     rules::range("/extendSeconds", extend_seconds, 1, 1..=86_400)?;
-    worker.may_touch(&app, id).await?;
     let what = What::Heartbeat { progress, message, extend_seconds };
-    let done = change(&app, id, worker.tenant(), Right::Lease(lease_token), what).await?;
+    let done = by_lease(&app, &worker, id, lease_token, what).await?;
     Ok(Json(Alive {
         lease_expires_at: done.lease_until.unwrap_or_else(|| app.now()),
         cancel_requested: done.job.cancel_at.is_some(),
@@ -206,9 +205,24 @@ async fn finish(
     token: LeaseToken,
     what: Change,
 ) -> Result<Response, Problem> {
-    worker.may_touch(app, id).await?;
-    let done = change(app, id, worker.tenant(), Right::Lease(token), What::Change(what)).await?;
+    let done = by_lease(app, worker, id, token, What::Change(what)).await?;
     Ok(changed(app, StatusCode::OK, &done.job))
+}
+
+/// One change by right of a lease. To who shows no key, a made-up token must not tell which jobs there are.
+async fn by_lease(
+    app: &App,
+    worker: &Worker,
+    id: JobId,
+    token: LeaseToken,
+    what: What,
+) -> Result<Changed, Problem> {
+    worker.may_touch(app, id).await?;
+    let done = change(app, id, worker.tenant(), Right::Lease(token), what).await;
+    done.map_err(|problem| match (&worker.0, problem.code()) {
+        (None, ProblemCode::JobNotFound | ProblemCode::JobExpired) => Problem::new(ProblemCode::LeaseLost),
+        _ => problem,
+    })
 }
 
 /// Report that the attempt went wrong.
@@ -235,7 +249,7 @@ fn failure(
 ) -> Result<Failure, Invalid> {
     let error = error.filter(|text| !text.trim().is_empty());
     let error = error.ok_or_else(|| Invalid::member("/error", "is required and must not be empty"))?;
-    rules::text("/error", &error, 4_000)?;
+    let error = rules::said("/error", &error, 4_000)?;
     rules::optional_text("/errorCode", code.as_deref(), 128)?;
     rules::range("/retryAfterSeconds", retry_after_seconds, 0, 0..=86_400)?;
     Ok(Failure { error, code, retryable: retryable.unwrap_or(true), retry_after_seconds })

@@ -110,10 +110,24 @@ pub fn text(pointer: &str, text: &str, max: usize) -> Checked<()> {
     if text.chars().count() > max {
         return refuse(pointer, format!("must have at most {max} characters"));
     }
-    if text.chars().any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r')) {
+    if text.chars().any(bare_control) {
         return refuse(pointer, "must not hold control characters");
     }
     Ok(())
+}
+
+/// What a worker says, at most `max` characters; U+FFFD stands for what [`text`] would refuse.
+///
+/// A worker passes on what programs print, colours included. Refusing that would cost it the report.
+pub fn said(pointer: &str, text: &str, max: usize) -> Checked<String> {
+    if text.chars().count() > max {
+        return refuse(pointer, format!("must have at most {max} characters"));
+    }
+    Ok(text.chars().map(|c| if bare_control(c) { char::REPLACEMENT_CHARACTER } else { c }).collect())
+}
+
+fn bare_control(c: char) -> bool {
+    c.is_control() && !matches!(c, '\t' | '\n' | '\r')
 }
 
 /// [`text`], if there is any.

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Failure, Mark, Reply, passing, whole_seconds};
+use super::{Failure, Mark, Reply, over, passing, whole_seconds};
 use crate::client::{Client, Error};
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, api};
@@ -60,32 +60,42 @@ impl Heart {
             // News of the handler goes out at once, the next ones not before this pause is over.
             let rest = PROGRESS_EVERY.min(every / 2);
             self.news(every - rest).await;
-            match self.tell().await {
+            match self.beat_once().await {
                 Ok(alive) => {
                     every = self.lease / 3;
                     if alive.cancel_requested {
                         self.stop.cancel();
                     }
                 }
-                // While nobody can reach the service nobody else can get the job: go on, and knock more often.
-                Err(error) if passing(&error) => {
-                    tracing::warn!(job.id = %self.id, "no heartbeat: {error}");
-                    every = (self.lease / 10).max(PROGRESS_EVERY);
-                }
-                Err(error) => {
+                Err(error) if over(&error) => {
                     tracing::warn!(job.id = %self.id, "the lease is lost: {error}");
                     self.lost.cancel();
                     self.stop.cancel();
                     return;
+                }
+                // While nobody can reach the service nobody else can get the job: go on, and knock more often.
+                Err(error) => {
+                    tracing::warn!(job.id = %self.id, "no heartbeat: {error}");
+                    every = (self.lease / 10).max(PROGRESS_EVERY);
                 }
             }
             tokio::time::sleep(rest).await;
         }
     }
 
-    /// One heartbeat, with the handler's last word.
-    async fn tell(&mut self) -> Result<api::Alive, Error> {
+    /// One heartbeat, with the handler's last word; a word that is refused must not cost the lease.
+    async fn beat_once(&mut self) -> Result<api::Alive, Error> {
         let mark = self.marks.borrow_and_update().clone();
+        match self.tell(mark).await {
+            Err(error) if !passing(&error) && !over(&error) => {
+                tracing::warn!(job.id = %self.id, "the progress was refused: {error}");
+                self.tell(Mark::default()).await
+            }
+            told => told,
+        }
+    }
+
+    async fn tell(&self, mark: Mark) -> Result<api::Alive, Error> {
         let beat = api::Heartbeat {
             lease_token: self.token,
             progress: mark.percent,

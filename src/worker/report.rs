@@ -8,12 +8,13 @@ use super::{Failure, Reply, passing, pause};
 use crate::client::{Client, Error};
 use crate::dice::Dice;
 use crate::types::key::LeaseToken;
-use crate::types::problem::ProblemCode;
 use crate::types::{JobId, api};
 
 /// The longest error text that the API takes.
 const ERROR_CHARS: usize = 4_000;
 const CODE_CHARS: usize = 128;
+/// Told in place of a reason that the service does not take.
+const UNTOLD: &str = "the attempt failed, and the service refused the reason";
 /// An outcome is worth repeating for at least so long, although the lease may be over: nobody else
 /// can have claimed the job while the service was away.
 const KEEP_TELLING: Duration = Duration::from_secs(60);
@@ -106,16 +107,26 @@ fn fail(token: LeaseToken, failure: &Failure) -> api::Fail {
     }
 }
 
-/// The failure to report for a result that the service does not take: its client has to learn of it,
-/// and another attempt would meet the same refusal.
+/// The failure to report for an outcome that the service does not take: its client has to learn of it.
 fn instead(outcome: &Outcome, error: &Error) -> Option<Failure> {
-    let Outcome::Complete(_) = outcome else { return None };
     let Error::Problem(problem) = error else { return None };
-    let refused = matches!(problem.status, 413 | 415 | 422 | 400) && problem.code != ProblemCode::LeaseLost;
-    refused.then(|| Failure {
-        error: format!("the result was refused: {error}"),
-        code: Some(problem.code.slug().to_owned()),
-        retryable: false,
-        retry_after_seconds: None,
-    })
+    if !matches!(problem.status, 400 | 413 | 415 | 422) {
+        return None;
+    }
+    match outcome {
+        // Another attempt would meet the same refusal.
+        Outcome::Complete(_) => Some(Failure {
+            error: format!("the result was refused: {error}"),
+            code: Some(problem.code.slug().to_owned()),
+            retryable: false,
+            retry_after_seconds: None,
+        }),
+        Outcome::Fail(failure) if failure.error != UNTOLD => Some(Failure {
+            error: UNTOLD.to_owned(),
+            code: None,
+            retryable: failure.retryable,
+            retry_after_seconds: None,
+        }),
+        Outcome::Fail(_) | Outcome::Release => None,
+    }
 }

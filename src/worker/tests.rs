@@ -203,6 +203,33 @@ async fn a_result_that_is_refused_fails_the_job() {
 }
 
 #[tokio::test]
+async fn a_word_that_is_refused_costs_neither_the_lease_nor_the_result() {
+    let fake = Fake::with_job();
+    fake.answer("heartbeat", 422, problem("validation-failed", 422));
+    let work = async |task: Task| {
+        task.progress.report(40, Some("half"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(Reply::Json(api::null()))
+    };
+    with_worker(&fake, work, fake.hears("complete", 1)).await;
+    let beats = fake.told("heartbeat");
+    assert_eq!(beats[0]["message"], "half");
+    assert!(beats[1].get("message").is_none(), "it beats on without the word: {beats:?}");
+}
+
+#[tokio::test]
+async fn a_refused_reason_is_replaced_by_one_that_is_taken() {
+    let fake = Fake::with_job();
+    fake.answer("fail", 422, problem("validation-failed", 422));
+    let handler = async |_: Task| Err(failed("odd"));
+    with_worker(&fake, handler, fake.hears("fail", 2)).await;
+    let told = fake.told("fail");
+    assert_eq!((told.len(), &told[0]["error"]), (2, &json!("odd")));
+    assert!(told[1]["error"].as_str().unwrap().contains("refused"), "{told:?}");
+    assert_eq!(told[1]["retryable"], json!(true));
+}
+
+#[tokio::test]
 async fn a_handler_that_panics_fails_its_job_and_nothing_else() {
     let fake = Fake::with_job();
     let handler = async |_: Task| -> Result<Reply, Failure> { panic!("on purpose") };

@@ -8,3 +8,4 @@ mod result;
 mod seed;
 mod status;
 mod submit;
+mod workers;

@@ -109,6 +109,10 @@ pub fn decide(job: &Job, change: Change, now: Millis) -> Next {
             cancelled(job.cancel_reason.clone())
         }
         Change::Fail(failure) => fail(job, failure, now),
+        // Nobody else does an external job: without its holder it would be owed for ever.
+        Change::Release { .. } if job.worker == WorkerKind::External => {
+            end(job, JobState::Failed, "released by its holder".to_owned(), "released", true)
+        }
         Change::Release { delay_seconds } => {
             Next::Again { due_at: after(now, delay_seconds), refund: true, error: None }
         }
