@@ -23,8 +23,11 @@ impl Estimates {
     /// Takes an ended job into account. A schedule is no wait: `runAt` counts from its instant.
     pub(super) fn learn(&self, job: &Job) {
         let (JobState::Complete, Some(end)) = (job.state, job.ended_at) else { return };
-        let from = job.run_at.map_or(job.created_at, |r| r.max(job.created_at));
-        let took = u32::try_from(end.since(from).as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        if !straight(job) {
+            return;
+        }
+        let took = end.since(job.owed_from());
+        let took = u32::try_from(took.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= TYPES {
             all.clear();
@@ -44,4 +47,10 @@ impl Estimates {
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied().unwrap_or(DEFAULT_SECONDS)
     }
+}
+
+/// Whether the job surely went from its submission to its end without a retry by hand, which counts
+/// the attempts anew and whose job may have lain for days: one event when it is queued, then two an attempt.
+fn straight(job: &Job) -> bool {
+    job.started_sequence == Some(2 * i64::from(job.attempt))
 }

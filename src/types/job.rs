@@ -222,13 +222,24 @@ impl Job {
     /// The remaining estimate in six steps, within 1..30; once overdue 1, 2, 4 .. 30:
     /// the seed's backoff, given by the server.
     pub fn poll_after(&self, now: Millis) -> u32 {
-        let age = u32::try_from(now.since(self.created_at).as_secs()).unwrap_or(u32::MAX);
-        poll_after(self.estimated_seconds, age)
+        let age = (now.0 - self.owed_from().0).div_euclid(1_000);
+        poll_after(i64::from(self.estimated_seconds) - age)
+    }
+
+    /// From when on the client waits: a schedule is no wait.
+    pub fn owed_from(&self) -> Millis {
+        self.run_at.map_or(self.created_at, |at| at.max(self.created_at))
     }
 
     /// The entity tag (RFC 9110, 8.8.3); changes with every change of the representation.
+    ///
+    /// Two of them are made by the clock alone and counted nowhere: a scheduled job is queued, and a
+    /// held lane is open again.
     pub fn etag(&self) -> String {
-        format!("\"{}.{}\"", self.sequence, self.version + self.callback_version)
+        let held = i64::from(self.callback_state == CallbackState::Held);
+        let scheduled = i64::from(self.state == JobState::Scheduled);
+        let n = 4 * (self.version + self.callback_version) + 2 * held + scheduled;
+        format!("\"{}.{n}\"", self.sequence)
     }
 
     /// The job as clients see it.
@@ -277,14 +288,14 @@ impl Job {
     }
 }
 
-/// See [`Job::poll_after`]. `estimate` and `age` in seconds.
-pub fn poll_after(estimate: u32, age: u32) -> u32 {
-    if age < estimate {
-        return (estimate - age).div_ceil(6).clamp(1, 30);
+/// See [`Job::poll_after`]. `left` is what is left of the estimate, seconds; negative once overdue.
+fn poll_after(left: i64) -> u32 {
+    let seconds = u32::try_from(left.unsigned_abs()).unwrap_or(u32::MAX);
+    if left > 0 {
+        return seconds.div_ceil(6).clamp(1, 30);
     }
     // Overdue by 0, 1, 3, 7 .. seconds: a poller that obeys waits 1, 2, 4 .. 30.
-    let overdue = age - estimate;
-    (overdue + 1).checked_next_power_of_two().unwrap_or(32).min(30)
+    seconds.saturating_add(1).checked_next_power_of_two().unwrap_or(32).min(30)
 }
 
 #[cfg(test)]
@@ -302,10 +313,10 @@ mod tests {
 
     #[test]
     fn polling_follows_the_estimate_and_then_backs_off() {
-        assert_eq!(poll_after(30, 0), 5, "the seed's example: an estimate of 30 asks for 5");
-        assert_eq!([poll_after(30, 15), poll_after(30, 29), poll_after(1000, 0)], [3, 1, 30]);
-        assert_eq!([0, 1, 3, 7, 15, 31, 500].map(|over| poll_after(30, 30 + over)), [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(poll_after(1, u32::MAX), 30);
+        assert_eq!(poll_after(30), 5, "the seed's example: an estimate of 30 asks for 5");
+        assert_eq!([15, 1, 1_000, i64::MAX].map(poll_after), [3, 1, 30, 30]);
+        assert_eq!([0, -1, -3, -7, -15, -31, -500].map(poll_after), [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(poll_after(i64::MIN), 30);
     }
 
     #[test]

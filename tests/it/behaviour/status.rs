@@ -12,6 +12,8 @@ both_engines! {
     a_long_poll_ends_with_the_job,
     a_conditional_long_poll_ends_with_any_change,
     a_finished_job_redirects_on_wish,
+    a_redirect_keeps_the_token_of_the_query,
+    a_job_of_later_is_not_overdue_before,
     the_access_token_reads_its_job_and_nothing_else,
     lists_are_filtered,
     pages_show_everything_once,
@@ -95,6 +97,39 @@ async fn a_finished_job_redirects_on_wish(site: &Site) {
     assert_eq!(reply.status, 303);
     assert_eq!(reply.header("location"), format!("{}/results/{job}.json", app.url));
     app.get(&format!("/v1/jobs/{job}?redirect=2")).await.refused(400, "invalid-request", "?redirect");
+}
+
+async fn a_redirect_keeps_the_token_of_the_query(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit(json!({"type": "t"})).await;
+    let (job, token) = (id(&job["jobId"]), id(&job["accessToken"]));
+    app.complete(&job).await;
+
+    let reply = app.get(&format!("/v1/jobs/{job}?redirect=1&access_token={token}")).nobody().await;
+    assert_eq!(reply.status, 303);
+    let target = reply.header("location").strip_prefix(&app.url).unwrap().to_owned();
+    assert_eq!(target, format!("/results/{job}.json?access_token={token}"));
+    app.get(&target).nobody().await.ok(200);
+    let by_head = app.get(&format!("/v1/jobs/{job}?redirect=1")).key(&token).await;
+    assert!(!by_head.header("location").contains("token"), "{by_head:?}");
+
+    let elsewhere = app.submit(json!({"type": "t"})).await;
+    let (job, token) = (id(&elsewhere["jobId"]), id(&elsewhere["accessToken"]));
+    let claimed = app.claim_one().await;
+    app.report(&claimed, "complete", json!({"resultUrl": "https://files.example.com/1"})).await.ok(200);
+    let reply = app.get(&format!("/v1/jobs/{job}?redirect=1&access_token={token}")).nobody().await;
+    assert_eq!(reply.header("location"), "https://files.example.com/1", "others never see the token");
+}
+
+async fn a_job_of_later_is_not_overdue_before(site: &Site) {
+    let app = site.start_still().await;
+    let at = app.clock.now().plus(Duration::from_secs(3_600));
+    let job = app.submit_id(json!({"type": "t", "runAt": at})).await;
+    let wait = async || app.get(&format!("/v1/jobs/{job}")).await.header("retry-after").to_owned();
+    app.pass(120);
+    assert_eq!(wait().await, "30");
+    app.pass(3_480);
+    assert_eq!(wait().await, "5", "its thirty seconds begin when it is due");
 }
 
 async fn the_access_token_reads_its_job_and_nothing_else(site: &Site) {
@@ -263,6 +298,10 @@ async fn events_are_gap_free(site: &Site) {
     assert_eq!(none["items"], json!([]), "nothing more can come, so nothing is waited for");
     let page = app.get(&format!("{path}?limit=2")).await.ok(200);
     assert_eq!(page["items"].as_array().unwrap().len(), 2);
+    let next = app.get(&format!("{path}?limit=2&cursor={}", page["nextCursor"].as_str().unwrap())).await;
+    assert_eq!(next.ok(200)["items"].as_array().unwrap()[..], all[2..4]);
+    assert_eq!(next.header("link"), format!("<{}{path}?limit=2&cursor=4>; rel=\"next\"", app.url));
+    app.get(&format!("{path}?after=1&cursor=1")).await.refused(400, "invalid-request", "?cursor");
 }
 
 async fn a_burst_of_polls_is_slowed_down(site: &Site) {

@@ -1,10 +1,11 @@
 //! The entity tag tells every change of what a client sees.
 
 use ringback::store::What;
+use ringback::types::Millis;
 
-use crate::support::store::{Bed, both_stores, callback, cancel, failure, heartbeat, release};
+use crate::support::store::{Bed, both_stores, callback, cancel, complete, failure, heartbeat, release};
 
-both_stores! { every_change_of_the_view_changes_the_etag }
+both_stores! { every_change_of_the_view_changes_the_etag, what_the_clock_changes_changes_the_etag }
 
 async fn every_change_of_the_view_changes_the_etag(bed: &Bed) {
     use ringback::types::delivery::{DeadReason, Verdict};
@@ -47,4 +48,32 @@ async fn every_change_of_the_view_changes_the_etag(bed: &Bed) {
     assert_eq!(seen.len(), 11);
     let states: Vec<bool> = seen.iter().map(|s| s.1.contains(r#""callbackState":"delivered""#)).collect();
     assert_eq!(states.iter().filter(|s| **s).count(), 1, "{states:?}");
+}
+
+async fn what_the_clock_changes_changes_the_etag(bed: &Bed) {
+    let look = async |id| {
+        let job = bed.get(id).await;
+        (job.etag(), job.state.as_str(), job.callback_state.as_str())
+    };
+    let id = bed.submit(bed.called_back()).await.job.id;
+    let held = bed.lease_one().await;
+    bed.held(&held, release(60)).await.unwrap();
+    let scheduled = look(id).await;
+    bed.pass_seconds(61);
+    let queued = look(id).await;
+    assert_eq!((scheduled.1, queued.1), ("scheduled", "queued"));
+    assert_ne!(scheduled.0, queued.0);
+
+    let held = bed.lease_one().await;
+    bed.held(&held, complete()).await.unwrap();
+    let pending = look(id).await;
+    let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0);
+    let mut lane = bed.store.own_lanes(bed.node, &[(due.lane, due.id)], bed.now()).await.unwrap().remove(0);
+    (lane.held_until, lane.held_reason) = (Some(Millis(bed.now().0 + 60_000)), Some("breaker".to_owned()));
+    bed.store.save_lanes(bed.node, &[(lane, false)]).await.unwrap();
+    let closed = look(id).await;
+    bed.pass_seconds(61);
+    assert_eq!((pending.2, closed.2), ("pending", "held"));
+    assert_ne!(pending.0, closed.0);
+    assert_eq!(look(id).await, pending, "the lane is open again");
 }

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use futures_util::future::join_all;
-use ringback::store::Error;
+use ringback::store::{Error, What};
 use ringback::types::Millis;
 use ringback::types::job::{CallbackState, JobState, WorkerKind};
 
-use crate::support::store::{Bed, both_stores, complete, failure, heartbeat, key, release};
+use crate::support::store::{Bed, both_stores, cancel, complete, failure, heartbeat, key, release};
 
 both_stores! {
     one_job_is_stored_as_it_was_given,
@@ -180,4 +180,14 @@ async fn estimates_are_learned_from_completed_jobs(bed: &Bed) {
     }
     assert_eq!(bed.store.estimate(bed.tenant, "report.generate").await, 4);
     assert_eq!(bed.store.estimate(bed.tenant, "other").await, 30);
+
+    for _ in 0..9 {
+        let id = bed.submit_n(1).await[0];
+        bed.owner(id, cancel()).await.unwrap();
+        bed.pass_seconds(86_400);
+        bed.owner(id, What::Retry).await.unwrap();
+        let held = bed.lease_one().await;
+        bed.held(&held, complete()).await.unwrap();
+    }
+    assert_eq!(bed.store.estimate(bed.tenant, "report.generate").await, 4, "days that it lay are no wait");
 }
