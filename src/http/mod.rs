@@ -24,6 +24,7 @@ mod tenant;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::sync::Arc;
 
@@ -116,12 +117,13 @@ pub fn router(app: App) -> Result<Router, BadRoute> {
     Ok(surrounded(router, app))
 }
 
-/// What stands around every route: request id and log line outermost, then panics, then limits.
+/// What stands around every route: request id and log line outermost, then panics, the unread body, limits.
 fn surrounded(router: Router<App>, app: App) -> Router {
     router
         .fallback(layers::no_route)
         .method_not_allowed_fallback(layers::no_method)
         .layer(from_fn_with_state(app.clone(), layers::gate))
+        .layer(from_fn(unread::hear_out))
         .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(from_fn_with_state(app.clone(), layers::edge))
         .with_state(app)

@@ -69,6 +69,7 @@ impl<S: Size> FromRequest<App> for Raw<S> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
+        unencoded(&parts.headers)?;
         let bytes = read_body::<S>(&parts.headers, body, app).await?;
         Ok(Raw { headers: parts.headers, bytes, size: PhantomData })
     }
@@ -84,14 +85,24 @@ async fn read_body<S: Size>(headers: &HeaderMap, body: Body, app: &App) -> Resul
     }
     let all = tokio::time::timeout(app.options.body_deadline, Limited::new(body, limit).collect()).await;
     match all {
-        Err(_) => Err(Problem::new(ProblemCode::RequestTimeout)
-            .header(header::CONNECTION, HeaderValue::from_static("close"))),
+        Err(_) => Err(Problem::new(ProblemCode::RequestTimeout)),
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => {
             Err(Problem::new(ProblemCode::InvalidRequest).detail("the body ended before its announced end"))
         }
     }
+}
+
+/// Refuses a compressed body (RFC 9110, 8.4 and 15.5.16): it would be taken for the bytes it is not.
+fn unencoded(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.all(|value| value.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    Err(Problem::new(ProblemCode::UnsupportedMediaType)
+        .at("Content-Encoding", "must be identity")
+        .header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")))
 }
 
 /// Whether the content type is JSON: `application/json` or any `+json`, in UTF-8.

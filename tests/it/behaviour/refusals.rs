@@ -2,12 +2,15 @@
 
 use serde_json::{Value, json};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::support::app::{Site, TestApp, both_engines};
 
 both_engines! {
     members_that_break_a_rule_are_pointed_at,
     callbacks_that_break_a_rule_are_pointed_at,
     bodies_that_cannot_be_read_are_refused,
+    who_sends_first_and_reads_then_gets_the_refusal,
     production_names_the_rule_that_blocks_a_url,
     bad_queries_and_ids_are_refused,
     operations_point_at_their_headers,
@@ -123,6 +126,33 @@ async fn bodies_that_cannot_be_read_are_refused(site: &Site) {
 
     let deepest = app.ask("POST", "/v1/jobs").text("application/json", deep(63)).await;
     deepest.ok(202);
+}
+
+/// Sends all of a request, as plain clients do, and only then reads the status line.
+async fn sent_first(app: &TestApp, key: &str, body: usize) -> String {
+    let mut stream = tokio::net::TcpStream::connect(app.addr).await.unwrap();
+    let head = format!(
+        "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n{key}Content-Length: {body}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..body / 65_536 {
+        stream.write_all(&[b' '; 65_536]).await.expect("the connection is not cut while a client sends");
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an answer and then the end");
+    String::from_utf8(answer).unwrap()
+}
+
+async fn who_sends_first_and_reads_then_gets_the_refusal(site: &Site) {
+    let app = site.start().await;
+    let key = format!("Authorization: Bearer {}\r\n", app.key);
+    for (key, status) in [(key.as_str(), "HTTP/1.1 413"), ("", "HTTP/1.1 401")] {
+        let answer = sent_first(&app, key, 5 << 20).await;
+        assert!(answer.starts_with(status), "{answer}");
+    }
+    let coded = app.post("/v1/jobs", &json!({"type": "t"})).header("content-encoding", "gzip").await;
+    coded.refused(415, "unsupported-media-type", "Content-Encoding");
+    app.post("/v1/jobs", &json!({"type": "t"})).header("content-encoding", "Identity").await.ok(202);
 }
 
 async fn production_names_the_rule_that_blocks_a_url(site: &Site) {
