@@ -60,17 +60,26 @@ pub async fn get_job(
     let done = |job: &Job| if conditional { !known(job) } else { job.state.ended() };
     let job = waiting.for_reader(&app, prefer, &reader, done).await?;
     let unchanged = conditional && known(&job);
-    Ok(answer(&app, &job, prefer, query.redirect, unchanged))
+    let target = if query.redirect { target(&app, &job, &reader) } else { None };
+    Ok(answer(&app, &job, prefer, target, unchanged))
 }
 
-fn answer(app: &App, job: &Job, prefer: Prefer, redirect: bool, unchanged: bool) -> Response {
-    let view = job.view(app.store.urls());
-    let result =
-        view.result_url.as_deref().filter(|_| redirect).and_then(|url| HeaderValue::from_str(url).ok());
-    let mut response = match result {
+/// Where `?redirect=1` leads. A browser that came by the capability in the query has nothing else to show
+/// there; it never goes to a result kept elsewhere.
+fn target(app: &App, job: &Job, reader: &Reader) -> Option<HeaderValue> {
+    let url = job.view(app.store.urls()).result_url?;
+    let url = match reader.query_token().filter(|_| job.result_url.is_none()) {
+        Some(token) => format!("{url}?access_token={token}"),
+        None => url,
+    };
+    HeaderValue::from_str(&url).ok()
+}
+
+fn answer(app: &App, job: &Job, prefer: Prefer, target: Option<HeaderValue>, unchanged: bool) -> Response {
+    let mut response = match target {
         Some(location) => (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response(),
         None if unchanged => StatusCode::NOT_MODIFIED.into_response(),
-        None => Json(view).into_response(),
+        None => Json(job.view(app.store.urls())).into_response(),
     };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
@@ -240,23 +249,25 @@ pub fn changed(app: &App, status: StatusCode, job: &Job) -> Response {
 /// From where events are read.
 pub struct EventsQuery {
     after: i64,
+    /// What `after` was called, for the link to the next page.
+    name: &'static str,
     limit: u32,
 }
 
 impl FromQuery for EventsQuery {
-    const NAMES: &'static [&'static str] = &["after", "limit", "access_token"];
+    const NAMES: &'static [&'static str] = &["after", "cursor", "limit", "access_token"];
     fn from_params(params: &Params) -> Result<Self, Problem> {
-        let after = params.parse::<u32>("after")?.map_or(0, i64::from);
-        Ok(EventsQuery { after, limit: params.page::<id::Job>()?.limit })
+        let (name, after) = params.either::<u32>(["after", "cursor"])?;
+        Ok(EventsQuery { after: after.map_or(0, i64::from), name, limit: params.limit()? })
     }
 }
 
-/// Read a job's events above `after`, oldest first.
+/// Read a job's events above `after` (`cursor` is another name for it), oldest first.
 ///
 /// With `Prefer: wait=N` an empty answer comes only after N seconds or the end of the job.
 #[utoipa::path(get, path = "/v1/jobs/{jobId}/events", tag = "jobs", operation_id = "listJobEvents",
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
-    params(("jobId" = JobId, Path), ("after" = Option<u32>, Query),
+    params(("jobId" = JobId, Path), ("after" = Option<u32>, Query), ("cursor" = Option<u32>, Query),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200), ("Prefer" = Option<String>, Header)),
     responses((status = 200, body = Page<Event>), (status = 406, description = "not-acceptable")))]
 pub async fn events(
@@ -277,7 +288,7 @@ pub async fn events(
     let (_, items) = waiting.watch(&app, prefer.patience(), look, enough).await?;
     let full = items.len() >= query.limit as usize;
     let next_cursor = items.last().filter(|_| full).map(|event| event.sequence.to_string());
-    let link = next_cursor.as_deref().and_then(|after| next_link(&uri, app.store.urls(), "after", after));
+    let link = next_cursor.as_deref().and_then(|after| next_link(&uri, app.store.urls(), query.name, after));
     Ok(page((link, Page { items, next_cursor })))
 }
 

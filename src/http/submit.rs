@@ -6,10 +6,11 @@ use axum::Json;
 use axum::extract::{MatchedPath, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use sha2::{Digest, Sha256};
 
 use super::app::{App, Route};
 use super::extract::{
-    Bytes256, First, Head, JsonBody, Key, NoQuery, Query, Waiting, is_json, need::JobsWrite, sizes,
+    Bytes256, First, Head, JsonBody, Key, NoQuery, Prefer, Query, Waiting, is_json, need::JobsWrite, sizes,
 };
 use super::json;
 use super::problem::Problem;
@@ -157,7 +158,11 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
     let mut stored = app.ask(app.store.submit(vec![job], app.now())).await?;
     let submitted = stored.pop().ok_or_else(|| Problem::new(ProblemCode::Internal))?;
     app.wake.jobs.nudge();
-    let prefer = order.head.prefer;
+    // An external job ends by the lease that stands in the answer: holding it back would wait for itself.
+    let prefer = match submitted.job.worker {
+        WorkerKind::External => Prefer { wait: None, ..order.head.prefer },
+        WorkerKind::Pull => order.head.prefer,
+    };
     let job = order.waiting.for_end(app, prefer, submitted.job.clone()).await?;
     let asynchronous = !(prefer.wait.is_some() && job.state.ended());
     let mut response = match asynchronous {
@@ -281,24 +286,42 @@ pub async fn batch(
     if jobs.is_empty() || jobs.len() > BATCH_MAX {
         return Err(Invalid::member("/jobs", format!("must have 1 to {BATCH_MAX} entries")).into());
     }
-    let idempotency = head.idempotency("POST /v1/jobs/batch", &body.raw);
+    let whole = head.idempotency("POST /v1/jobs/batch", &body.raw);
     let mut checked = Vec::with_capacity(jobs.len());
     let mut estimates = Estimates::default();
     for (i, raw) in jobs.iter().enumerate() {
-        let own = idempotency.clone().map(|whole| own_key(whole, i));
-        let one = entry(&app, &key, raw, &head, own, &mut estimates).await;
+        let one = entry(&app, &key, raw, &head, &mut estimates).await;
         checked.push(one.map_err(|problem| problem.below(&format!("/jobs/{i}"))));
     }
     if atomic {
         let all: Result<Vec<NewJob>, Problem> = checked.into_iter().collect();
         checked = all?.into_iter().map(Ok).collect();
     }
+    if let Some(whole) = whole {
+        share_key(&whole, &mut checked);
+    }
     store_batch(&app, &waiting, checked).await
 }
 
-/// The key of the whole is made one for each entry, so that each recognises its repeat.
-fn own_key(whole: Idempotency, i: usize) -> Idempotency {
-    Idempotency { route: format!("{}#{i}", whole.route), ..whole }
+/// Makes the key of the whole one for each entry that is stored, so that each recognises its repeat.
+///
+/// The first of them always claims `#0`, and with its place in the fingerprint: any two bodies under one
+/// key meet there, whichever of their entries are bad, and the later one is refused as a whole.
+fn share_key(whole: &Idempotency, checked: &mut [Result<NewJob, Problem>]) {
+    let good = checked.iter_mut().enumerate().filter_map(|(i, one)| Some((i, one.as_mut().ok()?)));
+    for (n, (i, job)) in good.enumerate() {
+        let own = if n == 0 { first_key(whole, i) } else { nth_key(whole, i) };
+        job.idempotency = Some(own);
+    }
+}
+
+fn first_key(whole: &Idempotency, i: usize) -> Idempotency {
+    let placed = Sha256::new().chain_update(whole.fingerprint).chain_update((i as u64).to_be_bytes());
+    Idempotency { fingerprint: placed.finalize().into(), ..nth_key(whole, 0) }
+}
+
+fn nth_key(whole: &Idempotency, i: usize) -> Idempotency {
+    Idempotency { route: format!("{}#{i}", whole.route), ..whole.clone() }
 }
 
 /// One entry of a batch.
@@ -307,12 +330,11 @@ async fn entry(
     key: &Key<JobsWrite>,
     raw: &Raw,
     head: &Head,
-    own: Option<Idempotency>,
     estimates: &mut Estimates,
 ) -> Result<NewJob, Problem> {
     let wish: SubmitJob = json::read_object(raw.get())?;
     let estimate = estimates.of(app, key.tenant(), &wish.kind).await;
-    check(app, key, wish, stamp(app, key.tenant(), estimate, head, own))
+    check(app, key, wish, stamp(app, key.tenant(), estimate, head, None))
 }
 
 async fn store_batch(

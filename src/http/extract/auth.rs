@@ -211,6 +211,8 @@ pub struct Reader {
     /// The job.
     pub id: JobId,
     queues: Option<Vec<String>>,
+    /// The access token, if it came in the query and counted.
+    by_query: Option<String>,
     /// Tells readers apart when polls are counted.
     who: u64,
 }
@@ -228,6 +230,11 @@ impl Reader {
         visible(self.queues.as_deref(), job)
     }
 
+    /// The access token that came in the query.
+    pub fn query_token(&self) -> Option<&str> {
+        self.by_query.as_deref()
+    }
+
     /// Refuses a burst of polls.
     pub fn pace(&self, app: &App) -> Result<(), Problem> {
         if app.pace.allows(self.who, self.id, app.real.now()) {
@@ -241,25 +248,23 @@ impl FromRequestParts<App> for Reader {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let by_query = query_token(parts);
-        let token = match Bearer::read(&parts.headers)? {
-            Some(Bearer(token)) => token.to_owned(),
-            None => {
-                by_query.ok_or_else(|| Problem::unauthorized("an API key or access token is required"))?
-            }
+        let required = || Problem::unauthorized("an API key or access token is required");
+        let (token, by_query) = match Bearer::read(&parts.headers)? {
+            Some(Bearer(token)) => (token.to_owned(), None),
+            None => query_token(parts).map(|token| (token.clone(), Some(token))).ok_or_else(required)?,
         };
         let missing = || Problem::new(ProblemCode::JobNotFound);
         if token.starts_with(AccessToken::PREFIX) {
             let refused = || Problem::unauthorized("the access token is not valid");
             let (tenant, opened) = app.store.open_access_token(&token).ok_or_else(refused)?;
             let id = job_in_path(parts, app).await.filter(|id| *id == opened).ok_or_else(missing)?;
-            return Ok(Reader { tenant, id, queues: None, who: 0 });
+            return Ok(Reader { tenant, id, queues: None, by_query, who: 0 });
         }
         let record = authenticate(app, Ctx::of(parts), &token).await?;
         require(&record, Scope::JobsRead)?;
         let id = job_in_path(parts, app).await.ok_or_else(missing)?;
         let who = record.id.uuid().as_u64_pair().1;
-        Ok(Reader { tenant: record.tenant, id, queues: record.queues.clone(), who })
+        Ok(Reader { tenant: record.tenant, id, queues: record.queues.clone(), by_query, who })
     }
 }
 

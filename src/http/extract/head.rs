@@ -89,8 +89,10 @@ fn callback_fields(headers: &HeaderMap) -> Vec<u8> {
 /// `Idempotency-Key`, bare or as a structured-field string (draft-ietf-httpapi-idempotency-key-header).
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let bad = || {
-        Problem::new(ProblemCode::IdempotencyKeyInvalid)
-            .at("Idempotency-Key", "must be given once, 1-255 visible ASCII characters, bare or in quotes")
+        Problem::new(ProblemCode::IdempotencyKeyInvalid).at(
+            "Idempotency-Key",
+            "must be given once, 1-255 visible ASCII characters, in quotes also spaces",
+        )
     };
     let mut values = headers.get_all("idempotency-key").iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -98,11 +100,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         return Err(bad());
     }
     let text = value.to_str().map_err(|_| bad())?.trim();
-    let key = match text.strip_prefix('"') {
-        Some(rest) => unquote(rest).ok_or_else(bad)?,
-        None => text.to_owned(),
+    let (key, spaces) = match text.strip_prefix('"') {
+        Some(rest) => (unquote(rest).ok_or_else(bad)?, true),
+        None => (text.to_owned(), false),
     };
-    let sound = (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+    let taken = |b: u8| b.is_ascii_graphic() || (spaces && b == b' ');
+    let sound = (1..=KEY_MAX).contains(&key.len()) && key.bytes().all(taken);
     if sound { Ok(Some(key)) } else { Err(bad()) }
 }
 
@@ -242,6 +245,7 @@ mod tests {
         assert_eq!(read(&[b"abc"]).as_deref(), Some("abc"));
         assert_eq!(read(&[b"\"abc\""]).as_deref(), Some("abc"));
         assert_eq!(read(&[br#""a\"b\\c""#]).as_deref(), Some(r#"a"b\c"#));
+        assert_eq!(read(&[b"\"two words\""]).as_deref(), Some("two words"));
         assert_eq!(read(&[&long]).map(|key| key.len()), Some(255));
         for bad in [&b""[..], b"\"\"", b"\"abc", b"a b", b"\"a\"b\"", b"\"a\\b\"", b"\xc3\xa9", &[b'x'; 256]]
         {

@@ -81,14 +81,31 @@ impl Params {
         self.parse(name)
     }
 
-    /// `limit` (1..200, 50) and `cursor`.
-    pub fn page<K: Kind>(&self) -> Result<PageOf<K>, Problem> {
+    /// `limit` (1..200, 50).
+    pub fn limit(&self) -> Result<u32, Problem> {
         let limit = self.parse::<u32>("limit")?.unwrap_or(LIMIT);
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err(bad("limit", "must be between 1 and 200"));
         }
+        Ok(limit)
+    }
+
+    /// `limit` and `cursor`.
+    pub fn page<K: Kind>(&self) -> Result<PageOf<K>, Problem> {
         let after = self.text("cursor").map(open_cursor).transpose()?;
-        Ok(PageOf { after, limit })
+        Ok(PageOf { after, limit: self.limit()? })
+    }
+
+    /// The value of either of two names for one thing, and the name that was used; the first by default.
+    pub fn either<T: FromStr<Err: Display>>(
+        &self,
+        names: [&'static str; 2],
+    ) -> Result<(&'static str, Option<T>), Problem> {
+        match names.map(|name| self.text(name).is_some()) {
+            [true, true] => Err(bad(names[1], &format!("cannot be given together with {}", names[0]))),
+            [false, true] => Ok((names[1], self.parse(names[1])?)),
+            [_, false] => Ok((names[0], self.parse(names[0])?)),
+        }
     }
 }
 

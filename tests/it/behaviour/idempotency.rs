@@ -14,6 +14,7 @@ both_engines! {
     aliases_and_quotes_share_the_key,
     operations_count_their_callback_headers,
     a_batch_repeats_as_a_whole,
+    another_batch_is_refused_whichever_entries_are_bad,
     a_refusal_is_not_remembered,
     malformed_keys_are_refused,
 }
@@ -108,6 +109,32 @@ async fn a_batch_repeats_as_a_whole(site: &Site) {
     let other = json!({"jobs": [{"type": "a"}, {"type": "c"}]});
     keyed(&app, "/v1/jobs/batch", "k", &other).await.refused(422, "idempotency-key-reused", "");
     assert_eq!(count(&app).await, 2);
+}
+
+async fn another_batch_is_refused_whichever_entries_are_bad(site: &Site) {
+    let app = site.start().await;
+    let bodies = [
+        json!({"jobs": [{"type": "a"}, {"type": ""}]}),
+        json!({"jobs": [{"type": ""}, {"type": "a"}]}),
+        json!({"jobs": [{"type": ""}, {"type": "a"}, {"type": "b"}]}),
+        json!({"jobs": [{"type": ""}, {"type": ""}, {"type": "a"}]}),
+        json!({"jobs": [{"type": "a"}, {"type": "b"}]}),
+    ];
+    for (n, first) in bodies.iter().enumerate() {
+        let key = format!("k{n}");
+        let stored = keyed(&app, "/v1/jobs/batch", &key, first).await.ok(202);
+        let before = count(&app).await;
+        for other in bodies.iter().filter(|other| *other != first) {
+            let reply = keyed(&app, "/v1/jobs/batch", &key, other).await;
+            reply.refused(422, "idempotency-key-reused", "");
+        }
+        let again = keyed(&app, "/v1/jobs/batch", &key, first).await.ok(202);
+        let ids = |reply: &Value| -> Vec<Value> {
+            reply["items"].as_array().unwrap().iter().map(|one| one["jobId"].clone()).collect()
+        };
+        assert_eq!(ids(&again), ids(&stored));
+        assert_eq!(count(&app).await, before, "nothing is stored");
+    }
 }
 
 async fn a_refusal_is_not_remembered(site: &Site) {

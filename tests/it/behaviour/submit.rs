@@ -14,6 +14,7 @@ both_engines! {
     a_batch_is_answered_entry_by_entry,
     an_atomic_batch_is_all_or_nothing,
     an_external_job_runs_at_once,
+    an_external_job_is_not_waited_for,
     a_later_job_waits_for_its_time,
     every_member_is_kept,
     null_means_not_given,
@@ -152,6 +153,18 @@ async fn an_external_job_runs_at_once(site: &Site) {
     let done =
         app.report(&accepted, "complete", json!({"resultUrl": "https://ci.example.com/1"})).nobody().await;
     assert_eq!(done.ok(200)["status"], "complete");
+}
+
+async fn an_external_job_is_not_waited_for(site: &Site) {
+    let app = site.start().await;
+    let began = std::time::Instant::now();
+    let job = json!({"type": "ci.build", "worker": "external"});
+
+    let reply = app.post("/v1/jobs", &job).header("prefer", "respond-async, wait=20").await;
+
+    assert!(reply.ok(202)["leaseToken"].is_string());
+    assert_eq!(reply.header("preference-applied"), "respond-async");
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
 }
 
 async fn a_later_job_waits_for_its_time(site: &Site) {
