@@ -37,7 +37,7 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Invalid> {
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|e| {
         let mut pointer = pointer(e.path());
-        let message = strip_position(&e.inner().to_string()).to_owned();
+        let message = without_value(strip_position(&e.inner().to_string()));
         if let Some(name) = between(&message, "missing field `", "`") {
             return Invalid::member(format!("{pointer}/{}", escape(name)), "is required");
         }
@@ -86,6 +86,18 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
 /// The pointer says where; line and column of the text would say it twice.
 fn strip_position(message: &str) -> &str {
     message.rsplit_once(" at line ").map_or(message, |(head, _)| head)
+}
+
+/// serde quotes the text it did not take. It may be a secret at the wrong place, so it is not given back.
+fn without_value(message: &str) -> String {
+    for kind in ["invalid type: string", "invalid value: string", "unknown variant"] {
+        if message.starts_with(kind)
+            && let Some((_, expected)) = message.rsplit_once(", expected ")
+        {
+            return format!("{kind}, expected {expected}");
+        }
+    }
+    message.to_owned()
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {

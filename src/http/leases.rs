@@ -82,7 +82,7 @@ fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseReque
     })
 }
 
-/// The body of a report. Without an API key a lease token must be there before anything is explained.
+/// The body of a report. Without a right beside it a lease token must be there before anything is explained.
 fn report<T: DeserializeOwned>(worker: &Worker, raw: &Raw<impl super::extract::Size>) -> Result<T, Problem> {
     let read = match is_json(&raw.headers) {
         true => json::object(&raw.bytes).map_err(Problem::from),
@@ -90,8 +90,8 @@ fn report<T: DeserializeOwned>(worker: &Worker, raw: &Raw<impl super::extract::S
             Err(Problem::new(ProblemCode::UnsupportedMediaType).detail("the body must be application/json"))
         }
     };
-    if read.is_err() && worker.0.is_none() && !has_token(&raw.bytes) {
-        return Err(Problem::unauthorized("an API key or a leaseToken is required"));
+    if read.is_err() && !has_token(&raw.bytes) {
+        worker.without_token()?;
     }
     read
 }
@@ -158,10 +158,8 @@ pub async fn complete(
 fn raw_outcome(worker: &Worker, raw: &Raw<sizes::Result>) -> Result<(LeaseToken, Outcome), Problem> {
     let text = raw.headers.get(LEASE_TOKEN).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let Ok(token) = text.trim().parse::<LeaseToken>() else {
-        return Err(match worker.0 {
-            Some(_) => Problem::new(ProblemCode::ValidationFailed).at("Lease-Token", "is not a lease token"),
-            None => Problem::unauthorized("an API key or a lease token is required"),
-        });
+        worker.without_token()?;
+        return Err(Problem::new(ProblemCode::ValidationFailed).at("Lease-Token", "is not a lease token"));
     };
     Ok((token, Outcome::Bytes { content_type: content_type(&raw.headers)?, bytes: raw.bytes.clone() }))
 }

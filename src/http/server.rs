@@ -4,6 +4,7 @@
 //! measured), so connections are served by hyper's HTTP/1 builder behind [`deadlines::Guarded`].
 
 mod deadlines;
+mod refusal;
 #[cfg(test)]
 mod tests;
 

@@ -59,12 +59,12 @@ struct End {
 
 /// Applies the changes in order. One answer each.
 ///
-/// `repeated` says that the same changes may have been committed before, and the answer lost.
+/// `in_doubt` says that the same changes may have been committed before, and the answer lost.
 pub(super) async fn change(
     tx: &mut Tx,
     out: &mut Outbox<'_>,
     changes: &[&JobChange],
-    repeated: bool,
+    in_doubt: bool,
     now: Millis,
 ) -> Result<Vec<Result<Changed>>> {
     let mut jobs = load(tx, changes, now).await?;
@@ -74,7 +74,7 @@ pub(super) async fn change(
             Some(work) if change.tenant.is_none_or(|t| t == work.held.job.tenant) => {
                 match apply(work, out, change, now) {
                     Ok(()) => Ok(changed(&work.held)),
-                    Err(_) if repeated && was_done(&work.held.job, change) => Ok(changed(&work.held)),
+                    Err(_) if in_doubt && was_done(&work.held.job, change) => Ok(changed(&work.held)),
                     // What another change made of the job stands; only this one is refused.
                     Err(
                         e

@@ -267,10 +267,10 @@ fn fail(calls: Vec<Call>, e: &Error) {
 /// waits for it: what was claimed and never heard of comes back by its lease.
 async fn persist(inner: &Inner, pool: &Pool, calls: &mut Vec<Call>) -> Result<Vec<Result<Reply>>> {
     let until = Instant::now() + PATIENCE;
-    let mut repeats = 0;
+    let (mut repeats, mut in_doubt) = (0, false);
     loop {
         let began = Instant::now();
-        let error = match transaction(inner, pool, calls, repeats > 0).await {
+        let error = match transaction(inner, pool, calls, in_doubt).await {
             Ok((replies, after)) => {
                 after.handed.into_iter().for_each(Handed::pass);
                 after.ended.iter().for_each(|job| inner.metrics.ended(job.state.as_str()));
@@ -283,7 +283,10 @@ async fn persist(inner: &Inner, pool: &Pool, calls: &mut Vec<Call>) -> Result<Ve
         };
         match error {
             Error::Again if repeats < REPEATS => {}
-            Error::Down(_) if Instant::now() < until => sleep(Duration::from_millis(100)).await,
+            Error::Down(_) if Instant::now() < until => {
+                in_doubt = true;
+                sleep(Duration::from_millis(100)).await;
+            }
             e => return Err(e),
         }
         repeats += 1;
@@ -303,8 +306,8 @@ fn count(inner: &Inner, reply: &Reply) {
 
 type Written = (Vec<Result<Reply>>, After);
 
-/// `repeated` says that the same calls may have been committed before, and the answer lost.
-async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], repeated: bool) -> Result<Written> {
+/// `in_doubt` says that the same calls may have been committed before, and the answer lost.
+async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: bool) -> Result<Written> {
     let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
     let mut tx = pool.begin().await?;
     let mut out = Outbox::new(inner, now);
@@ -314,7 +317,7 @@ async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], repeated: bool)
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
     if !at.is_empty() {
         let flat: Vec<&JobChange> = changes.iter().flat_map(|c| c.iter()).collect();
-        let mut answers = change::change(&mut tx, &mut out, &flat, repeated, now).await?.into_iter();
+        let mut answers = change::change(&mut tx, &mut out, &flat, in_doubt, now).await?.into_iter();
         for (i, c) in at.into_iter().zip(changes) {
             replies[i] = Some(Ok(Reply::Change(answers.by_ref().take(c.len()).collect())));
         }

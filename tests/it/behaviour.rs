@@ -1,11 +1,17 @@
 //! The contract over HTTP, the same on both engines.
 
+mod dead_letters;
 mod deliveries;
+mod edge;
 mod idempotency;
+mod keys;
+mod leases;
 mod operator;
 mod refusals;
 mod result;
 mod seed;
 mod status;
+mod steering;
 mod submit;
+mod tenants;
 mod workers;

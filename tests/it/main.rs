@@ -2,7 +2,9 @@
 
 mod architecture;
 mod behaviour;
+mod cli;
 mod conformance;
 mod crash;
+mod documents;
 mod nodes;
 mod support;

@@ -191,16 +191,24 @@ impl Worker {
             None => Ok(()),
         }
     }
+
+    /// Refuses who shows no lease token and has no right beside it.
+    pub fn without_token(&self) -> Result<(), Problem> {
+        match &self.0 {
+            Some(key) => require(&key.record, Scope::Work),
+            None => Err(Problem::unauthorized("an API key or a lease token is required")),
+        }
+    }
 }
 
 impl FromRequestParts<App> for Worker {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        match Bearer::read(&parts.headers)? {
-            Some(_) => Key::from_request_parts(parts, app).await.map(|key| Worker(Some(key))),
-            None => Ok(Worker(None)),
-        }
+        let Some(Bearer(text)) = Bearer::read(&parts.headers)? else { return Ok(Worker(None)) };
+        // The token is the right; a key only says whose the job must be, whatever its scopes.
+        let record = authenticate(app, Ctx::of(parts), text).await?;
+        Ok(Worker(Some(Key { record, need: PhantomData })))
     }
 }
 

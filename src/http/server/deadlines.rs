@@ -6,22 +6,29 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::ServerOptions;
+use super::{ServerOptions, refusal};
 
 /// What the connection is doing. Shared by its socket, its service and the body of its answer.
 #[derive(Clone, Default)]
-pub struct Phase(Arc<AtomicU8>);
+pub struct Phase(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    now: AtomicU8,
+    /// An answer of ours is owed or not yet written out; what else is written is hyper's own.
+    answering: AtomicBool,
+}
 
 /// A head is awaited or has begun to come.
 const HEAD: u8 = 0;
@@ -33,15 +40,27 @@ const IDLE: u8 = 2;
 impl Phase {
     /// A head has come.
     pub fn begin(&self) {
-        self.0.store(BUSY, Ordering::Relaxed);
+        self.set(BUSY);
+        self.0.answering.store(true, Ordering::Relaxed);
     }
 
     fn now(&self) -> u8 {
-        self.0.load(Ordering::Relaxed)
+        self.0.now.load(Ordering::Relaxed)
     }
 
     fn set(&self, phase: u8) {
-        self.0.store(phase, Ordering::Relaxed);
+        self.0.now.store(phase, Ordering::Relaxed);
+    }
+
+    /// hyper flushes after its last byte.
+    fn flushed(&self) {
+        if self.now() != BUSY {
+            self.0.answering.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn answering(&self) -> bool {
+        self.0.answering.load(Ordering::Relaxed)
     }
 }
 
@@ -55,13 +74,15 @@ pub struct Guarded {
     options: Arc<ServerOptions>,
     reading: Alarm,
     writing: Alarm,
+    /// What is left of an answer that goes out in the place of hyper's.
+    instead: Option<Bytes>,
 }
 
 impl Guarded {
     /// Starts the deadline of the first head.
     pub fn new(stream: TcpStream, phase: Phase, options: Arc<ServerOptions>) -> Guarded {
         let first = Some((HEAD, Box::pin(tokio::time::sleep(options.head))));
-        Guarded { stream, phase, options, reading: first, writing: None }
+        Guarded { stream, phase, options, reading: first, writing: None, instead: None }
     }
 
     /// Ready once the deadline of the phase has passed.
@@ -115,11 +136,37 @@ impl Guarded {
         let limit = self.options.stall;
         ring(&mut self.writing, BUSY, limit, cx).map(Err)
     }
+
+    /// Whether `theirs` is hyper's own refusal, for which ours has to go out.
+    fn replaces(&mut self, theirs: &[u8]) -> bool {
+        if self.instead.is_none() && !self.phase.answering() {
+            self.instead = refusal::instead_of(theirs);
+        }
+        self.instead.is_some()
+    }
+
+    /// Writes ours; hyper hears that its own `length` bytes are out.
+    fn refuse(&mut self, cx: &mut Context<'_>, length: usize) -> Poll<io::Result<usize>> {
+        while let Some(left) = self.instead.as_mut().filter(|left| left.has_remaining()) {
+            let wrote = Pin::new(&mut self.stream).poll_write(cx, left);
+            let n = match wrote {
+                Poll::Ready(Ok(n)) => n,
+                other => return self.written(cx, other),
+            };
+            left.advance(n);
+        }
+        self.writing = None;
+        self.instead = None;
+        Poll::Ready(Ok(length))
+    }
 }
 
 impl AsyncWrite for Guarded {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let me = self.get_mut();
+        if me.replaces(buf) {
+            return me.refuse(cx, buf.len());
+        }
         let wrote = Pin::new(&mut me.stream).poll_write(cx, buf);
         me.written(cx, wrote)
     }
@@ -130,6 +177,9 @@ impl AsyncWrite for Guarded {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let me = self.get_mut();
+        if me.replaces(bufs.first().map_or(&[], |first| first)) {
+            return me.refuse(cx, bufs.iter().map(|buf| buf.len()).sum());
+        }
         let wrote = Pin::new(&mut me.stream).poll_write_vectored(cx, bufs);
         me.written(cx, wrote)
     }
@@ -139,7 +189,10 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let me = self.get_mut();
+        ready!(Pin::new(&mut me.stream).poll_flush(cx))?;
+        me.phase.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

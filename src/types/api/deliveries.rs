@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use utoipa::ToSchema;
 
-use super::or_default;
+use super::{object_or_default, or_default};
 use crate::types::delivery::{DeliveryState, HeldReason, Phases};
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, LaneId, Millis, RedriveId};
 
@@ -144,7 +144,7 @@ pub struct ReplayFilter {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Replay {
     /// All of the tenant's dead letters when empty.
-    #[serde(default, deserialize_with = "or_default")]
+    #[serde(default, deserialize_with = "object_or_default")]
     pub filter: ReplayFilter,
     /// Only count.
     #[serde(default, deserialize_with = "or_default")]

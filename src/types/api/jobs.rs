@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use utoipa::ToSchema;
 
-use super::{Json, or_default};
+use super::{Json, object, or_default};
 use crate::types::job::{CallbackState, JobState, Status, WorkerKind};
 use crate::types::key::LeaseToken;
 use crate::types::retry::RetryPolicy;
@@ -28,6 +28,7 @@ pub struct SubmitJob {
     #[schema(example = "https://hooks.example.com/reports", max_length = 2048)]
     pub callback_url: Option<String>,
     /// Where and how the reply is POSTed. Excludes `callbackUrl`.
+    #[serde(default, deserialize_with = "object")]
     pub callback: Option<Callback>,
     /// The queue that workers claim from; `default` when left out.
     #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
@@ -94,6 +95,7 @@ pub struct Callback {
     #[schema(max_length = 2048)]
     pub failure_url: Option<String>,
     /// When a failed attempt is repeated.
+    #[serde(default, deserialize_with = "object")]
     pub retry: Option<RetryPolicy>,
 }
 

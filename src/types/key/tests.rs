@@ -31,12 +31,11 @@ fn base62_is_a_fixed_width_number() {
 
 #[test]
 fn any_text_of_the_shape_is_a_key() {
-    let longest = format!("rbk_{}", "Z".repeat(196));
-    for good in [PLAIN, &longest, "rbk_dev_key_for_tests_0123456789ABCDEF", ApiKey::mint([9; 32]).reveal()] {
+    let long = format!("rbk_{}", "Z".repeat(1_000));
+    for good in [PLAIN, &long, "rbk_dev_key_for_tests_0123456789ABCDEF", ApiKey::mint([9; 32]).reveal()] {
         assert_eq!(ApiKey::parse(good).unwrap().reveal(), good);
     }
-    let long = format!("rbk_{}", "Z".repeat(197));
-    for bad in ["", "rbk_", &PLAIN[..35], &long, "rbk-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"] {
+    for bad in ["", "rbk_", &PLAIN[..35], "rbk-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"] {
         assert!(ApiKey::parse(bad).is_err(), "{bad}");
     }
     for strange in [" ", "-", "é", "\n", "/", "\0"] {

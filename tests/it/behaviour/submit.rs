@@ -157,7 +157,7 @@ async fn an_external_job_runs_at_once(site: &Site) {
 
 async fn an_external_job_is_not_waited_for(site: &Site) {
     let app = site.start().await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let job = json!({"type": "ci.build", "worker": "external"});
 
     let reply = app.post("/v1/jobs", &job).header("prefer", "respond-async, wait=20").await;

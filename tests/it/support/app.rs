@@ -7,6 +7,7 @@ use ringback::app::{self, Config, Mode, Role, Running};
 use ringback::clock::Clock;
 use ringback::dice::Dice;
 use ringback::store::seal::KeyRing;
+use ringback::types::Millis;
 use ringback::types::key::Scopes;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -130,12 +131,17 @@ impl Site {
         key.reveal().to_owned()
     }
 
-    /// Stops every node; then nothing may be in between.
-    pub async fn finish(self) {
+    /// Stops every node.
+    pub async fn stop(&self) {
         let running: Vec<Running> = self.running.lock().unwrap().drain(..).collect();
         for node in running {
             node.stop().await.unwrap();
         }
+    }
+
+    /// Stops every node; then nothing may be in between.
+    pub async fn finish(self) {
+        self.stop().await;
         let violations = app::check(&self.store).await.unwrap();
         assert!(violations.is_empty(), "{violations:?}");
     }
@@ -215,6 +221,15 @@ impl TestApp {
         id
     }
 
+    /// A completed job whose callback goes to `url`; `more` holds further members of it. Gives the job's id.
+    pub async fn called_back(&self, url: &str, more: Value) -> String {
+        let mut callback = json!({"url": url});
+        for (name, value) in more.as_object().unwrap() {
+            callback[name] = value.clone();
+        }
+        self.completed(json!({"type": "t", "callback": callback})).await
+    }
+
     /// Claims the job, which must be the next one, and completes it.
     pub async fn complete(&self, id: &str) -> Value {
         let claimed = self.claim_one().await;
@@ -222,11 +237,46 @@ impl TestApp {
         self.report(&claimed, "complete", json!({"result": {"ok": true}})).await.ok(200)
     }
 
+    /// The entries of a list.
+    pub async fn items(&self, path: &str) -> Vec<Value> {
+        self.get(path).await.ok(200)["items"].as_array().unwrap().clone()
+    }
+
+    /// The entries of a list over all its pages, as `Link` leads.
+    pub async fn pages(&self, path: &str) -> Vec<Vec<Value>> {
+        let mut pages = Vec::new();
+        let mut path = path.to_owned();
+        loop {
+            let reply = self.get(&path).await;
+            let page = reply.ok(200);
+            pages.push(page["items"].as_array().unwrap().clone());
+            let link = reply.header("link");
+            let Some(cursor) = page["nextCursor"].as_str() else {
+                assert_eq!((link, &page["nextCursor"]), ("", &Value::Null));
+                return pages;
+            };
+            assert!(link.contains(&format!("cursor={cursor}")), "{link}");
+            let next = link.strip_prefix(&format!("<{}", self.url));
+            let next = next.and_then(|l| l.strip_suffix(">; rel=\"next\""));
+            path = next.unwrap_or_else(|| panic!("{link}")).to_owned();
+        }
+    }
+
     /// The one delivery of a job, without its attempts.
     pub async fn delivery_of(&self, job: &str) -> Value {
-        let found = self.get(&format!("/v1/jobs/{job}/deliveries")).await.ok(200);
-        assert_eq!(found["items"].as_array().unwrap().len(), 1, "{found}");
-        found["items"][0].clone()
+        let mut found = self.items(&format!("/v1/jobs/{job}/deliveries")).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+
+    /// The job's one delivery with its attempts, once it rests after `attempt` requests.
+    pub async fn delivery_after(&self, job: &str, attempt: u32) -> Value {
+        let path = format!("/v1/deliveries/{}", id(&self.delivery_of(job).await["deliveryId"]));
+        until(&format!("{path} has made attempt {attempt}"), async || {
+            let seen = self.get(&path).await.ok(200);
+            if seen["attempt"] == attempt && seen["state"] != "inFlight" { Ok(seen) } else { Err(seen) }
+        })
+        .await
     }
 
     /// The job's one delivery with its attempts, once it is in that state.
@@ -250,12 +300,23 @@ impl TestApp {
     pub fn pass(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
+
+    /// The same up to an instant.
+    pub fn pass_until(&self, at: Millis) {
+        self.clock.advance(at.since(self.clock.now()));
+    }
 }
 
 /// The text of an id.
 #[track_caller]
 pub fn id(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("an id: {value}")).to_owned()
+}
+
+/// An instant as answers show it.
+#[track_caller]
+pub fn instant(value: &Value) -> Millis {
+    serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("an instant: {value}: {e}"))
 }
 
 /// Looks until there is something; the error is what was seen instead.

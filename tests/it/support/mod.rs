@@ -3,6 +3,7 @@
 pub mod app;
 pub mod ask;
 pub mod postgres;
+pub mod probe;
 pub mod process;
 pub mod receiver;
 pub mod store;

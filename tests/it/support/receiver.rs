@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use futures_util::stream::{self, StreamExt};
 use tokio::sync::Notify;
 
 /// One request as it came in.
 #[derive(Debug, Clone)]
 pub struct Received {
+    pub method: Method,
     pub path: String,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -33,6 +35,13 @@ impl Received {
         serde_json::from_slice(&self.body).unwrap()
     }
 
+    /// What the official library would sign this request with.
+    pub fn signature_of(&self, secret: &str) -> String {
+        let timestamp = self.header("webhook-timestamp").parse().unwrap();
+        let webhook = standardwebhooks::Webhook::new(secret).unwrap();
+        webhook.sign(self.webhook_id(), timestamp, &self.body).unwrap()
+    }
+
     /// Verifies the signature with the official library.
     pub fn verify(&self, secret: &str) {
         let webhook = standardwebhooks::Webhook::new(secret).unwrap();
@@ -45,7 +54,13 @@ impl Received {
 pub enum Answer {
     Status(u16),
     With(u16, Vec<(&'static str, String)>),
-    /// Never answers; the connection stays open.
+    /// The same with a body.
+    Body(u16, Vec<(&'static str, String)>, Bytes),
+    /// A body without an end.
+    Endless(u16),
+    /// A body that begins and never goes on.
+    Stall(u16),
+    /// Does not answer until [`Receiver::let_go`]; the connection stays open.
     Hang,
 }
 
@@ -55,6 +70,7 @@ struct Shared {
     /// Per path: answers in order, the last one for ever. 200 where nothing is told.
     scripts: Mutex<HashMap<String, Vec<Answer>>>,
     news: Notify,
+    go: Notify,
 }
 
 /// Stops with its last handle's runtime.
@@ -82,6 +98,11 @@ impl Receiver {
         self.shared.scripts.lock().unwrap().insert(path.to_owned(), answers);
     }
 
+    /// Answers what hangs now with 200.
+    pub fn let_go(&self) {
+        self.shared.go.notify_waiters();
+    }
+
     pub fn log(&self) -> Vec<Received> {
         self.shared.log.lock().unwrap().clone()
     }
@@ -107,7 +128,13 @@ impl Receiver {
     }
 }
 
-async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn receive(
+    State(shared): State<Arc<Shared>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let path = uri.path().to_owned();
     let answer = {
         let mut scripts = shared.scripts.lock().unwrap();
@@ -117,19 +144,35 @@ async fn receive(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap
             Some(script) => script.first().cloned().unwrap_or(Answer::Status(200)),
         }
     };
-    shared.log.lock().unwrap().push(Received { path, headers, body });
+    let go = shared.go.notified();
+    shared.log.lock().unwrap().push(Received { method, path, headers, body });
     shared.news.notify_waiters();
     match answer {
-        Answer::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
-        Answer::With(status, headers) => {
-            let mut response = StatusCode::from_u16(status).unwrap().into_response();
-            for (name, value) in headers {
-                response.headers_mut().insert(name, value.parse().unwrap());
-            }
-            response
+        Answer::Status(status) => respond(status, vec![], Body::empty()),
+        Answer::With(status, headers) => respond(status, headers, Body::empty()),
+        Answer::Body(status, headers, body) => respond(status, headers, body.into()),
+        Answer::Endless(status) => respond(status, vec![], Body::from_stream(stream::repeat(chunk()))),
+        Answer::Stall(status) => {
+            let once = stream::iter([chunk()]).chain(stream::pending());
+            respond(status, vec![], Body::from_stream(once))
         }
-        Answer::Hang => std::future::pending().await,
+        Answer::Hang => {
+            go.await;
+            respond(200, vec![], Body::empty())
+        }
     }
+}
+
+fn chunk() -> Result<Bytes, std::convert::Infallible> {
+    Ok(Bytes::from_static(&[b'x'; 1_024]))
+}
+
+fn respond(status: u16, headers: Vec<(&'static str, String)>, body: Body) -> Response {
+    let mut response = (StatusCode::from_u16(status).unwrap(), body).into_response();
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
 }
 
 async fn axum_serve(listener: tokio::net::TcpListener, router: Router) {

@@ -1,0 +1,16 @@
+//! Who is let in: API keys, what they are narrowed to, and the tokens that open one job.
+
+mod access;
+mod issue;
+mod narrow;
+mod scopes;
+mod secret;
+
+use serde_json::Value;
+
+use crate::support::app::{TestApp, id};
+
+/// Makes a key of the node's tenant as `wish` says; gives its secret.
+async fn key(app: &TestApp, wish: Value) -> String {
+    id(&app.post("/v1/keys", &wish).await.ok(201)["key"])
+}

@@ -1,0 +1,4 @@
+//! Nothing crosses tenants.
+
+mod apart;
+mod matrix;

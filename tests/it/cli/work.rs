@@ -1,0 +1,97 @@
+//! `work --exec`: a command as a worker.
+
+use serde_json::json;
+
+use super::Desk;
+
+#[tokio::test]
+async fn a_command_gets_the_input_and_gives_the_result() {
+    let desk = Desk::open();
+    let tell = "printf '{\"id\":\"%s\",\"type\":\"%s\",\"attempt\":%s,\"in\":' \
+                \"$RINGBACK_JOB_ID\" \"$RINGBACK_JOB_TYPE\" \"$RINGBACK_ATTEMPT\"; cat; printf '}'";
+    let mut worker = desk.work(tell, &[]);
+
+    let job = desk.submit(&["--input", "{\"year\":2025}"]);
+
+    desk.job_in(&job, "complete").await;
+    let told = desk.json(&["jobs", "result", &job]);
+    let wanted = json!({"id": job, "type": "t", "attempt": 1, "in": {"year": 2025}});
+    assert_eq!((&told["contentType"], &told["result"]), (&json!("application/json"), &wanted));
+    worker.signal("TERM");
+    assert_eq!(worker.ended(), 0);
+}
+
+#[tokio::test]
+async fn a_command_that_fails_says_why() {
+    let desk = Desk::open();
+    let _worker = desk.work("echo 'no data for 2025' >&2; exit 3", &[]);
+    let last = desk.submit(&["--max-attempts", "1"]);
+    let first = desk.submit(&[]);
+
+    let failed = desk.job_in(&last, "failed").await;
+    assert_eq!(failed["error"], "no data for 2025");
+    assert_eq!(
+        (&failed["errorInfo"]["code"], &failed["errorInfo"]["attempt"]),
+        (&json!("exit-3"), &json!(1))
+    );
+    let again = desk.job_in(&first, "retrying").await;
+    assert_eq!((&again["status"], &again["attempt"]), (&json!("queued"), &json!(1)));
+
+    let strict = desk.work("exit 4", &["--no-retry", "--queue", "strict"]);
+    let once = desk.submit(&["--queue", "strict"]);
+    let failed = desk.job_in(&once, "failed").await;
+    assert_eq!((&failed["errorInfo"]["code"], &failed["attempt"]), (&json!("exit-4"), &json!(1)));
+    drop(strict);
+}
+
+#[tokio::test]
+async fn progress_shows_and_sigterm_lets_the_running_job_end() {
+    let desk = Desk::open();
+    let gate = desk.dir.path().join("gate");
+    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let mut worker = desk.work("echo '::progress 40 half way' >&2; cat gate", &["--lease-seconds", "3"]);
+    let job = desk.submit(&[]);
+
+    let running = desk.job(&job, |job| job["progress"] == 40).await;
+    assert_eq!((&running["status"], &running["message"]), (&json!("processing"), &json!("half way")));
+    worker.signal("TERM");
+    let late = desk.submit(&[]);
+    std::fs::write(&gate, "\"through\"").unwrap();
+
+    assert_eq!(worker.ended(), 0);
+    let done = desk.job_in(&job, "complete").await;
+    assert!(done.get("progress").is_none(), "only while processing: {done}");
+    assert_eq!(desk.run(&["jobs", "result", &job]).done(), "\"through\"");
+    desk.job_in(&late, "queued").await;
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_the_command() {
+    let desk = Desk::open();
+    let gate = desk.dir.path().join("gate");
+    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let _worker = desk.work("cat gate", &["--lease-seconds", "3"]);
+    let job = desk.submit(&[]);
+    desk.job_in(&job, "processing").await;
+
+    let told = desk.json(&["jobs", "cancel", &job]);
+
+    assert_eq!((&told["state"], &told["cancelRequested"]), (&json!("processing"), &json!(true)));
+    let ended = desk.job_in(&job, "cancelled").await;
+    assert_eq!(ended["status"], "failed");
+}
+
+#[tokio::test]
+async fn a_worker_takes_only_its_queue_and_types() {
+    let desk = Desk::open();
+    let _worker = desk.work("cat", &["--queue", "mine", "--types", "t,u"]);
+    let (elsewhere, mine) = (desk.submit(&[]), desk.submit(&["--queue", "mine"]));
+    let other = desk.json(&["submit", "--type", "v", "--queue", "mine"])["jobId"].clone();
+    let last = desk.json(&["submit", "--type", "u", "--queue", "mine"])["jobId"].clone();
+
+    desk.job_in(&mine, "complete").await;
+    desk.job_in(last.as_str().unwrap(), "complete").await;
+    for job in [&elsewhere, other.as_str().unwrap()] {
+        assert_eq!(desk.json(&["jobs", "get", job])["state"], "queued");
+    }
+}
