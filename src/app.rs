@@ -22,8 +22,9 @@ use crate::store::seal::KeyRing;
 use crate::store::{self, KeyRecord, Store};
 use crate::sweep::{self, Sweep};
 use crate::types::TenantId;
-use crate::types::api::Urls;
-use crate::types::key::{ApiKey, Scopes};
+use crate::types::api::{NewApiKey, Urls};
+use crate::types::key::{ApiKey, Scopes, check_wish};
+use crate::types::submit as rules;
 use crate::types::target::UrlPolicy;
 use crate::wake::Wake;
 
@@ -320,7 +321,8 @@ async fn prepare(
                 Some(text) => ApiKey::parse(text).context("--api-key")?,
                 None => ApiKey::mint(dice.bytes()),
             };
-            put_key(store, tenant, &key, Some("dev".to_owned()), Scopes::every(), clock, dice).await?;
+            let wish = NewApiKey { name: Some("dev".to_owned()), ..NewApiKey::default() };
+            put_key(store, tenant, &key, wish, Scopes::every(), clock, dice).await?;
             let secrets = store.default_secrets(tenant, now).await?;
             let secret = secrets.first().map(|(s, _)| s.reveal());
             Ok((Some(key.reveal().to_owned()), secret))
@@ -332,7 +334,7 @@ async fn put_key(
     store: &Store,
     tenant: TenantId,
     key: &ApiKey,
-    name: Option<String>,
+    wish: NewApiKey,
     scopes: Scopes,
     clock: &Clock,
     dice: &Dice,
@@ -341,14 +343,14 @@ async fn put_key(
     let record = KeyRecord {
         id: dice.id(now),
         tenant,
-        name,
+        name: wish.name,
         prefix: key.prefix().to_owned(),
         hash: key.hash(),
         scopes,
-        queues: None,
-        accounts: None,
+        queues: wish.queues,
+        accounts: wish.accounts,
         created_at: now,
-        expires_at: None,
+        expires_at: wish.expires_at,
     };
     store.put_key(&record).await
 }
@@ -387,11 +389,12 @@ pub struct Violation {
 pub async fn create_key(
     store: &str,
     tenant: &str,
-    name: Option<String>,
-    scopes: Scopes,
+    wish: NewApiKey,
     clock: Clock,
     dice: Dice,
 ) -> anyhow::Result<ApiKey> {
+    rules::name("tenant", tenant, 128)?;
+    let scopes = check_wish(&wish, clock.now())?;
     // Keys are hashed, not sealed: a ring of its own serves for this one call.
     let ring = KeyRing::generate(dice.bytes());
     let options = store::Options {
@@ -404,7 +407,7 @@ pub async fn create_key(
     let store = Store::open(options).await.context("cannot open the store")?;
     let tenant = store.tenant(tenant, clock.now()).await?;
     let key = ApiKey::mint(dice.bytes());
-    put_key(&store, tenant, &key, name, scopes, &clock, &dice).await?;
+    put_key(&store, tenant, &key, wish, scopes, &clock, &dice).await?;
     store.close().await;
     Ok(key)
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::client;
+use crate::types::problem::Invalid;
 use crate::types::signature::BadSecret;
 
 /// How a command ended.
@@ -34,7 +35,8 @@ pub fn of(error: &anyhow::Error) -> Exit {
     if gone(error) {
         return Exit::Done;
     }
-    if error.downcast_ref::<Usage>().is_some() || error.downcast_ref::<BadSecret>().is_some() {
+    let usage = error.is::<Usage>() || error.is::<BadSecret>() || error.is::<Invalid>();
+    if usage {
         return Exit::Usage;
     }
     match error.downcast_ref::<client::Error>() {
@@ -94,6 +96,7 @@ mod tests {
             (client::Error::Unreachable("x".into()).into(), Exit::Unreachable),
             (Usage("x".into()).into(), Exit::Usage),
             (BadSecret::Prefix.into(), Exit::Usage),
+            (Invalid::member("tenant", "x").into(), Exit::Usage),
             (anyhow::anyhow!("x"), Exit::Failed),
             (io(std::io::ErrorKind::NotFound), Exit::Failed),
             (io(std::io::ErrorKind::BrokenPipe), Exit::Done),

@@ -70,9 +70,27 @@ struct CreateArgs {
     /// What people call the key.
     #[arg(long, env = "RINGBACK_NAME")]
     name: Option<String>,
-    /// When it stops working. Not with --store.
+    /// Only these queues; all when left out.
+    #[arg(long, env = "RINGBACK_QUEUES", value_delimiter = ',', value_name = "A,B")]
+    queues: Option<Vec<String>>,
+    /// Only these accounts; all when left out.
+    #[arg(long, env = "RINGBACK_ACCOUNTS", value_delimiter = ',', value_name = "A,B")]
+    accounts: Option<Vec<String>>,
+    /// When it stops working; never when left out.
     #[arg(long, env = "RINGBACK_EXPIRES_AT", value_name = "INSTANT")]
     expires_at: Option<Millis>,
+}
+
+impl CreateArgs {
+    fn wish(self) -> api::NewApiKey {
+        api::NewApiKey {
+            name: self.name,
+            scopes: self.scopes.iter().collect(),
+            queues: self.queues,
+            accounts: self.accounts,
+            expires_at: self.expires_at,
+        }
+    }
 }
 
 /// Runs `ringback keyring`.
@@ -111,16 +129,10 @@ pub async fn run(args: KeysArgs, out: Out) -> anyhow::Result<ExitCode> {
 }
 
 async fn create_in_store(store: &str, create: CreateArgs, out: Out) -> anyhow::Result<()> {
-    let tenant = create.tenant.ok_or_else(|| Usage("--store needs --tenant".to_owned()))?;
-    if create.expires_at.is_some() {
-        return Err(Usage("--expires-at goes through the service, not with --store".to_owned()).into());
-    }
-    if create.scopes.is_empty() {
-        return Err(Usage("--scopes names no scope".to_owned()).into());
-    }
-    let (clock, dice) = (Clock::system(), Dice::Os);
-    let key = app::create_key(store, &tenant, create.name, create.scopes, clock, dice).await?;
-    show(key.reveal(), &tenant, create.scopes, out)
+    let tenant = create.tenant.clone().ok_or_else(|| Usage("--store needs --tenant".to_owned()))?;
+    let scopes = create.scopes;
+    let key = app::create_key(store, &tenant, create.wish(), Clock::system(), Dice::Os).await?;
+    show(key.reveal(), &tenant, scopes, out)
 }
 
 async fn create_by_api(remote: &Remote, create: CreateArgs, out: Out) -> anyhow::Result<()> {
@@ -129,13 +141,7 @@ async fn create_by_api(remote: &Remote, create: CreateArgs, out: Out) -> anyhow:
             Usage("--tenant needs --store; through the service a key's tenant is one's own".into()).into()
         );
     }
-    let new = api::NewApiKey {
-        name: create.name,
-        scopes: create.scopes.iter().collect(),
-        expires_at: create.expires_at,
-        ..api::NewApiKey::default()
-    };
-    let made = remote.client()?.create_key(&new).await?;
+    let made = remote.client()?.create_key(&create.wish()).await?;
     if out.json {
         return out.value(&made);
     }

@@ -3,10 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, Uri};
+use http::{StatusCode, Uri, header};
 
 use super::app::App;
-use super::deliveries::{OnlyPage, in_accounts};
+use super::deliveries::OnlyPage;
 use super::extract::{FromQuery, JsonBody, Key, NoQuery, Params, PathId, Query, need, page_of, paged};
 use super::jobs::page;
 use super::problem::Problem;
@@ -58,10 +58,10 @@ pub async fn list(
     Query(query): Query<ListQuery>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let rows = app.ask(app.store.dead_letters(key.tenant(), &query.filter, page_of(&query.page))).await?;
-    let (link, mut found) = paged(rows, query.page.limit, |d| d.delivery_id, &uri, app.store.urls());
-    found.items.retain(|d| in_accounts(&key.record, d.account.as_deref()));
-    Ok(page((link, found)))
+    let only = key.record.narrow();
+    let verb = app.store.dead_letters(key.tenant(), &query.filter, &only, page_of(&query.page));
+    let rows = app.ask(verb).await?;
+    Ok(page(paged(rows, query.page.limit, |d| d.delivery_id, &uri, app.store.urls())))
 }
 
 /// Read a dead letter.
@@ -79,13 +79,7 @@ pub async fn get_letter(
 
 async fn seen<N>(app: &App, key: &Key<N>, id: DeliveryId) -> Result<DeadLetter, Problem> {
     let letter = app.ask(app.store.dead_letter(key.tenant(), id)).await?;
-    let missing = || Problem::new(ProblemCode::NotFound);
-    if !in_accounts(&key.record, letter.account.as_deref()) {
-        return Err(missing());
-    }
-    if let Some(job) = letter.job_id {
-        key.may_touch(app, job).await.map_err(|_| missing())?;
-    }
+    key.may_see(app, letter.account.as_deref(), letter.job_id).await?;
     Ok(letter)
 }
 
@@ -124,8 +118,9 @@ pub async fn replay(
     }
     let started = app.ask(app.store.start_redrive(key.tenant(), &filter, rate_per_second, app.now())).await?;
     app.wake.deliveries.nudge();
+    let at = app.store.urls().path(&format!("/v1/redrives/{}", started.redrive_id));
     let body = Replayed { redrive_id: Some(started.redrive_id), matched: started.matched };
-    Ok((StatusCode::ACCEPTED, Json(body)).into_response())
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, at)], Json(body)).into_response())
 }
 
 fn checked(key: &Key<need::DeadlettersReplay>, filter: ReplayFilter) -> Result<ReplayFilter, Problem> {
@@ -144,7 +139,7 @@ fn checked(key: &Key<need::DeadlettersReplay>, filter: ReplayFilter) -> Result<R
     if key.record.queues.is_some() {
         return Err(Problem::new(ProblemCode::Forbidden).detail("a key narrowed to queues cannot replay"));
     }
-    if !in_accounts(&key.record, filter.account.as_deref()) {
+    if !key.in_accounts(filter.account.as_deref()) {
         return Err(Problem::new(ProblemCode::Forbidden)
             .detail("the key is narrowed to accounts: filter.account must name one of them"));
     }
@@ -163,6 +158,7 @@ pub async fn redrives(
     Query(OnlyPage(asked)): Query<OnlyPage<id::Redrive>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    key.whole()?;
     let rows = app.ask(app.store.redrives(key.tenant(), page_of(&asked))).await?;
     Ok(page(paged(rows, asked.limit, |r| r.redrive_id, &uri, app.store.urls())))
 }
@@ -177,6 +173,7 @@ pub async fn get_redrive(
     PathId(id): PathId<id::Redrive>,
     _: Query<NoQuery>,
 ) -> Result<Json<Redrive>, Problem> {
+    key.whole()?;
     app.ask(app.store.redrive(key.tenant(), id)).await.map(Json)
 }
 
@@ -190,5 +187,6 @@ pub async fn cancel_redrive(
     PathId(id): PathId<id::Redrive>,
     _: Query<NoQuery>,
 ) -> Result<Json<Redrive>, Problem> {
+    key.whole()?;
     app.ask(app.store.cancel_redrive(key.tenant(), id, app.now())).await.map(Json)
 }

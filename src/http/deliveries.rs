@@ -9,7 +9,7 @@ use super::app::App;
 use super::extract::{FromQuery, Key, NoQuery, Params, PathId, Query, need, page_of, paged};
 use super::jobs::page;
 use super::problem::Problem;
-use crate::store::{DeliveryFilter, Error, KeyRecord, PageOf};
+use crate::store::{DeliveryFilter, Error, Narrow, PageOf};
 use crate::types::api::{Delivery, Page};
 use crate::types::delivery::DeliveryState;
 use crate::types::problem::ProblemCode;
@@ -32,15 +32,10 @@ impl FromQuery for ListQuery {
             account: params.short("account", 255)?,
             host: params.short("host", 255)?.map(|host| host.to_ascii_lowercase()),
             state: params.word("state", |word| word.parse::<DeliveryState>().ok())?,
+            only: Narrow::default(),
         };
         Ok(ListQuery { filter, page: params.page()? })
     }
-}
-
-/// Whether a key narrowed to accounts may see what belongs to `account`.
-pub fn in_accounts(record: &KeyRecord, account: Option<&str>) -> bool {
-    let fits = |accounts: &Vec<String>| account.is_some_and(|a| accounts.iter().any(|one| one == a));
-    record.accounts.as_ref().is_none_or(fits)
 }
 
 /// List deliveries, newest first.
@@ -57,7 +52,7 @@ pub async fn list(
     Query(query): Query<ListQuery>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    listed(&app, &key, &query, &uri).await
+    listed(&app, &key, query, &uri).await
 }
 
 /// List the deliveries of one job.
@@ -77,21 +72,19 @@ pub async fn of_job(
     app.ask_job(app.store.job(key.tenant(), id, app.now())).await?;
     key.may_touch(&app, id).await?;
     let filter = DeliveryFilter { job_id: Some(id), ..DeliveryFilter::default() };
-    listed(&app, &key, &ListQuery { filter, page }, &uri).await
+    listed(&app, &key, ListQuery { filter, page }, &uri).await
 }
 
 async fn listed(
     app: &App,
     key: &Key<need::DeliveriesRead>,
-    query: &ListQuery,
+    query: ListQuery,
     uri: &Uri,
 ) -> Result<Response, Problem> {
-    let verb = app.store.deliveries(key.tenant(), &query.filter, page_of(&query.page), app.now());
+    let filter = DeliveryFilter { only: key.record.narrow(), ..query.filter };
+    let verb = app.store.deliveries(key.tenant(), &filter, page_of(&query.page), app.now());
     let rows = app.ask(verb).await?;
-    let (link, mut found) = paged(rows, query.page.limit, |d| d.delivery_id, uri, app.store.urls());
-    // After the page is cut: the cursor names the last row read, also when this key must not see it.
-    found.items.retain(|d| in_accounts(&key.record, d.account.as_deref()));
-    Ok(page((link, found)))
+    Ok(page(paged(rows, query.page.limit, |d| d.delivery_id, uri, app.store.urls())))
 }
 
 /// Only `cursor` and `limit`.
@@ -120,12 +113,7 @@ pub async fn get_delivery(
 /// The delivery, unless the key must not see it.
 async fn seen<N>(app: &App, key: &Key<N>, id: DeliveryId) -> Result<Delivery, Problem> {
     let delivery = app.ask(app.store.delivery(key.tenant(), id, app.now())).await?;
-    if !in_accounts(&key.record, delivery.account.as_deref()) {
-        return Err(Problem::new(ProblemCode::NotFound));
-    }
-    if let Some(job) = delivery.job_id {
-        key.may_touch(app, job).await.map_err(|_| Problem::new(ProblemCode::NotFound))?;
-    }
+    key.may_see(app, delivery.account.as_deref(), delivery.job_id).await?;
     Ok(delivery)
 }
 

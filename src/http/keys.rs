@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, Uri, header};
+use http::{StatusCode, Uri, header};
 
 use super::app::App;
 use super::deliveries::OnlyPage;
@@ -12,10 +12,9 @@ use super::jobs::page;
 use super::problem::Problem;
 use crate::store::KeyRecord;
 use crate::types::api::{ApiKey as KeyView, NewApiKey, Page};
-use crate::types::key::{ApiKey, Scopes};
-use crate::types::problem::{Invalid, ProblemCode};
-use crate::types::submit as rules;
-use crate::types::{KeyId, Millis, TenantId, id};
+use crate::types::key::{ApiKey, Scopes, check_wish};
+use crate::types::problem::ProblemCode;
+use crate::types::{KeyId, TenantId, id};
 
 /// List the tenant's keys without their secrets, newest first.
 #[utoipa::path(get, path = "/v1/keys", tag = "keys", operation_id = "listKeys",
@@ -58,13 +57,19 @@ pub async fn create(
     _: Query<NoQuery>,
     body: JsonBody<NewApiKey>,
 ) -> Result<Response, Problem> {
-    let scopes = checked(&body.value, app.now())?;
+    let scopes = check_wish(&body.value, app.now())?;
     within_own(&key.record, &body.value, scopes)?;
-    make(&app, key.tenant(), body.value, scopes).await
+    make(&app, key.tenant(), body.value, scopes, "/v1/keys").await
 }
 
-/// Makes and shows a key of `tenant`; the wish was checked.
-pub async fn make(app: &App, tenant: TenantId, wish: NewApiKey, scopes: Scopes) -> Result<Response, Problem> {
+/// Makes and shows a key of `tenant`, which is read below `list`; the wish was checked.
+pub async fn make(
+    app: &App,
+    tenant: TenantId,
+    wish: NewApiKey,
+    scopes: Scopes,
+    list: &str,
+) -> Result<Response, Problem> {
     let secret = ApiKey::mint(app.dice.bytes());
     let record = KeyRecord {
         id: app.dice.id(app.now()),
@@ -80,23 +85,9 @@ pub async fn make(app: &App, tenant: TenantId, wish: NewApiKey, scopes: Scopes) 
     };
     app.ask(app.store.put_key(&record)).await?;
     let shown = KeyView { key: Some(secret.reveal().to_owned()), ..view(&record) };
-    let no_store = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok((StatusCode::CREATED, [no_store], Json(shown)).into_response())
-}
-
-/// The wished scopes, if the wish is sound.
-pub fn checked(wish: &NewApiKey, now: Millis) -> Result<Scopes, Invalid> {
-    rules::optional_text("/name", wish.name.as_deref(), 255)?;
-    names("/queues", wish.queues.as_deref(), 64)?;
-    names("/accounts", wish.accounts.as_deref(), 255)?;
-    if wish.expires_at.is_some_and(|at| at <= now) {
-        return Err(Invalid::member("/expiresAt", "lies in the past"));
-    }
-    let scopes: Scopes = wish.scopes.iter().copied().collect();
-    if scopes.is_empty() {
-        return Err(Invalid::member("/scopes", "must name at least one scope"));
-    }
-    Ok(scopes)
+    let at = app.store.urls().path(&format!("{list}/{}", record.id));
+    let head = [(header::CACHE_CONTROL, "no-store".to_owned()), (header::LOCATION, at)];
+    Ok((StatusCode::CREATED, head, Json(shown)).into_response())
 }
 
 /// Refuses a key that would be mightier than the one that asks.
@@ -110,15 +101,10 @@ fn within_own(asker: &KeyRecord, wish: &NewApiKey, scopes: Scopes) -> Result<(),
     {
         return beyond("the key is narrowed; the new one must be narrowed to a part of that");
     }
-    Ok(())
-}
-
-fn names(pointer: &str, given: Option<&[String]>, max: usize) -> Result<(), Invalid> {
-    let given = given.unwrap_or_default();
-    if given.len() > 50 {
-        return Err(Invalid::member(pointer, "must have at most 50 entries"));
+    if asker.expires_at.is_some_and(|end| wish.expires_at.is_none_or(|at| at > end)) {
+        return beyond("the key ends one day; the new one must have an expiresAt that is not later");
     }
-    given.iter().enumerate().try_for_each(|(i, name)| rules::text(&format!("{pointer}/{i}"), name, max))
+    Ok(())
 }
 
 fn within(asker: Option<&[String]>, wished: Option<&[String]>) -> bool {
@@ -127,6 +113,19 @@ fn within(asker: Option<&[String]>, wished: Option<&[String]>) -> bool {
         (Some(_), None) => false,
         (Some(own), Some(wished)) => wished.iter().all(|name| own.contains(name)),
     }
+}
+
+/// Read a key without its secret.
+#[utoipa::path(get, path = "/v1/keys/{keyId}", tag = "keys", operation_id = "getKey",
+    security(("apiKey" = ["admin"])), params(("keyId" = KeyId, Path)),
+    responses((status = 200, body = KeyView)))]
+pub async fn get_key(
+    State(app): State<App>,
+    key: Key<need::Admin>,
+    PathId(id): PathId<id::Key>,
+    _: Query<NoQuery>,
+) -> Result<Json<KeyView>, Problem> {
+    app.ask(app.store.get_key(key.tenant(), id)).await.map(|record| Json(view(&record)))
 }
 
 /// Revoke a key; every node refuses it within a second.
@@ -152,6 +151,7 @@ pub async fn end(app: &App, tenant: TenantId, id: KeyId) -> Result<StatusCode, P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Millis;
     use crate::types::key::Scope;
 
     fn asker(scopes: &[Scope], queues: Option<&[&str]>) -> KeyRecord {
@@ -181,7 +181,7 @@ mod tests {
     fn a_key_never_creates_a_mightier_one() {
         let admin = asker(&[Scope::Admin], None);
         let code = |asker: &KeyRecord, wish: NewApiKey| {
-            let scopes = checked(&wish, Millis(1_000)).map_err(|refusal| refusal.code);
+            let scopes = check_wish(&wish, Millis(1_000)).map_err(|refusal| refusal.code);
             scopes.and_then(|s| within_own(asker, &wish, s).map_err(|p| p.code())).err()
         };
         assert_eq!(code(&admin, wish(&[Scope::Work, Scope::Admin], None)), None);
@@ -191,5 +191,11 @@ mod tests {
         assert_eq!(code(&narrow, wish(&[Scope::Work], Some(&["a"]))), None);
         assert_eq!(code(&narrow, wish(&[Scope::Work], Some(&["c"]))), Some(ProblemCode::Forbidden));
         assert_eq!(code(&narrow, wish(&[Scope::Work], None)), Some(ProblemCode::Forbidden));
+        let ending = KeyRecord { expires_at: Some(Millis(9_000)), ..asker(&[Scope::Admin], None) };
+        let until = |at| NewApiKey { expires_at: at, ..wish(&[Scope::Work], None) };
+        assert_eq!(code(&ending, until(Some(Millis(9_000)))), None);
+        assert_eq!(code(&ending, until(Some(Millis(9_001)))), Some(ProblemCode::Forbidden));
+        assert_eq!(code(&ending, until(None)), Some(ProblemCode::Forbidden));
+        assert_eq!(code(&admin, wish(&[Scope::Work], Some(&["a,b"]))), Some(ProblemCode::ValidationFailed));
     }
 }

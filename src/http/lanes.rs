@@ -41,6 +41,7 @@ pub async fn list(
     Query(query): Query<ListQuery>,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    key.whole()?;
     let verb = app.store.lanes(key.tenant(), &query.filter, page_of(&query.page), app.now());
     let rows = app.ask(verb).await?;
     Ok(page(paged(rows, query.page.limit, |lane| lane.lane_id, &uri, app.store.urls())))

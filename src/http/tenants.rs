@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::{StatusCode, Uri};
+use http::{StatusCode, Uri, header};
 
 use super::app::App;
 use super::deliveries::OnlyPage;
@@ -12,6 +12,7 @@ use super::jobs::page;
 use super::keys;
 use super::problem::Problem;
 use crate::types::api::{ApiKey, NewApiKey, NewTenant, Page, Tenant};
+use crate::types::key::check_wish;
 use crate::types::submit as rules;
 use crate::types::{KeyId, TenantId, id};
 
@@ -22,10 +23,11 @@ use crate::types::{KeyId, TenantId, id};
     responses((status = 200, body = Page<Tenant>)))]
 pub async fn list(
     State(app): State<App>,
-    _: Key<Operator>,
+    key: Key<Operator>,
     Query(OnlyPage(asked)): Query<OnlyPage<id::Tenant>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    key.whole()?;
     let rows = app.ask(app.store.tenants(page_of(&asked))).await?;
     Ok(page(paged(rows, asked.limit, |tenant| tenant.tenant_id, &uri, app.store.urls())))
 }
@@ -36,14 +38,18 @@ pub async fn list(
     responses((status = 201, body = Tenant), (status = 200, body = Tenant)))]
 pub async fn create(
     State(app): State<App>,
-    _: Key<Operator>,
+    key: Key<Operator>,
     _: Query<NoQuery>,
     body: JsonBody<NewTenant>,
 ) -> Result<Response, Problem> {
+    key.whole()?;
     rules::name("/name", &body.value.name, 128)?;
     let (tenant, made) = app.ask(app.store.put_tenant(&body.value.name, app.now())).await?;
-    let status = if made { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(tenant)).into_response())
+    if !made {
+        return Ok(Json(tenant).into_response());
+    }
+    let at = app.store.urls().path(&format!("/v1/tenants/{}", tenant.tenant_id));
+    Ok((StatusCode::CREATED, [(header::LOCATION, at)], Json(tenant)).into_response())
 }
 
 /// Read a tenant.
@@ -52,10 +58,11 @@ pub async fn create(
     responses((status = 200, body = Tenant)))]
 pub async fn get_tenant(
     State(app): State<App>,
-    _: Key<Operator>,
+    key: Key<Operator>,
     PathId(id): PathId<id::Tenant>,
     _: Query<NoQuery>,
 ) -> Result<Json<Tenant>, Problem> {
+    key.whole()?;
     app.ask(app.store.get_tenant(id)).await.map(Json)
 }
 
@@ -67,11 +74,12 @@ pub async fn get_tenant(
     responses((status = 200, body = Page<ApiKey>)))]
 pub async fn list_keys(
     State(app): State<App>,
-    _: Key<Operator>,
+    key: Key<Operator>,
     PathId(id): PathId<id::Tenant>,
     Query(OnlyPage(asked)): Query<OnlyPage<id::Key>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    key.whole()?;
     app.ask(app.store.get_tenant(id)).await?;
     let rows = app.ask(app.store.keys(id, page_of(&asked))).await?;
     let views = rows.iter().map(keys::view).collect();
@@ -84,14 +92,30 @@ pub async fn list_keys(
     responses((status = 201, body = ApiKey)))]
 pub async fn create_key(
     State(app): State<App>,
-    _: Key<Operator>,
+    key: Key<Operator>,
     PathId(id): PathId<id::Tenant>,
     _: Query<NoQuery>,
     body: JsonBody<NewApiKey>,
 ) -> Result<Response, Problem> {
-    let scopes = keys::checked(&body.value, app.now())?;
+    key.whole()?;
+    let scopes = check_wish(&body.value, app.now())?;
     app.ask(app.store.get_tenant(id)).await?;
-    keys::make(&app, id, body.value, scopes).await
+    keys::make(&app, id, body.value, scopes, &format!("/v1/tenants/{id}/keys")).await
+}
+
+/// Read a key of a tenant without its secret.
+#[utoipa::path(get, path = "/v1/tenants/{tenantId}/keys/{keyId}", tag = "tenants",
+    operation_id = "getTenantKey", security(("apiKey" = ["operator"])),
+    params(("tenantId" = TenantId, Path), ("keyId" = KeyId, Path)),
+    responses((status = 200, body = ApiKey)))]
+pub async fn get_key(
+    State(app): State<App>,
+    key: Key<Operator>,
+    PathIds(tenant, id): PathIds<id::Tenant, id::Key>,
+    _: Query<NoQuery>,
+) -> Result<Json<ApiKey>, Problem> {
+    key.whole()?;
+    app.ask(app.store.get_key(tenant, id)).await.map(|record| Json(keys::view(&record)))
 }
 
 /// Revoke a key of a tenant; every node refuses it within a second.
@@ -101,9 +125,10 @@ pub async fn create_key(
     responses((status = 204, description = "Revoked")))]
 pub async fn revoke_key(
     State(app): State<App>,
-    _: Key<Operator>,
-    PathIds(tenant, key): PathIds<id::Tenant, id::Key>,
+    key: Key<Operator>,
+    PathIds(tenant, id): PathIds<id::Tenant, id::Key>,
     _: Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
-    keys::end(&app, tenant, key).await
+    key.whole()?;
+    keys::end(&app, tenant, id).await
 }

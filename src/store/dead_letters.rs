@@ -5,7 +5,7 @@ use super::batch::Sql;
 use super::db::Row;
 use super::error::{Error, Result};
 use super::jobs::Filter;
-use super::model::{DeliveryFilter, PageOf};
+use super::model::{DeliveryFilter, Narrow, PageOf};
 use super::pool::Tx;
 use super::sweep::KEEP_DELIVERIES;
 use crate::args;
@@ -73,6 +73,7 @@ impl Store {
         f.and_some("d.endpoint_id = {}", filter.endpoint_id);
         f.and_some("d.account = {}", filter.account.clone());
         f.and_some("d.host = {}", filter.host.clone());
+        narrow(&mut f, &filter.only, "d.job_id", "d.account");
         match filter.state {
             None => {}
             Some(DeliveryState::Delivered) => f.push(" AND d.state = 'delivered'"),
@@ -150,9 +151,12 @@ impl Store {
         &self,
         tenant: TenantId,
         filter: &api::ReplayFilter,
+        only: &Narrow,
         page: PageOf<id::Delivery>,
     ) -> Result<Vec<api::DeadLetter>> {
-        let (sql, args) = letters(LETTERS, tenant, filter).page("delivery_id", page);
+        let mut f = letters(LETTERS, tenant, filter);
+        narrow(&mut f, only, "dead_letters.job_id", "dead_letters.account");
+        let (sql, args) = f.page("delivery_id", page);
         self.read(sql, args).await?.iter().map(letter).collect()
     }
 
@@ -200,6 +204,18 @@ pub(super) async fn reopen(tx: &mut Tx, id: DeliveryId, now: Millis) -> Result<b
     }
     tx.run(&DROP_LETTER, args![id]).await?;
     Ok(reopened)
+}
+
+/// Hides what the key that asks must not see; what belongs to no job is in no queue.
+fn narrow(f: &mut Filter, only: &Narrow, job: &'static str, account: &'static str) {
+    if let Some(queues) = &only.queues {
+        f.push(&format!(" AND EXISTS (SELECT 1 FROM jobs n WHERE n.id = {job}"));
+        f.any("n.queue", queues);
+        f.push(")");
+    }
+    if let Some(accounts) = &only.accounts {
+        f.any(account, accounts);
+    }
 }
 
 pub(super) fn letters(base: &'static str, tenant: TenantId, filter: &api::ReplayFilter) -> Filter {

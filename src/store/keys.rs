@@ -25,10 +25,17 @@ const TENANTS: &str = "SELECT id, name, created_at FROM tenants WHERE 1 = 1";
 static PUT_KEY: Sql = Sql::plain(
     "INSERT INTO api_keys (id, tenant_id, name, prefix, hash, scopes, queues, accounts, created_at, expires_at)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-     ON CONFLICT (hash) DO NOTHING",
+     ON CONFLICT (hash) DO UPDATE
+     SET tenant_id = excluded.tenant_id, name = excluded.name, scopes = excluded.scopes, queues = excluded.queues,
+         accounts = excluded.accounts, expires_at = excluded.expires_at, revoked_at = NULL",
 );
 const BY_HASH: &str =
     concat!("SELECT ", key_columns!(), " FROM api_keys WHERE hash = $1 AND revoked_at IS NULL");
+const ONE_KEY: &str = concat!(
+    "SELECT ",
+    key_columns!(),
+    " FROM api_keys WHERE tenant_id = $1 AND id = $2 AND revoked_at IS NULL"
+);
 const KEYS: &str =
     concat!("SELECT ", key_columns!(), " FROM api_keys WHERE tenant_id = $1 AND revoked_at IS NULL");
 const ANY_KEY: &str = "SELECT 1 FROM api_keys WHERE revoked_at IS NULL LIMIT 1";
@@ -63,9 +70,10 @@ impl Store {
         self.read(sql, args).await?.iter().map(tenant).collect()
     }
 
-    /// Stores a key. The same secret again changes nothing.
+    /// Stores a key. The same secret again allows what is said now, also after it was revoked:
+    /// only `dev` brings secrets of its own, and what it prints has to work.
     pub async fn put_key(&self, key: &KeyRecord) -> Result<()> {
-        let list = |l: &Option<Vec<String>>| l.as_ref().map(|l| l.join(","));
+        let list = |l: &Option<Vec<String>>| l.as_ref().map(|l| serde_json::json!(l).to_string());
         let mut tx = self.0.writers.begin().await?;
         let args = args![
             key.id,
@@ -86,6 +94,11 @@ impl Store {
     /// The key with that hash; None if unknown or revoked. Its expiry is the caller's to check.
     pub async fn key_by_hash(&self, hash: [u8; 32]) -> Result<Option<KeyRecord>> {
         self.read(BY_HASH, args![hash.to_vec()]).await?.first().map(key).transpose()
+    }
+
+    /// One key of the tenant.
+    pub async fn get_key(&self, tenant: TenantId, id: KeyId) -> Result<KeyRecord> {
+        key(self.read(ONE_KEY, args![tenant, id]).await?.first().ok_or(Error::NotFound)?)
     }
 
     /// The tenant's keys, newest first.
@@ -113,10 +126,10 @@ fn tenant(row: &Row) -> Result<api::Tenant> {
 }
 
 fn key(row: &Row) -> Result<KeyRecord> {
-    // Nothing between the commas is no name: an empty list allows nothing.
-    let list = |text: Option<String>| {
-        text.map(|t| t.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+    let names = |text: String| {
+        serde_json::from_str(&text).map_err(|e| Error::Bug(format!("stored names of a key: {e}")))
     };
+    let list = |text: Option<String>| text.map(names).transpose();
     let scopes = row.text(5)?;
     Ok(KeyRecord {
         id: row.id(0)?,
@@ -125,8 +138,8 @@ fn key(row: &Row) -> Result<KeyRecord> {
         prefix: row.text(3)?,
         hash: row.bytes(4)?.try_into().map_err(|_| Error::Bug("a key's hash has 32 bytes".to_owned()))?,
         scopes: scopes.parse().map_err(|_| Error::Bug(format!("stored scopes {scopes}")))?,
-        queues: list(row.text_opt(6)?),
-        accounts: list(row.text_opt(7)?),
+        queues: list(row.text_opt(6)?)?,
+        accounts: list(row.text_opt(7)?)?,
         created_at: row.time(8)?,
         expires_at: row.time_opt(9)?,
     })

@@ -40,6 +40,22 @@ pub struct KeyRecord {
     pub expires_at: Option<Millis>,
 }
 
+impl KeyRecord {
+    /// What the key is narrowed to.
+    pub fn narrow(&self) -> Narrow {
+        Narrow { queues: self.queues.clone(), accounts: self.accounts.clone() }
+    }
+}
+
+/// What a key is narrowed to; it hides the rest of the tenant. Nothing where it is for all.
+#[derive(Debug, Clone, Default)]
+pub struct Narrow {
+    /// Only what belongs to jobs of these queues.
+    pub queues: Option<Vec<String>>,
+    /// Only what belongs to these accounts.
+    pub accounts: Option<Vec<String>>,
+}
+
 /// What became of a submission.
 #[derive(Debug, Clone)]
 pub struct Submitted {
@@ -270,6 +286,8 @@ pub struct DeliveryFilter {
     pub host: Option<String>,
     /// In this state.
     pub state: Option<crate::types::delivery::DeliveryState>,
+    /// What the key that asks may see.
+    pub only: Narrow,
 }
 
 /// Which lanes a list shows, and in which order.

@@ -4,6 +4,7 @@ mod scope;
 #[cfg(test)]
 mod tests;
 mod token;
+mod wish;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 
 pub use scope::{BadScope, Scope, Scopes};
 pub use token::{AccessToken, BadLeaseToken, LeaseToken, TokenKey};
+pub use wish::check as check_wish;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 /// 62^43 is the first power of 62 above 2^256.

@@ -148,6 +148,38 @@ impl<N> Key<N> {
         Err(Problem::new(ProblemCode::Forbidden).detail("the key is narrowed to other queues"))
     }
 
+    /// Refuses a narrowed key where what is told or done cannot be narrowed.
+    pub fn whole(&self) -> Result<(), Problem> {
+        if self.record.queues.is_none() && self.record.accounts.is_none() {
+            return Ok(());
+        }
+        Err(Problem::new(ProblemCode::Forbidden)
+            .detail("a key narrowed to queues or accounts cannot do this"))
+    }
+
+    /// Refuses what belongs to another account than the key's, or to no job or one outside its queues, as if
+    /// it were not there.
+    pub async fn may_see(&self, app: &App, account: Option<&str>, job: Option<JobId>) -> Result<(), Problem> {
+        let missing = || Problem::new(ProblemCode::NotFound);
+        if !self.in_accounts(account) {
+            return Err(missing());
+        }
+        match job {
+            Some(job) => self.may_touch(app, job).await.map_err(|problem| match problem.code() {
+                ProblemCode::JobNotFound => missing(),
+                _ => problem,
+            }),
+            None if self.record.queues.is_some() => Err(missing()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the key may see what belongs to `account`.
+    pub fn in_accounts(&self, account: Option<&str>) -> bool {
+        let fits = |accounts: &Vec<String>| account.is_some_and(|a| accounts.iter().any(|one| one == a));
+        self.record.accounts.as_ref().is_none_or(fits)
+    }
+
     /// Refuses a job that the key must not see, as if it were not there.
     pub async fn may_touch(&self, app: &App, id: JobId) -> Result<(), Problem> {
         if self.record.queues.is_none() {

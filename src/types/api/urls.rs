@@ -26,9 +26,14 @@ impl Urls {
 
     /// The same without scheme and host, for `Location`: behind a proxy the client keeps the origin it used.
     pub fn status_path(&self, job: JobId, path: &str) -> String {
+        self.path(&path.replace("{jobId}", &job.to_string()))
+    }
+
+    /// One of our paths without scheme and host.
+    pub fn path(&self, path: &str) -> String {
         let prefix = self.base.split_once("://").map_or("", |(_, rest)| rest);
         let prefix = prefix.find('/').map_or("", |at| &prefix[at..]);
-        format!("{prefix}{}", path.replace("{jobId}", &job.to_string()))
+        format!("{prefix}{path}")
     }
 
     /// Where the result is read, its ending from the content type.

@@ -2,6 +2,7 @@
 
 mod access;
 mod issue;
+mod lists;
 mod narrow;
 mod scopes;
 mod secret;

@@ -44,7 +44,7 @@ async fn keys_are_stored_found_listed_and_revoked(bed: &Bed) {
         expires_at: Some(Millis(bed.now().0 + 1_000)),
     };
     let keys =
-        [record(1, Some(vec!["a".to_owned(), "b".to_owned()])), record(2, None), record(3, Some(vec![]))];
+        [record(1, Some(vec!["a,b".to_owned(), "c".to_owned()])), record(2, None), record(3, Some(vec![]))];
     for key in &keys {
         bed.store.put_key(key).await.unwrap();
         bed.store.put_key(key).await.unwrap();

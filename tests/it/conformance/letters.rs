@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback::store::{DeliveryFilter, Error, PageOf};
+use ringback::store::{DeliveryFilter, Error, Narrow, PageOf};
 use ringback::types::api::ReplayFilter;
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
 use ringback::types::{DeliveryId, JobId, Millis};
@@ -48,7 +48,7 @@ async fn letters_are_found_by_every_filter(bed: &Bed) {
     let find = async |change: &dyn Fn(&mut ReplayFilter)| {
         let mut filter = ReplayFilter::default();
         change(&mut filter);
-        let got = bed.store.dead_letters(bed.tenant, &filter, page(200)).await.unwrap();
+        let got = bed.store.dead_letters(bed.tenant, &filter, &Narrow::default(), page(200)).await.unwrap();
         let n = bed.store.count_dead_letters(bed.tenant, &filter).await.unwrap();
         assert_eq!(n, got.len() as u64);
         got.into_iter().map(|l| l.delivery_id).collect::<Vec<_>>()
@@ -68,7 +68,8 @@ async fn letters_are_found_by_every_filter(bed: &Bed) {
     assert_eq!(find(&|f| f.account = Some("a".to_owned())).await, []);
     assert_eq!(find(&|f| f.endpoint_id = Some(bed.dice.id(bed.now()))).await, []);
     let at = PageOf { after: Some(both[0]), limit: 1 };
-    let rest = bed.store.dead_letters(bed.tenant, &ReplayFilter::default(), at).await.unwrap();
+    let rest =
+        bed.store.dead_letters(bed.tenant, &ReplayFilter::default(), &Narrow::default(), at).await.unwrap();
     assert_eq!(rest[0].delivery_id, both[1]);
 }
 
@@ -101,7 +102,11 @@ async fn a_redrive_queues_what_matches(bed: &Bed) {
     assert_eq!(steps, 2, "in bounded steps");
     let done = bed.store.redrive(bed.tenant, begun.redrive_id).await.unwrap();
     assert_eq!((done.state.as_str(), done.redriven, done.ended_at), ("done", 250, Some(bed.now())));
-    let left = bed.store.dead_letters(bed.tenant, &ReplayFilter::default(), page(9)).await.unwrap();
+    let left = bed
+        .store
+        .dead_letters(bed.tenant, &ReplayFilter::default(), &Narrow::default(), page(9))
+        .await
+        .unwrap();
     assert_eq!(left.iter().map(|l| l.delivery_id).collect::<Vec<_>>(), [other]);
     let sent = bed.claim().await;
     assert_eq!((sent.len(), sent[0].number, sent[0].used), (250, 2, 0));
@@ -174,7 +179,11 @@ async fn letters_that_die_again_are_not_sent_by_the_same_redrive(bed: &Bed) {
 
 async fn a_redrive_leaves_alone_what_others_took(bed: &Bed) {
     die(bed, 3).await;
-    let letters = bed.store.dead_letters(bed.tenant, &ReplayFilter::default(), page(9)).await.unwrap();
+    let letters = bed
+        .store
+        .dead_letters(bed.tenant, &ReplayFilter::default(), &Narrow::default(), page(9))
+        .await
+        .unwrap();
     let ids: Vec<DeliveryId> = letters.into_iter().map(|l| l.delivery_id).collect();
     bed.store.start_redrive(bed.tenant, &ReplayFilter::default(), None, bed.now()).await.unwrap();
     bed.store.discard(bed.tenant, ids[0], bed.now()).await.unwrap();

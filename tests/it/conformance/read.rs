@@ -139,7 +139,7 @@ async fn nothing_crosses_tenants(bed: &Bed) {
     let (s, now) = (&bed.store, bed.now());
     assert!(s.jobs(two, &JobFilter::default(), page(9), now).await.unwrap().is_empty());
     assert!(s.deliveries(two, &DeliveryFilter::default(), page(9), now).await.unwrap().is_empty());
-    assert!(s.dead_letters(two, &Default::default(), page(9)).await.unwrap().is_empty());
+    assert!(s.dead_letters(two, &Default::default(), &Default::default(), page(9)).await.unwrap().is_empty());
     assert!(s.redrives(two, page(9)).await.unwrap().is_empty());
     assert_eq!(s.count_dead_letters(two, &Default::default()).await.unwrap(), 0);
     assert!(s.lanes(two, &ringback::store::LaneFilter::default(), page(9), now).await.unwrap().is_empty());

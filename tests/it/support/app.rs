@@ -8,6 +8,7 @@ use ringback::clock::Clock;
 use ringback::dice::Dice;
 use ringback::store::seal::KeyRing;
 use ringback::types::Millis;
+use ringback::types::api::NewApiKey;
 use ringback::types::key::Scopes;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -125,9 +126,8 @@ impl Site {
 
     /// A key of another tenant with every scope. Only before a start: SQLite has one process at a time.
     pub async fn key_of(&self, tenant: &str) -> String {
-        let scopes = Scopes::every();
-        let key =
-            app::create_key(&self.store, tenant, None, scopes, Clock::system(), Dice::Os).await.unwrap();
+        let wish = NewApiKey { scopes: Scopes::every().iter().collect(), ..NewApiKey::default() };
+        let key = app::create_key(&self.store, tenant, wish, Clock::system(), Dice::Os).await.unwrap();
         key.reveal().to_owned()
     }
 
