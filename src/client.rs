@@ -38,6 +38,9 @@ pub enum Error {
     /// An answer came that cannot be read, or the request cannot be written.
     #[error("the call went wrong: {0}")]
     BadReply(String),
+    /// An answer came that is larger than this client takes; what was asked has happened.
+    #[error("the call went wrong: the answer has more than {0} bytes")]
+    TooLarge(usize),
 }
 
 /// What a call answers.
@@ -50,6 +53,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(20);
 /// The longest answer: a list of 200 jobs with 16 KiB of metadata each fits.
 const ANSWER_MAX: usize = 8 << 20;
+/// The same for each job of a claim: an input of 256 KiB and what stands around it.
+const CLAIMED_MAX: usize = 320 << 10;
 
 /// A handle to one service. Cheap to clone; all clones share their connections.
 #[derive(Clone)]
@@ -159,20 +164,24 @@ impl Reply {
 
 /// Sends `request`; any answer that is not 2xx, 303 or 304 is an error.
 async fn answer(request: RequestBuilder) -> Result<Reply> {
-    let reply = exchange(request).await?;
+    answer_up_to(request, ANSWER_MAX).await
+}
+
+async fn answer_up_to(request: RequestBuilder, most: usize) -> Result<Reply> {
+    let reply = exchange(request, most).await?;
     let fine = reply.status.is_success()
         || reply.status == StatusCode::NOT_MODIFIED
         || reply.status == StatusCode::SEE_OTHER;
     if fine { Ok(reply) } else { Err(reply.refusal()) }
 }
 
-async fn exchange(request: RequestBuilder) -> Result<Reply> {
+async fn exchange(request: RequestBuilder, most: usize) -> Result<Reply> {
     let mut response = request.send().await.map_err(unsent)?;
     let (status, headers) = (response.status(), response.headers().clone());
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| Error::Unreachable(chain(&e)))? {
-        if body.len() + chunk.len() > ANSWER_MAX {
-            return Err(Error::BadReply(format!("{status} with more than {ANSWER_MAX} bytes")));
+        if body.len() + chunk.len() > most {
+            return Err(Error::TooLarge(most));
         }
         body.extend_from_slice(&chunk);
     }

@@ -171,6 +171,7 @@ where
     F: Future<Output = Result<Reply, Failure>> + Send + 'static,
 {
     let mut failures = 0;
+    let mut most = CLAIM_MAX;
     while !shutdown.is_cancelled() {
         while running.try_join_next().is_some() {}
         let free = shared.options.concurrency.max(1).saturating_sub(running.len());
@@ -180,7 +181,8 @@ where
         }
         // Dropping the claim hangs up. Should the service hand out jobs in that very moment, their
         // leases run out and other workers get them.
-        let Some(claimed) = shutdown.run_until_cancelled(claim(shared, free)).await else { break };
+        let asked = free.min(most);
+        let Some(claimed) = shutdown.run_until_cancelled(claim(shared, asked)).await else { break };
         match claimed {
             Ok(jobs) => {
                 failures = 0;
@@ -194,17 +196,22 @@ where
                 let pause = pause(failures, Dice::Os.bytes());
                 shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
             }
+            // Those jobs come back when their leases run out. What was too much once may be so again.
+            Err(error @ Error::TooLarge(_)) if asked > 1 => {
+                most = asked / 2;
+                tracing::warn!(most, "will claim fewer jobs at a time: {error}");
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(())
 }
 
-async fn claim<H>(shared: &Shared<H>, free: usize) -> Result<Vec<api::ClaimedJob>, Error> {
+async fn claim<H>(shared: &Shared<H>, asked: usize) -> Result<Vec<api::ClaimedJob>, Error> {
     let options = &shared.options;
     let claim = api::Claim {
         worker_id: options.worker_id.clone(),
-        max: u32::try_from(free.min(CLAIM_MAX)).ok(),
+        max: u32::try_from(asked).ok(),
         types: (!options.types.is_empty()).then(|| options.types.clone()),
         lease_seconds: Some(whole_seconds(options.lease)),
         wait_seconds: Some(WAIT_SECONDS),
@@ -257,7 +264,7 @@ fn passing(error: &Error) -> bool {
     match error {
         Error::Unreachable(_) => true,
         Error::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),
-        Error::BadReply(_) => false,
+        Error::BadReply(_) | Error::TooLarge(_) => false,
     }
 }
 
@@ -267,7 +274,7 @@ fn over(error: &Error) -> bool {
         Error::Problem(problem) => {
             matches!(problem.status, 401 | 403 | 404 | 410) || problem.code == ProblemCode::LeaseLost
         }
-        Error::Unreachable(_) | Error::BadReply(_) => false,
+        Error::Unreachable(_) | Error::BadReply(_) | Error::TooLarge(_) => false,
     }
 }
 

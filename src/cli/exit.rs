@@ -41,7 +41,9 @@ pub fn of(error: &anyhow::Error) -> Exit {
     }
     match error.downcast_ref::<client::Error>() {
         Some(client::Error::Unreachable(_)) => Exit::Unreachable,
-        Some(client::Error::Problem(_) | client::Error::BadReply(_)) | None => Exit::Failed,
+        Some(client::Error::Problem(_) | client::Error::BadReply(_) | client::Error::TooLarge(_)) | None => {
+            Exit::Failed
+        }
     }
 }
 

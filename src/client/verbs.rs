@@ -12,7 +12,10 @@ use super::shapes::{
     Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, PageQuery, Polled,
     SubmitOptions,
 };
-use super::{Client, DEADLINE, Error, Reply, Result, answer, exchange, with_json};
+use super::{
+    ANSWER_MAX, CLAIMED_MAX, Client, DEADLINE, Error, Reply, Result, answer, answer_up_to, exchange,
+    with_json,
+};
 use crate::types::key::LeaseToken;
 use crate::types::problem::ProblemBody;
 use crate::types::{DeliveryId, JobId, KeyId, RedriveId, api};
@@ -57,7 +60,7 @@ impl Client {
         if let Some(etag) = etag {
             request = request.header(header::IF_NONE_MATCH, etag);
         }
-        let reply = exchange(request).await?;
+        let reply = exchange(request, ANSWER_MAX).await?;
         let retry_after = reply.retry_after();
         match reply.status {
             StatusCode::OK => {
@@ -128,7 +131,9 @@ impl Client {
     pub async fn claim(&self, queue: &str, claim: &api::Claim) -> Result<Vec<api::ClaimedJob>> {
         let wait = Duration::from_secs(claim.wait_seconds.unwrap_or(0).into());
         let request = self.request(Method::POST, &["v1", "queues", queue, "claim"]).timeout(DEADLINE + wait);
-        let claimed: api::Claimed = answer(with_json(request, claim)?).await?.json()?;
+        let jobs = usize::try_from(claim.max.unwrap_or(1)).unwrap_or(usize::MAX);
+        let most = ANSWER_MAX.max(jobs.saturating_mul(CLAIMED_MAX));
+        let claimed: api::Claimed = answer_up_to(with_json(request, claim)?, most).await?.json()?;
         Ok(claimed.jobs)
     }
 
@@ -274,10 +279,9 @@ impl Client {
         Ok(answer(self.request(Method::GET, &["openapi.json"])).await?.body)
     }
 
-    /// How the fleet is. A service that is not well says so with 503 and the same body.
+    /// How the fleet is; a service that is not well says so in `status`.
     pub async fn health(&self) -> Result<api::Health> {
-        let reply = exchange(self.request(Method::GET, &["healthz"])).await?;
-        reply.json().map_err(|_| reply.refusal())
+        self.get(&["healthz"]).await
     }
 }
 

@@ -65,7 +65,9 @@ impl Fake {
     }
 }
 
-async fn claim(State(fake): State<Arc<Fake>>) -> Response {
+async fn claim(State(fake): State<Arc<Fake>>, body: String) -> Response {
+    let body = serde_json::from_str(&body).unwrap();
+    fake.told.lock().unwrap().push(("claim".to_owned(), body));
     let next = fake.claims.lock().unwrap().pop_front();
     let (status, body) = match next {
         Some(next) => next,
@@ -245,6 +247,27 @@ async fn a_refused_claim_ends_the_worker() {
     let ended = run(fake.client().await, options(), handler, CancellationToken::new());
     let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
     assert!(matches!(ended, Err(Error::Problem(problem)) if problem.status == 403));
+}
+
+#[tokio::test]
+async fn many_large_jobs_fit_one_claim_and_what_does_not_is_asked_for_in_less() {
+    let fake = Arc::new(Fake::default());
+    let job = |n: usize, size: usize| {
+        json!({"jobId": ID, "type": "t", "input": "x".repeat(size), "attempt": n, "metadata": {},
+            "leaseToken": format!("rbl_{}", "A".repeat(32)), "leaseExpiresAt": AT})
+    };
+    let too_much = json!({"jobs": [job(1, 33 << 20)]});
+    let large: Vec<Value> = (0..40).map(|n| job(n, 256 << 10)).collect();
+    fake.claims.lock().unwrap().extend([(200, too_much), (200, json!({"jobs": large}))]);
+    let options = Options { concurrency: 100, ..options() };
+    let shutdown = CancellationToken::new();
+    let handler = async |_: Task| Ok(Reply::Json(api::null()));
+    let worker = tokio::spawn(run(fake.client().await, options, handler, shutdown.clone()));
+    fake.hears("complete", 40).await;
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
+    let asked: Vec<Value> = fake.told("claim").iter().take(2).map(|claim| claim["max"].clone()).collect();
+    assert_eq!(asked, [100, 50]);
 }
 
 #[test]
