@@ -138,12 +138,8 @@ impl Metrics {
         self.0.lanes.set(i64::try_from(n).unwrap_or(i64::MAX));
     }
 
-    /// The figures as OpenMetrics text.
-    pub fn render(&self) -> String {
-        self.render_with(&[])
-    }
-
-    /// The same with gauges read elsewhere just now (the store's), `ringback_` before each name.
+    /// The figures as OpenMetrics text, with gauges read elsewhere just now (the store's), `ringback_` before
+    /// each name.
     pub fn render_with(&self, gauges: &[(&'static str, i64)]) -> String {
         let mut out = String::with_capacity(4096);
         // Writing to a String cannot fail.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::types::job::{Change, Job, NewJob};
+use crate::types::job::{Change, Job};
 use crate::types::key::{LeaseToken, Scopes};
 use crate::types::{DeliveryId, EventId, JobId, KeyId, LaneId, Millis, RedriveId, TenantId, api};
 
@@ -269,9 +269,6 @@ pub struct RunningRedrive {
     /// When its next step is due.
     pub next_at: Millis,
 }
-
-/// A job that was checked, for [`super::Store::submit`].
-pub type Submission = NewJob;
 
 /// Which deliveries a list shows.
 #[derive(Debug, Clone, Default)]

@@ -62,16 +62,6 @@ impl ApiKey {
         }
     }
 
-    /// Whether the last six digits are the checksum of the rest, as in every key we minted.
-    ///
-    /// Tells a mistyped key from a revoked one; never a reason to refuse.
-    pub fn checksum_ok(&self) -> bool {
-        let (rest, sum) = self.0.split_at(self.0.len() - CHECKSUM_DIGITS);
-        let mut wanted = String::with_capacity(CHECKSUM_DIGITS);
-        push_base62(&mut wanted, &crc32(rest.as_bytes()).to_be_bytes(), CHECKSUM_DIGITS);
-        sum == wanted
-    }
-
     /// SHA-256 of the whole text: what the store keeps and looks up.
     ///
     /// A fast hash suffices, because 256 random bits cannot be searched.

@@ -136,18 +136,6 @@ impl Invalid {
         let at = if pointer.is_empty() { "the body".to_owned() } else { pointer.clone() };
         Invalid { code, detail: format!("{at}: {detail}"), errors: vec![FieldError { pointer, detail }] }
     }
-
-    /// The same refusal for a member one level down, as in a batch.
-    #[must_use]
-    pub fn below(mut self, parent: &str) -> Self {
-        for e in &mut self.errors {
-            e.pointer = format!("{parent}{}", e.pointer);
-        }
-        if let Some(e) = self.errors.first() {
-            self.detail = format!("{}: {}", e.pointer, e.detail);
-        }
-        self
-    }
 }
 
 #[cfg(test)]
@@ -162,12 +150,5 @@ mod tests {
             assert!((400..600).contains(&code.status()), "{code:?}");
             assert!(code.slug().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
         }
-    }
-
-    #[test]
-    fn a_refusal_inside_a_batch_points_into_the_batch() {
-        let e = Invalid::member("/type", "is required").below("/jobs/1");
-        assert_eq!(e.errors[0].pointer, "/jobs/1/type");
-        assert_eq!(e.detail, "/jobs/1/type: is required");
     }
 }

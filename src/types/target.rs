@@ -270,26 +270,6 @@ pub enum UrlRefusal {
 }
 
 impl UrlRefusal {
-    /// The kebab-case name of the rule that refused.
-    pub fn rule(&self) -> &'static str {
-        match self {
-            UrlRefusal::TooLong => "too-long",
-            UrlRefusal::Character => "character",
-            UrlRefusal::Scheme => "scheme",
-            UrlRefusal::Host => "host",
-            UrlRefusal::Credentials => "credentials",
-            UrlRefusal::EncodedHost => "encoded-host",
-            UrlRefusal::Fragment => "fragment",
-            UrlRefusal::Syntax => "syntax",
-            UrlRefusal::HostName => "host-name",
-            UrlRefusal::HttpNotAllowed => "http",
-            UrlRefusal::Port(_) => "port",
-            UrlRefusal::SpecialName => "special-name",
-            UrlRefusal::SingleLabel => "single-label",
-            UrlRefusal::Address(_) => "address",
-        }
-    }
-
     /// True if the URL is sound but not allowed (`callback-url-blocked`), false if it is none
     /// (`callback-url-invalid`).
     pub fn is_blocked(&self) -> bool {

@@ -1,7 +1,5 @@
 //! Submitting jobs and seeing them.
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use utoipa::ToSchema;
@@ -270,15 +268,4 @@ pub struct Event {
     /// The job as it stood at the event.
     #[schema(value_type = Object)]
     pub data: Json,
-}
-
-impl FromStr for Payload {
-    type Err = ();
-    fn from_str(s: &str) -> Result<Self, ()> {
-        match s {
-            "full" => Ok(Payload::Full),
-            "thin" => Ok(Payload::Thin),
-            _ => Err(()),
-        }
-    }
 }

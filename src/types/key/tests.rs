@@ -29,6 +29,14 @@ fn base62_is_a_fixed_width_number() {
     assert_eq!(text(&[255; 32], 43).len(), 43);
 }
 
+/// Whether the last six digits are the checksum of the rest, by which scanners tell a key from other text.
+fn checksum_ok(key: &ApiKey) -> bool {
+    let (rest, sum) = key.0.split_at(key.0.len() - CHECKSUM_DIGITS);
+    let mut wanted = String::new();
+    push_base62(&mut wanted, &crc32(rest.as_bytes()).to_be_bytes(), CHECKSUM_DIGITS);
+    sum == wanted
+}
+
 #[test]
 fn any_text_of_the_shape_is_a_key() {
     let long = format!("rbk_{}", "Z".repeat(1_000));
@@ -41,7 +49,7 @@ fn any_text_of_the_shape_is_a_key() {
     for strange in [" ", "-", "é", "\n", "/", "\0"] {
         assert!(ApiKey::parse(&format!("{PLAIN}{strange}")).is_err(), "{strange:?}");
     }
-    assert!(!ApiKey::parse(PLAIN).unwrap().checksum_ok());
+    assert!(!checksum_ok(&ApiKey::parse(PLAIN).unwrap()));
 }
 
 #[test]
@@ -163,11 +171,11 @@ proptest! {
     fn minted_keys_have_the_shape_and_the_checksum(random in any::<[u8; 32]>(), place in 4usize..53, digit in "[0-9A-Za-z]") {
         let key = ApiKey::mint(random);
         prop_assert_eq!(key.reveal().len(), 53);
-        prop_assert!(ApiKey::parse(key.reveal()).unwrap().checksum_ok());
+        prop_assert!(checksum_ok(&ApiKey::parse(key.reveal()).unwrap()));
         let mut typo = key.reveal().to_owned();
         typo.replace_range(place..=place, &digit);
         let same = typo == key.reveal();
-        prop_assert_eq!(ApiKey::parse(&typo).unwrap().checksum_ok(), same);
+        prop_assert_eq!(checksum_ok(&ApiKey::parse(&typo).unwrap()), same);
     }
 
     #[test]
@@ -181,6 +189,6 @@ proptest! {
     fn nothing_makes_a_reader_panic(text in "(rbk_|rbj_|rbl_)?\\PC{0,80}") {
         prop_assert!(AccessToken::verify(&[TokenKey::derive(&[1; 32])], &text).is_none());
         let _ = text.parse::<LeaseToken>();
-        let _ = ApiKey::parse(&text).map(|key| key.checksum_ok());
+        let _ = ApiKey::parse(&text);
     }
 }
