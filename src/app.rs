@@ -164,7 +164,7 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         wake,
         metrics: metrics.clone(),
         policy,
-        options: http_options(&config, file),
+        options: http_options(&config, &file),
         draining: doors.clone(),
     });
     let open = |listener, router| {
@@ -176,7 +176,8 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         let extra = bound.with_context(|| format!("cannot listen on {metrics_addr}"))?;
         servers.push(open(extra, http::metrics_router(app.clone())));
     }
-    servers.push(open(listener, http::router(app)?));
+    let serves = config.roles.contains(&Role::Api);
+    servers.push(open(listener, if serves { http::router(app)? } else { http::node_router(app) }));
     Ok(Running { addr, api_key, webhook_secret, store, doors, loops, servers, tasks })
 }
 
@@ -257,16 +258,11 @@ fn policy(config: &Config) -> UrlPolicy {
     }
 }
 
-fn http_options(config: &Config, file: File) -> http::Options {
-    let route = |r: crate::config::Route| http::Route {
-        status_path: r.status_path.unwrap_or_else(|| "/v1/jobs/{jobId}".to_owned()),
-        path: r.path,
-        kind: r.kind,
-    };
+fn http_options(config: &Config, file: &File) -> http::Options {
     let dev = config.mode == Mode::Dev;
     http::Options {
         mode: if dev { http::Mode::Dev } else { http::Mode::Serve },
-        routes: file.routes.into_iter().map(route).collect(),
+        routes: file.routes(),
         metrics_open: dev,
         ..http::Options::default()
     }

@@ -1,11 +1,14 @@
 //! The configuration file (TOML): routes of one's own, and the workers of queues.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::http::{self, BadRoute, check_routes};
+use crate::types::submit as rules;
 
 /// The whole file. Unknown keys are refused: a misspelt one would silently do nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +93,9 @@ pub enum BadConfig {
         /// What it must be.
         rule: &'static str,
     },
+    /// A route cannot be served.
+    #[error(transparent)]
+    Route(#[from] BadRoute),
 }
 
 impl File {
@@ -103,15 +109,9 @@ impl File {
     /// Reads and checks the text of a file.
     pub fn parse(text: &str) -> Result<File, BadConfig> {
         let file: File = toml::from_str(text).map_err(|e| BadConfig::Shape(e.to_string()))?;
-        let mut paths = BTreeSet::new();
-        for (at, route) in file.routes.iter().enumerate() {
-            route.check().map_err(|(member, rule)| bad(format!("routes[{at}].{member}"), rule))?;
-            if !paths.insert(&route.path) {
-                return Err(bad(format!("routes[{at}].path"), "is used by an earlier route"));
-            }
-        }
+        check_routes(&file.routes())?;
         for (name, queue) in &file.queues {
-            if !word(name, 64) {
+            if rules::name("", name, 64).is_err() {
                 return Err(bad(format!("queues.{name}"), QUEUE_NAME));
             }
             let url = queue.worker.as_ref().map(|worker| url::Url::parse(&worker.url));
@@ -123,6 +123,25 @@ impl File {
         Ok(file)
     }
 
+    /// The routes as they are served.
+    pub fn routes(&self) -> Vec<http::Route> {
+        let served = |r: &Route| http::Route {
+            path: r.path.clone(),
+            kind: r.kind.clone(),
+            status_path: r.status_path.clone(),
+        };
+        self.routes.iter().map(served).collect()
+    }
+
+    /// The file as it may be shown: without what is secret in URLs.
+    #[must_use]
+    pub fn redacted(mut self) -> File {
+        for worker in self.queues.values_mut().filter_map(|queue| queue.worker.as_mut()) {
+            worker.url = redact_url(&worker.url);
+        }
+        self
+    }
+
     /// What the file asks for and this release cannot do; a node refuses to start with it.
     pub fn unsupported(&self) -> Option<String> {
         let (name, _) = self.queues.iter().find(|(_, queue)| queue.worker.is_some())?;
@@ -131,62 +150,6 @@ impl File {
 }
 
 const QUEUE_NAME: &str = "a queue is 1 to 64 of `A-Za-z0-9._:-` and begins with a letter or digit";
-/// Paths, and everything below them, that are the service's own.
-const RESERVED: [&str; 12] = [
-    "/v1",
-    "/api/jobs",
-    "/results",
-    "/docs",
-    "/dashboard",
-    "/problems",
-    "/livez",
-    "/readyz",
-    "/healthz",
-    "/metrics",
-    "/openapi.json",
-    "/favicon.ico",
-];
-
-impl Route {
-    fn check(&self) -> Result<(), (&'static str, &'static str)> {
-        let path = |path: &str| path.starts_with('/') && path.split('/').skip(1).all(segment);
-        if !path(&self.path) {
-            return Err(("path", "must be `/` and segments of `A-Za-z0-9._~-`"));
-        }
-        if reserved(&self.path) {
-            return Err(("path", "is one of the service's own paths"));
-        }
-        if !word(&self.kind, 128) {
-            return Err(("type", "must be 1 to 128 of `A-Za-z0-9._:-` and begin with a letter or digit"));
-        }
-        let Some(status) = &self.status_path else { return Ok(()) };
-        let once = status.split('/').filter(|part| *part == "{jobId}").count() == 1;
-        if !once || !path(&status.replacen("{jobId}", "x", 1)) {
-            return Err(("status_path", "must be a path with `{jobId}` as exactly one of its segments"));
-        }
-        if reserved(status) {
-            return Err(("status_path", "is one of the service's own paths"));
-        }
-        Ok(())
-    }
-}
-
-fn segment(text: &str) -> bool {
-    // A dot segment would be folded away by every client before it is sent.
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b));
-    !text.is_empty() && text != "." && text != ".." && plain
-}
-
-fn reserved(path: &str) -> bool {
-    let below = |own: &str| path.strip_prefix(own).is_some_and(|r| r.is_empty() || r.starts_with('/'));
-    RESERVED.iter().any(|own| below(own))
-}
-
-fn word(text: &str, longest: usize) -> bool {
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:-".contains(&b));
-    plain && text.len() <= longest && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-}
-
 fn bad(place: String, rule: &'static str) -> BadConfig {
     BadConfig::Value { place, rule }
 }
@@ -211,6 +174,16 @@ pub fn redact_store(store: &str) -> String {
         url.query_pairs_mut().clear().extend_pairs(query.into_iter().map(shown));
     }
     url.to_string()
+}
+
+/// A URL without its user name and password, for people and logs.
+fn redact_url(text: &str) -> String {
+    let Ok(mut url) = url::Url::parse(text) else { return "redacted".to_owned() };
+    if url.username().is_empty() && url.password().is_none() {
+        return text.to_owned();
+    }
+    let hidden = url.set_username("redacted").is_ok() && url.set_password(None).is_ok();
+    if hidden { url.to_string() } else { "redacted".to_owned() }
 }
 
 #[cfg(test)]
@@ -263,6 +236,26 @@ mod tests {
             let why = File::parse(&text).unwrap_err().to_string();
             assert!(why.contains(named), "{text}: {why}");
         }
+    }
+
+    #[test]
+    fn the_default_status_paths_may_be_written_out() {
+        for status in ["/v1/jobs/{jobId}", "/api/jobs/{jobId}", "/s/{jobId}"] {
+            let text = format!("[[routes]]\npath = '/a'\ntype = 't'\nstatus_path = '{status}'\n");
+            assert_eq!(File::parse(&text).unwrap().routes()[0].polled_at(), status);
+        }
+    }
+
+    #[test]
+    fn a_push_workers_credentials_are_not_shown() {
+        let text = SAMPLE.replace("http://reports", "http://canary:canary@reports");
+        let shown = serde_json::to_string(&File::parse(&text).unwrap().redacted()).unwrap();
+        assert!(
+            !shown.contains("canary") && shown.contains("http://redacted@reports:8080/generate"),
+            "{shown}"
+        );
+        let plain = File::parse(SAMPLE).unwrap();
+        assert_eq!(plain.clone().redacted(), plain);
     }
 
     #[test]

@@ -15,11 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::types::api;
+use crate::types::api::{self, RESULT_MAX};
 use crate::worker::{Failure, Progress, Reply, Task};
 
-/// The largest result that the service takes.
-const RESULT_MAX: usize = 1 << 20;
 /// Between SIGTERM and SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A grandchild may keep the pipes open after the command has ended.

@@ -22,8 +22,9 @@ use clap::{ArgAction, Command, CommandFactory, FromArgMatches, Parser, Subcomman
 
 use crate::client::{Client, PageQuery};
 use crate::clock::Clock;
+use crate::store::{self, db::Target};
 use crate::telemetry;
-use exit::Exit;
+use exit::{Exit, Usage};
 use print::Out;
 
 const ABOUT_EXIT: &str = "Exit codes:\n  0  done\n  1  refused or failed\n  2  wrong usage\n  \
@@ -90,6 +91,17 @@ impl Remote {
 fn service_url(text: &str) -> Result<String, &'static str> {
     let fine = |url: url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
     if url::Url::parse(text).is_ok_and(fine) { Ok(text.to_owned()) } else { Err("must be an http(s) URL") }
+}
+
+/// Refuses what cannot be a store before anything is opened.
+///
+/// Not a parser of the argument: the complaint would quote the text, and with it a password.
+fn check_store(text: &str) -> Result<(), Usage> {
+    match Target::parse(text) {
+        Ok(_) => Ok(()),
+        Err(store::Error::Bug(why)) => Err(Usage(why)),
+        Err(other) => Err(Usage(format!("--store: {other}"))),
+    }
 }
 
 /// Which part of a list.
@@ -255,6 +267,23 @@ mod tests {
             if let Err(e) = command().try_get_matches_from(words) {
                 panic!("{line}: {e}");
             }
+        }
+    }
+
+    #[test]
+    fn a_mistyped_store_is_wrong_usage_and_is_not_quoted() {
+        for good in ["sqlite://x.db", "sqlite:x.db?mode=rwc", "postgres://u:p@h/d", "postgresql:///d"] {
+            assert!(check_store(good).is_ok(), "{good}");
+        }
+        for bad in ["x.db", "postgress://u:canary@h/d", "sqlite::memory:", "postgres://u:canary@h:port/d", ""]
+        {
+            let why = anyhow::Error::from(check_store(bad).unwrap_err());
+            assert_eq!(exit::of(&why), Exit::Usage);
+            let text = format!("{why:#}");
+            assert!(
+                text.starts_with("--store") && !text.contains("canary") && !text.contains("defect"),
+                "{text}"
+            );
         }
     }
 

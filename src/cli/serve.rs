@@ -114,6 +114,7 @@ pub async fn dev(args: DevArgs, out: Out) -> anyhow::Result<ExitCode> {
         let why = "dev listens on loopback only, because its key may do everything; use serve";
         return Err(Usage(format!("--listen {}: {why}", args.listen)).into());
     }
+    super::check_store(&args.store)?;
     up(dev_config(args.listen, args.store, args.api_key.as_ref(), args.config), out).await
 }
 
@@ -145,7 +146,10 @@ pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
     let node = args.node;
     let missing = |flag: &str| Usage(format!("{flag} is required"));
     let store = node.store.ok_or_else(|| missing("--store"))?;
-    let key_ring = node.key_ring.ok_or_else(|| missing("--key-ring"))?;
+    let key_ring = node.key_ring.ok_or_else(|| {
+        Usage("--key-ring is required; `ringback keyring create FILE` makes one".to_owned())
+    })?;
+    super::check_store(&store)?;
     let config = app::Config {
         mode: Mode::Serve,
         listen: node.listen,
@@ -195,6 +199,7 @@ fn announce(running: &Running, out: Out) -> anyhow::Result<()> {
 
 /// Runs `ringback migrate`.
 pub async fn migrate(args: MigrateArgs, out: Out) -> anyhow::Result<ExitCode> {
+    super::check_store(&args.store)?;
     let done = app::migrate(&args.store).await?;
     if out.json {
         out.value(&serde_json::json!({"detail": done}))?;
@@ -205,6 +210,7 @@ pub async fn migrate(args: MigrateArgs, out: Out) -> anyhow::Result<ExitCode> {
 
 /// Runs `ringback check`.
 pub async fn check(args: CheckArgs, out: Out) -> anyhow::Result<ExitCode> {
+    super::check_store(&args.store)?;
     let found = app::check(&args.store).await?;
     let exit = if found.is_empty() { Exit::Done } else { Exit::Failed };
     if out.json {
@@ -221,7 +227,7 @@ pub async fn check(args: CheckArgs, out: Out) -> anyhow::Result<ExitCode> {
 /// Runs `ringback config print`.
 pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
     let ConfigWhat::Print(node) = args.what;
-    let file = node.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+    let file = node.config.as_deref().map(File::read).transpose()?.unwrap_or_default().redacted();
     let texts = |items: Vec<String>| (!items.is_empty()).then(|| items.join(","));
     let mut shown = vec![
         ("listen", Some(node.listen.to_string())),
@@ -243,9 +249,8 @@ pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Done.into());
     }
     out.one(&members, &shown)?;
-    let routes = file.routes.into_iter().map(|route| {
-        vec![route.path, route.kind, route.status_path.unwrap_or_else(|| "/v1/jobs/{jobId}".to_owned())]
-    });
+    let routes = file.routes();
+    let routes = routes.iter().map(|r| vec![r.path.clone(), r.kind.clone(), r.polled_at().to_owned()]);
     out.rows(&["ROUTE", "TYPE", "STATUS"], routes)?;
     let worker = |queue: config::Queue| queue.worker.map(|worker| worker.url);
     let queues = file.queues.into_iter().map(|(name, queue)| vec![name, print::or_dash(worker(queue))]);

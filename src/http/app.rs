@@ -10,19 +10,19 @@ use tokio_util::sync::CancellationToken;
 use super::extract::KeyCache;
 use super::pace::Pace;
 use super::problem::Problem;
+use super::routes::Route;
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::metrics::Metrics;
 use crate::store::{self, Store};
+use crate::types::Millis;
+use crate::types::api::RESULT_MAX;
 use crate::types::problem::ProblemCode;
 use crate::types::target::UrlPolicy;
-use crate::types::{Millis, TenantId};
 use crate::wake::{Listener, Wake};
 
 /// How long a handler waits for the store: the API answers 503 within 1.5 s instead of hanging.
 const STORE_DEADLINE: Duration = Duration::from_millis(1_400);
-/// How long it waits for a learned estimate; with the deadline above it makes the 1.5 s.
-const ESTIMATE_DEADLINE: Duration = Duration::from_millis(100);
 /// The longest a deliberate wait goes without looking again, should a nudge be lost.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The shortest time between two looks: under load every commit nudges.
@@ -35,17 +35,6 @@ pub enum Mode {
     Dev,
     /// Production.
     Serve,
-}
-
-/// A path of the operator's own that submits one type of job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Where clients POST the input.
-    pub path: String,
-    /// The type of the jobs.
-    pub kind: String,
-    /// Where the jobs are polled; holds `{jobId}`.
-    pub status_path: String,
 }
 
 /// Limits and doors of the HTTP floor.
@@ -81,7 +70,7 @@ impl Default for Options {
             metrics_open: false,
             body_limit: 256 * 1024,
             batch_limit: 4 * 1024 * 1024,
-            result_limit: 1024 * 1024,
+            result_limit: RESULT_MAX,
             body_deadline: Duration::from_secs(10),
             head_limit: (32 * 1024, 64),
             concurrency: 2_048,
@@ -166,11 +155,6 @@ impl App {
         verb: impl Future<Output = store::Result<T>>,
     ) -> Result<T, Problem> {
         in_time(verb).await?.map_err(Problem::of_job)
-    }
-
-    /// Learned seconds of a type; None if the store does not say at once, for it is only a courtesy.
-    pub(super) async fn estimate(&self, tenant: TenantId, kind: &str) -> Option<u32> {
-        tokio::time::timeout(ESTIMATE_DEADLINE, self.store.estimate(tenant, kind)).await.ok()
     }
 
     /// Looks until `done`, or until `patience` runs out or the service stops; gives what was seen last.

@@ -17,6 +17,7 @@ mod openapi;
 mod pace;
 mod problem;
 mod results;
+mod routes;
 pub mod server;
 mod submit;
 mod system;
@@ -36,8 +37,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
-pub use app::{App, Mode, Options, Parts, Route};
+pub use app::{App, Mode, Options, Parts};
 pub use problem::Problem;
+pub use routes::{BadRoute, Route, check_routes};
 pub use server::serve;
 
 /// What one job's access token reads: open to every origin, preflight included.
@@ -83,6 +85,12 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(tenants::get_key, tenants::revoke_key))
         .routes(routes!(tenant::get_secret))
         .routes(routes!(tenant::rotate))
+        .merge(system())
+}
+
+/// What every node serves, whatever its roles.
+fn system() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
         .routes(routes!(system::livez))
         .routes(routes!(system::readyz))
         .routes(routes!(system::healthz))
@@ -101,8 +109,8 @@ fn aliases(mut router: Router<App>, routes: &[Route]) -> Router<App> {
     let mut polled = std::collections::BTreeSet::from([submit::STATUS_PATH, submit::SEED_STATUS_PATH]);
     for route in routes {
         router = router.route(&route.path, post(submit::configured));
-        if polled.insert(&route.status_path) {
-            router = router.route(&route.status_path, reads());
+        if polled.insert(route.polled_at()) {
+            router = router.route(route.polled_at(), reads());
         }
     }
     router
@@ -111,10 +119,20 @@ fn aliases(mut router: Router<App>, routes: &[Route]) -> Router<App> {
 /// The whole service as one router. The error says which configured route cannot be.
 pub fn router(app: App) -> Result<Router, BadRoute> {
     let (router, document) = described().split_for_parts();
-    check(&app.options.routes, &document)?;
-    let description = Arc::new(openapi::describe(&document, &app.options.routes, app.store.urls()));
-    let router = aliases(router, &app.options.routes).layer(Extension(description));
+    check_routes(&app.options.routes)?;
+    let router = aliases(router, &app.options.routes).layer(description(&document, &app));
     Ok(surrounded(router, app))
+}
+
+/// What a node without the role `api` serves: how it is, its figures, and the description of the API.
+pub fn node_router(app: App) -> Router {
+    let document = described().split_for_parts().1;
+    let router = system().split_for_parts().0.layer(description(&document, &app));
+    surrounded(router, app)
+}
+
+fn description(document: &utoipa::openapi::OpenApi, app: &App) -> Extension<Arc<system::Description>> {
+    Extension(Arc::new(openapi::describe(document, &app.options.routes, app.store.urls())))
 }
 
 /// What stands around every route: request id and log line outermost, then panics, the unread body, limits.
@@ -133,50 +151,4 @@ fn surrounded(router: Router<App>, app: App) -> Router {
 pub fn metrics_router(app: App) -> Router {
     let open = get(|state| system::show_metrics(state, system::Scraper));
     surrounded(Router::new().route("/metrics", open), app)
-}
-
-/// A configured route that cannot be served.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("route {path}: {rule}")]
-pub struct BadRoute {
-    /// Its path.
-    pub path: String,
-    /// What is wrong with it.
-    pub rule: &'static str,
-}
-
-fn check(routes: &[Route], document: &utoipa::openapi::OpenApi) -> Result<(), BadRoute> {
-    let own = |path: &str| {
-        let first = |p: &str| p.split('/').nth(1).map(str::to_owned);
-        // A configured path below one of ours could shadow it one day.
-        document.paths.paths.keys().any(|ours| {
-            ours == path
-                || (first(ours) == first(path) && matches!(first(path).as_deref(), Some("v1" | "results")))
-        })
-    };
-    let plain = |p: &str| p.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._~-".contains(&b));
-    let mut seen = std::collections::BTreeSet::from([submit::SEED_PATH.to_owned()]);
-    for route in routes {
-        let bad = |rule| Err(BadRoute { path: route.path.clone(), rule });
-        let status = route.status_path.replacen("{jobId}", "", 1);
-        if !route.path.starts_with('/') || route.path.len() < 2 || !plain(&route.path) {
-            return bad("path must start with / and hold letters, digits and /._~- only");
-        }
-        if !submit::status_path_ok(&route.status_path) || !plain(&status) {
-            return bad("status_path must start with / and hold {jobId} once");
-        }
-        if own(&route.path) || !seen.insert(route.path.clone()) {
-            return bad("path is taken");
-        }
-        if own(&route.status_path) && route.status_path != submit::STATUS_PATH {
-            return bad("status_path is taken");
-        }
-        if crate::types::submit::name("", &route.kind, 128).is_err() {
-            return bad("type is no job type");
-        }
-        if !route.status_path.split('/').any(|part| part == "{jobId}") {
-            return bad("{jobId} must be a whole part of status_path");
-        }
-    }
-    Ok(())
 }

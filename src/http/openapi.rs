@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
-use super::app::Route;
+use super::routes::Route;
 use super::system::Description;
 use crate::types::api::{Event, Urls};
 use crate::types::job::JobEvent;
@@ -154,9 +154,9 @@ fn alias_all(doc: &mut Value, routes: &[Route]) {
         if let Some(parameters) = operation["parameters"].as_array_mut() {
             parameters.retain(|one| one["in"] != "path");
         }
-        if doc["paths"].get(&route.status_path).is_none() {
-            alias(doc, "/v1/jobs/{jobId}", &route.status_path, &name);
-            if let Some(item) = doc["paths"][&route.status_path].as_object_mut() {
+        if doc["paths"].get(route.polled_at()).is_none() {
+            alias(doc, "/v1/jobs/{jobId}", route.polled_at(), &name);
+            if let Some(item) = doc["paths"][route.polled_at()].as_object_mut() {
                 item.retain(|method, _| method == "get");
             }
         }

@@ -10,6 +10,9 @@ use crate::types::problem::{FieldError, Invalid, ProblemBody, ProblemCode};
 /// The media type of an error answer.
 pub const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
+/// The most faults that one answer names.
+const ERRORS_MAX: usize = 100;
+
 /// An error on its way to the client.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -83,6 +86,15 @@ impl Problem {
             self.detail = Some(format!("{}: {}", e.pointer, e.detail));
         }
         self
+    }
+
+    /// The first refusal with what all of them point at, [`ERRORS_MAX`] at the most. None if there is none.
+    pub fn all<'a>(refusals: impl IntoIterator<Item = &'a Problem>) -> Option<Problem> {
+        let mut refusals = refusals.into_iter();
+        let mut first = refusals.next()?.clone();
+        first.errors.extend(refusals.flat_map(|one| one.errors.iter().cloned()));
+        first.errors.truncate(ERRORS_MAX);
+        Some(first)
     }
 
     /// The same refusal where the callback was given in the head instead of the body.

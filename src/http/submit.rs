@@ -1,19 +1,18 @@
 //! Submitting jobs: one, many, or with the body as the input.
 
-use std::collections::HashMap;
-
 use axum::Json;
 use axum::extract::{MatchedPath, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
-use super::app::{App, Route};
+use super::app::App;
 use super::extract::{
     Bytes256, First, Head, JsonBody, Key, NoQuery, Prefer, Query, Waiting, is_json, need::JobsWrite, sizes,
 };
 use super::json;
 use super::problem::Problem;
+use super::routes::Route;
 use crate::store::Submitted;
 use crate::types::TenantId;
 use crate::types::api::{Items, JobAccepted, Json as Raw, OrProblem, SubmitBatch, SubmitJob};
@@ -30,8 +29,6 @@ pub const SEED_PATH: &str = "/api/jobs";
 pub const SEED_STATUS_PATH: &str = "/api/jobs/{jobId}";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const BATCH_MAX: usize = 1_000;
-/// Seconds, before there is history.
-const UNKNOWN_ESTIMATE: u32 = 30;
 
 /// Submit a job.
 ///
@@ -97,7 +94,7 @@ pub async fn configured(
         .iter()
         .find(|route| route.path == path.as_str())
         .ok_or_else(|| Problem::new(ProblemCode::NotFound))?;
-    operate(&app, &key, (route.kind.clone(), &route.status_path), head, waiting, body).await
+    operate(&app, &key, (route.kind.clone(), route.polled_at()), head, waiting, body).await
 }
 
 async fn operate(
@@ -152,7 +149,7 @@ struct Order<'a> {
 }
 
 async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Response, Problem> {
-    let estimate = Estimates::default().of(app, key.tenant(), &order.wish.kind).await;
+    let estimate = app.store.estimate(key.tenant(), &order.wish.kind).await;
     let stamp = stamp(app, key.tenant(), estimate, &order.head, order.idempotency);
     let job = check(app, key, order.wish, stamp)?;
     let mut stored = app.ask(app.store.submit(vec![job], app.now())).await?;
@@ -178,24 +175,6 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-/// What is known of the types of one request; asked once for each, and no more after a silence.
-#[derive(Default)]
-struct Estimates {
-    known: HashMap<String, u32>,
-    silent: bool,
-}
-
-impl Estimates {
-    async fn of(&mut self, app: &App, tenant: TenantId, kind: &str) -> u32 {
-        if let Some(seconds) = self.known.get(kind) {
-            return *seconds;
-        }
-        let told = if self.silent { None } else { app.estimate(tenant, kind).await };
-        self.silent |= told.is_none();
-        *self.known.entry(kind.to_owned()).or_insert(told.unwrap_or(UNKNOWN_ESTIMATE))
-    }
 }
 
 fn stamp(
@@ -288,14 +267,12 @@ pub async fn batch(
     }
     let whole = head.idempotency("POST /v1/jobs/batch", &body.raw);
     let mut checked = Vec::with_capacity(jobs.len());
-    let mut estimates = Estimates::default();
     for (i, raw) in jobs.iter().enumerate() {
-        let one = entry(&app, &key, raw, &head, &mut estimates).await;
+        let one = entry(&app, &key, raw, &head).await;
         checked.push(one.map_err(|problem| problem.below(&format!("/jobs/{i}"))));
     }
-    if atomic {
-        let all: Result<Vec<NewJob>, Problem> = checked.into_iter().collect();
-        checked = all?.into_iter().map(Ok).collect();
+    if atomic && let Some(refusal) = Problem::all(checked.iter().filter_map(|one| one.as_ref().err())) {
+        return Err(refusal);
     }
     if let Some(whole) = whole {
         share_key(&whole, &mut checked);
@@ -325,15 +302,9 @@ fn nth_key(whole: &Idempotency, i: usize) -> Idempotency {
 }
 
 /// One entry of a batch.
-async fn entry(
-    app: &App,
-    key: &Key<JobsWrite>,
-    raw: &Raw,
-    head: &Head,
-    estimates: &mut Estimates,
-) -> Result<NewJob, Problem> {
+async fn entry(app: &App, key: &Key<JobsWrite>, raw: &Raw, head: &Head) -> Result<NewJob, Problem> {
     let wish: SubmitJob = json::read_object(raw.get())?;
-    let estimate = estimates.of(app, key.tenant(), &wish.kind).await;
+    let estimate = app.store.estimate(key.tenant(), &wish.kind).await;
     check(app, key, wish, stamp(app, key.tenant(), estimate, head, None))
 }
 
@@ -367,22 +338,4 @@ async fn store_batch(
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-/// Whether a configured status path names the job, once.
-pub fn status_path_ok(path: &str) -> bool {
-    path.starts_with('/') && path.matches("{jobId}").count() == 1 && path.matches('{').count() == 1
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_status_path_names_the_job_once() {
-        assert!(status_path_ok("/api/reports/status/{jobId}"));
-        for bad in ["", "status/{jobId}", "/status", "/{a}/{jobId}", "/{jobId}/{jobId}"] {
-            assert!(!status_path_ok(bad), "{bad}");
-        }
-    }
 }

@@ -7,14 +7,15 @@ use axum::extract::{Extension, FromRequestParts, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::{Json, body::Body};
 use bytes::Bytes;
+use http::header;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode, header};
 
 use super::app::{App, Mode};
 use super::extract::{Key, need};
 use super::problem::Problem;
 use crate::metrics;
 use crate::types::api::Health;
+use crate::types::problem::ProblemCode;
 
 fn health(status: &str, checks: &[(&str, &str)]) -> Health {
     let checks: BTreeMap<_, _> = checks.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
@@ -28,30 +29,39 @@ pub async fn livez() -> Json<Health> {
     Json(health("ok", &[]))
 }
 
-/// Whether this node can take requests: its store answers and it is not stopping.
+/// Whether this node can do its part: its store answers and it is not stopping. No role needs more, and what
+/// other nodes do or fail to do is told by `/healthz`.
 #[utoipa::path(get, path = "/readyz", tag = "system", operation_id = "readyz",
-    responses((status = 200, body = Health), (status = 503, body = Health)))]
-pub async fn readyz(State(app): State<App>) -> Response {
-    let store = app.ask(app.store.ping()).await.is_ok();
-    let draining = app.draining.is_cancelled();
-    let word = |ok: bool, yes, no| if ok { yes } else { no };
-    let checks =
-        [("store", word(store, "ok", "does not answer")), ("shutdown", word(draining, "draining", "no"))];
-    if store && !draining {
-        return Json(health("ok", &checks)).into_response();
+    responses((status = 200, body = Health)))]
+pub async fn readyz(State(app): State<App>) -> Result<Json<Health>, Problem> {
+    if app.draining.is_cancelled() {
+        return Err(Problem::new(ProblemCode::ServiceOverloaded).detail("this node is stopping"));
     }
-    let retry = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
-    (StatusCode::SERVICE_UNAVAILABLE, retry, Json(health("unavailable", &checks))).into_response()
+    app.ask(app.store.ping())
+        .await
+        .map_err(|_| Problem::new(ProblemCode::StorageUnavailable).detail("the store does not answer"))?;
+    Ok(Json(health("ok", &[("store", "ok"), ("shutdown", "no")])))
 }
 
-/// How the fleet is. Always 200: a stalled dispatch must not take submission down.
+/// A due delivery that waits longer is a stall, seconds.
+const STALL: i64 = 60;
+
+/// `degraded` when deliveries stall, or when nobody is there to send the next one.
+fn fleet(figures: &[(&'static str, i64)]) -> &'static str {
+    let figure = |name| figures.iter().find(|(known, _)| *known == name).map(|(_, n)| *n);
+    let stalled = figure("deliveries_oldest_due_seconds").is_some_and(|seconds| seconds > STALL);
+    let deserted = figure("nodes_alive") == Some(0);
+    if stalled || deserted { "degraded" } else { "ok" }
+}
+
+/// How the fleet is: `ok`, `degraded` or `unavailable`. Always 200: a stalled dispatch must not take submission down.
 #[utoipa::path(get, path = "/healthz", tag = "system", operation_id = "healthz",
     responses((status = 200, body = Health)))]
 pub async fn healthz(State(app): State<App>) -> Json<Health> {
     match app.ask(app.store.figures(app.now())).await {
         Err(_) => Json(health("unavailable", &[("store", "does not answer")])),
         Ok(figures) => {
-            let mut answer = health("ok", &[("store", "ok")]);
+            let mut answer = health(fleet(&figures), &[("store", "ok")]);
             answer.checks.extend(figures.iter().map(|(name, n)| ((*name).to_owned(), n.to_string())));
             Json(answer)
         }
@@ -103,4 +113,16 @@ pub async fn openapi_json(Extension(description): Extension<Arc<Description>>) -
 pub async fn docs(Extension(description): Extension<Arc<Description>>) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
     ([(header::CONTENT_SECURITY_POLICY, policy)], Html(description.html.clone())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fleet_that_stalls_or_sleeps_is_degraded() {
+        let with = |late, nodes| fleet(&[("deliveries_oldest_due_seconds", late), ("nodes_alive", nodes)]);
+        assert_eq!([with(0, 1), with(60, 3)], ["ok", "ok"]);
+        assert_eq!([with(61, 3), with(0, 0)], ["degraded", "degraded"]);
+    }
 }

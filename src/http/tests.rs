@@ -302,7 +302,11 @@ async fn a_report_without_key_or_token_is_refused_and_with_a_token_explained() {
 }
 
 fn route(path: &str, status_path: &str) -> Route {
-    Route { path: path.to_owned(), kind: "report.generate".to_owned(), status_path: status_path.to_owned() }
+    Route {
+        path: path.to_owned(),
+        kind: "report.generate".to_owned(),
+        status_path: Some(status_path.to_owned()),
+    }
 }
 
 #[test]
@@ -327,6 +331,21 @@ fn a_configured_route_must_not_stand_in_the_way() {
         ("/a", "/status/{jobId}.json"),
     ] {
         assert!(try_one(path, status).is_err(), "{path} {status}");
+    }
+    for path in described().split_for_parts().1.paths.paths.keys() {
+        assert!(routes::reserved(path), "{path} could be taken");
+    }
+}
+
+#[tokio::test]
+async fn a_node_without_the_role_serves_no_api() {
+    let router = node_router(app(Options::default(), Scopes::every()));
+    for path in ["/livez", "/healthz", "/metrics", "/openapi.json", "/docs"] {
+        assert_eq!(answer(router.clone(), empty(with_key("GET", path))).await.status(), 200, "{path}");
+    }
+    assert_eq!(problem(router.clone(), empty(ask("GET", "/readyz"))).await.1, "storage-unavailable");
+    for path in ["/v1/jobs", "/api/jobs", &format!("/results/{JOB}")] {
+        assert_eq!(problem(router.clone(), empty(with_key("GET", path))).await.1, "not-found", "{path}");
     }
 }
 

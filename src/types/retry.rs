@@ -50,11 +50,13 @@ struct Draft {
 impl From<Draft> for RetryPolicy {
     fn from(draft: Draft) -> Self {
         let usual = RetryPolicy::default();
+        let max_seconds = draft.max_seconds.unwrap_or(usual.max_seconds);
         RetryPolicy {
             max_attempts: draft.max_attempts.unwrap_or(usual.max_attempts),
-            initial_seconds: draft.initial_seconds.unwrap_or(usual.initial_seconds),
+            // A short maxSeconds alone is a whole wish: the usual first delay must not contradict it.
+            initial_seconds: draft.initial_seconds.unwrap_or(usual.initial_seconds.min(max_seconds)),
             factor: draft.factor.unwrap_or(usual.factor),
-            max_seconds: draft.max_seconds.unwrap_or(usual.max_seconds),
+            max_seconds,
         }
     }
 }

@@ -8,6 +8,9 @@ use super::Json;
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, Millis};
 
+/// The most bytes of a result that is kept here; a larger one is kept elsewhere.
+pub const RESULT_MAX: usize = 1 << 20;
+
 /// A worker asks for jobs.
 #[skip_serializing_none]
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]

@@ -26,6 +26,14 @@ fn the_least_request_takes_every_default() {
 }
 
 #[test]
+fn a_short_longest_delay_alone_is_enough() {
+    let callback = serde_json::json!({"url": "https://a.example.com/", "retry": {"maxSeconds": 3}});
+    let job = submit(serde_json::json!({"type": "a", "callback": callback})).unwrap();
+    let retry = job.callback.unwrap().retry;
+    assert_eq!((retry.initial_seconds, retry.max_seconds), (3, 3));
+}
+
+#[test]
 fn an_external_job_brings_its_first_lease() {
     let job = submit(serde_json::json!({"type": "ci", "worker": "external"})).unwrap();
     assert_eq!(job.lease_seconds, 3_600);

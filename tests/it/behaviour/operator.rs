@@ -2,12 +2,16 @@
 
 use serde_json::json;
 
-use crate::support::app::{Site, both_engines, id};
+use ringback::app::Role;
+use ringback::clock::Clock;
+
+use crate::support::app::{Site, both_engines, id, until};
 
 both_engines! {
     a_tenant_is_made_and_given_its_first_key,
     only_the_operator_sees_tenants,
     what_makes_no_tenant_is_refused,
+    health_tells_that_nobody_dispatches,
 }
 
 async fn a_tenant_is_made_and_given_its_first_key(site: &Site) {
@@ -78,4 +82,21 @@ async fn what_makes_no_tenant_is_refused(site: &Site) {
         "/scopes",
     );
     assert_eq!(app.get("/v1/tenants").await.ok(200)["items"].as_array().unwrap().len(), 1);
+}
+
+async fn health_tells_that_nobody_dispatches(site: &Site) {
+    let app = site.start_with(Clock::system(), |config| config.roles = vec![Role::Api]).await;
+    assert_eq!(app.get("/healthz").await.ok(200)["status"], "degraded");
+    app.get("/readyz").await.ok(200);
+    app.get("/v1/jobs").await.ok(200);
+    site.stop().await;
+
+    let app = site.start_with(Clock::system(), |config| config.roles = vec![Role::Dispatch]).await;
+    until("the fleet is well", async || {
+        let seen = app.get("/healthz").await.ok(200);
+        if seen["status"] == "ok" { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    app.get("/readyz").await.ok(200);
+    app.get("/v1/jobs").await.refused(404, "not-found", "");
 }

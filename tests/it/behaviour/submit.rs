@@ -125,6 +125,13 @@ async fn an_atomic_batch_is_all_or_nothing(site: &Site) {
 
     let bad = json!({"atomic": true, "jobs": [{"type": "a"}, {"type": ""}]});
     app.post("/v1/jobs/batch", &bad).await.refused(422, "validation-failed", "/jobs/1/type");
+    let bad = json!({"atomic": true, "jobs": [{"type": "a"}, {"type": ""}, {"callbackUrl": "x"}, {"type": "b"}, 4]});
+    let all = app.post("/v1/jobs/batch", &bad).await.refused(422, "validation-failed", "/jobs/1/type");
+    let pointers: Vec<_> = all["errors"].as_array().unwrap().iter().map(|e| &e["pointer"]).collect();
+    assert_eq!(pointers, ["/jobs/1/type", "/jobs/2/type", "/jobs/4"]);
+    let many = json!({"atomic": true, "jobs": vec![json!({}); 200]});
+    let all = app.post("/v1/jobs/batch", &many).await.refused(422, "validation-failed", "/jobs/0/type");
+    assert_eq!(all["errors"].as_array().unwrap().len(), 100);
     for (bad, at) in [
         (json!({"jobs": []}), "/jobs"),
         (json!({}), "/jobs"),
