@@ -108,7 +108,7 @@ fn has_token(bytes: &Bytes) -> bool {
 
 /// Tell that the work goes on, and how far it is.
 #[utoipa::path(post, path = "/v1/jobs/{jobId}/heartbeat", tag = "workers", operation_id = "heartbeat",
-    security(("apiKey" = ["work"]), ()), params(("jobId" = JobId, Path)), request_body = Heartbeat,
+    security(("apiKey" = ["work"]), ("leaseToken" = [])), params(("jobId" = JobId, Path)), request_body = Heartbeat,
     responses((status = 200, body = Alive), (status = 409, description = "lease-lost")))]
 pub async fn heartbeat(
     State(app): State<App>,
@@ -132,7 +132,7 @@ pub async fn heartbeat(
 
 /// Report the result: JSON, or raw bytes with the token in `Lease-Token`.
 #[utoipa::path(post, path = "/v1/jobs/{jobId}/complete", tag = "workers", operation_id = "completeJob",
-    security(("apiKey" = ["work"]), ()),
+    security(("apiKey" = ["work"]), ("leaseToken" = [])),
     params(("jobId" = JobId, Path), ("Lease-Token" = Option<String>, Header)),
     request_body(content((Complete = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses((status = 200, body = api::Job), (status = 409, description = "lease-lost")))]
@@ -225,7 +225,7 @@ async fn by_lease(
 
 /// Report that the attempt went wrong.
 #[utoipa::path(post, path = "/v1/jobs/{jobId}/fail", tag = "workers", operation_id = "failJob",
-    security(("apiKey" = ["work"]), ()), params(("jobId" = JobId, Path)), request_body = Fail,
+    security(("apiKey" = ["work"]), ("leaseToken" = [])), params(("jobId" = JobId, Path)), request_body = Fail,
     responses((status = 200, body = api::Job), (status = 409, description = "lease-lost")))]
 pub async fn fail(
     State(app): State<App>,
@@ -255,7 +255,7 @@ fn failure(
 
 /// Give the job back; no attempt is used.
 #[utoipa::path(post, path = "/v1/jobs/{jobId}/release", tag = "workers", operation_id = "releaseJob",
-    security(("apiKey" = ["work"]), ()), params(("jobId" = JobId, Path)), request_body = Release,
+    security(("apiKey" = ["work"]), ("leaseToken" = [])), params(("jobId" = JobId, Path)), request_body = Release,
     responses((status = 200, body = api::Job), (status = 409, description = "lease-lost")))]
 pub async fn release(
     State(app): State<App>,

@@ -1,5 +1,8 @@
 //! The OpenAPI 3.1 document: what the handlers say of themselves, and what is true of all of them.
 
+#[cfg(test)]
+mod tests;
+
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 
@@ -29,6 +32,8 @@ pub fn describe(document: &utoipa::openapi::OpenApi, routes: &[Route], urls: &Ur
         "accessToken": { "type": "http", "scheme": "bearer", "description": "`rbj_...`: reads one job" },
         "accessTokenQuery": { "type": "apiKey", "in": "query", "name": "access_token",
             "description": "The same for browsers, whose EventSource sets no headers" },
+        "leaseToken": { "type": "apiKey", "in": "header", "name": "Lease-Token",
+            "description": "`rbl_...`: reports on its job; stands in the body as `leaseToken` where that is JSON" },
     });
     doc["components"]["schemas"]["SubmitJob"]["examples"] = json!([{
         "type": "report.generate", "input": { "reportType": "annual", "year": 2025 },
@@ -79,6 +84,7 @@ fn parameters(operation: &mut Value) {
 fn complete(path: &str, method: &str, operation: &mut Value) {
     let scopes = scopes(operation);
     let closed = operation.get("security").is_some();
+    let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
     if !scopes.is_empty() {
         let text = operation["description"].as_str().unwrap_or_default().trim().to_owned();
         let told = format!("{text}\n\nScope: `{}`.", scopes.join("`, `"));
@@ -108,7 +114,39 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
     }
     for (status, response) in responses {
         answer(status, response);
+        for field in fields(&id, status) {
+            response["headers"][field] = json!({ "schema": { "type": kind(field) } });
+        }
     }
+}
+
+/// The fields of the head that an answer may have, beside those of every answer.
+fn fields(id: &str, status: &str) -> &'static [&'static str] {
+    match (id, status) {
+        ("submitJob" | "submitOperation", "202") => {
+            &["Location", "Retry-After", "Preference-Applied", "Idempotent-Replayed"]
+        }
+        ("submitJob" | "submitOperation", "200") => &["ETag", "Preference-Applied", "Idempotent-Replayed"],
+        ("submitBatch", "202") => &["Idempotent-Replayed"],
+        ("getJob", "200" | "304") => &["ETag", "Retry-After", "Preference-Applied"],
+        ("getJob" | "getResult" | "getResultFile", "303") => &["Location", "ETag"],
+        ("getResult" | "getResultFile", "200" | "206") => {
+            &["ETag", "Repr-Digest", "Content-Disposition", "Content-Range", "Preference-Applied"]
+        }
+        ("getResult" | "getResultFile", "304") => &["ETag"],
+        ("getResult" | "getResultFile", "409") => &["Retry-After"],
+        ("retryJob", "202") => &["Location", "ETag", "Retry-After"],
+        ("cancelJob" | "deleteJob" | "completeJob" | "failJob" | "releaseJob", "200" | "202") => {
+            &["ETag", "Retry-After"]
+        }
+        ("replayDeadLetters", "202") | (_, "201") => &["Location"],
+        (id, "200") if id.starts_with("list") => &["Link"],
+        _ => &[],
+    }
+}
+
+fn kind(field: &str) -> &'static str {
+    if field == "Retry-After" { "integer" } else { "string" }
 }
 
 /// The scopes that an operation's security names.
@@ -175,8 +213,8 @@ fn alias(doc: &mut Value, from: &str, to: &str, name: &str) {
 /// The replies: `callbacks` on what submits, `webhooks` for standing endpoints.
 fn replies(doc: &mut Value) {
     for (path, method, operation) in operations(doc) {
-        let id = operation["operationId"].as_str().unwrap_or_default();
-        let expressions: &[&str] = match id {
+        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        let expressions: &[&str] = match id.as_str() {
             _ if method != "post" => &[],
             id if id.starts_with("submitJob") => {
                 &["{$request.body#/callbackUrl}", "{$request.body#/callback/url}"]
@@ -192,10 +230,35 @@ fn replies(doc: &mut Value) {
                 expressions.iter().map(|e| ((*e).to_owned(), json!({ "post": reply(&path) }))).collect();
             operation["callbacks"] = json!({ "reply": items });
         }
+        if id.starts_with("submitJob") {
+            operation["callbacks"]["failure"] =
+                json!({ "{$request.body#/callback/failureUrl}": { "post": dead(&path) } });
+        }
     }
-    let hooks: Map<String, Value> =
+    let mut hooks: Map<String, Value> =
         JobEvent::ALL.iter().map(|e| (e.as_str().to_owned(), json!({ "post": reply(e.as_str()) }))).collect();
+    hooks.insert(DEAD.to_owned(), json!({ "post": dead(DEAD) }));
     doc["webhooks"] = Value::Object(hooks);
+}
+
+/// The event that a `failureUrl` is told.
+const DEAD: &str = "delivery.dead";
+
+/// One signed POST that tells of a dead callback; it belongs to no job, so it has no `sequence`.
+fn dead(of: &str) -> Value {
+    let mut told = reply(of);
+    let (text, instant) = (json!({ "type": "string" }), json!({ "type": "string", "format": "date-time" }));
+    told["requestBody"]["content"]["application/json"]["schema"] = json!({
+        "type": "object",
+        "required": ["type", "timestamp", "eventId", "data"],
+        "properties": {
+            "type": { "const": DEAD }, "timestamp": instant, "eventId": text,
+            "data": { "type": "object", "properties": {
+                "deliveryId": text, "eventType": text, "jobId": text, "url": text, "reason": text,
+                "attempts": { "type": "integer" }, "lastError": text } },
+        },
+    });
+    told
 }
 
 /// Where the `jobId` of a 202 leads.

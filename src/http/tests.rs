@@ -1,6 +1,5 @@
 //! The router where it needs no store: refusals, shapes, limits, the document.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -347,65 +346,4 @@ async fn a_node_without_the_role_serves_no_api() {
     for path in ["/v1/jobs", "/api/jobs", &format!("/results/{JOB}")] {
         assert_eq!(problem(router.clone(), empty(with_key("GET", path))).await.1, "not-found", "{path}");
     }
-}
-
-/// Every `$ref` below `value`.
-fn references(value: &Value, found: &mut BTreeSet<String>) {
-    match value {
-        Value::Object(members) => {
-            for (name, value) in members {
-                match value.as_str().filter(|_| name == "$ref") {
-                    Some(target) => drop(found.insert(target.to_owned())),
-                    None => references(value, found),
-                }
-            }
-        }
-        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-#[test]
-fn the_document_is_whole() {
-    let routes = [route("/api/reports/generate", "/api/reports/status/{jobId}")];
-    let doc =
-        openapi::describe(&described().split_for_parts().1, &routes, &Urls::new("https://api.example.com"));
-    let html = doc.html;
-    let doc: Value = serde_json::from_slice(&doc.json).unwrap();
-    assert!(doc["openapi"].as_str().unwrap().starts_with("3.1"));
-    let mut found = BTreeSet::new();
-    references(&doc, &mut found);
-    for target in found {
-        let pointer = target.strip_prefix('#').unwrap();
-        assert!(doc.pointer(pointer).is_some(), "{target} leads nowhere");
-    }
-    let mut ids = BTreeSet::new();
-    for (path, item) in doc["paths"].as_object().unwrap() {
-        for (method, operation) in item.as_object().unwrap() {
-            let at = format!("{method} {path}");
-            assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{at}");
-            assert!(html.contains(&format!("{} {path}", method.to_uppercase())), "{at}");
-            let keyed = operation["security"].to_string().contains("apiKey");
-            let told = operation["description"].as_str().unwrap_or_default().contains("Scope: `");
-            assert_eq!(keyed, told, "{at}");
-            for (status, response) in operation["responses"].as_object().unwrap() {
-                let problem = status.starts_with(['4', '5']);
-                let content = &response["content"]["application/problem+json"];
-                assert_eq!(problem, content.is_object(), "{at} {status}");
-            }
-            let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
-            let named = operation.get("parameters").map(Value::to_string).unwrap_or_default();
-            assert!(!named.contains("null"), "{at}: {named}");
-            let in_path = parameters.iter().filter(|p| p["in"] == "path").count();
-            assert_eq!(in_path, path.matches('{').count(), "{at}");
-        }
-    }
-    for id in ["submitJob", "submitJobSeed", "submitOperationRoute0", "getJobRoute0", "getResultFile"] {
-        assert!(ids.contains(id), "{id}");
-    }
-    let submit = &doc["paths"]["/v1/jobs"]["post"];
-    assert!(submit["callbacks"]["reply"]["{$request.body#/callbackUrl}"]["post"].is_object());
-    assert!(doc["webhooks"]["job.completed"]["post"].is_object());
-    let scopes = [Scope::JobsWrite, Scope::Admin].map(|s| s.to_string());
-    assert!(scopes.iter().all(|scope| html.contains(scope)));
 }
