@@ -155,7 +155,7 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
     let node = Node { store: &store, clock: &clock, wake: &wake, metrics: &metrics };
     start_sweep(&node, &loops, &tasks);
     if config.roles.contains(&Role::Dispatch) {
-        start_dispatcher(&node, &dice, &policy, &loops, &tasks)?;
+        start_dispatcher(&node, &dice, &policy, &loops, &tasks).await?;
     }
     let app = http::App::new(http::Parts {
         store: store.clone(),
@@ -188,7 +188,7 @@ struct Node<'a> {
     metrics: &'a Metrics,
 }
 
-fn start_dispatcher(
+async fn start_dispatcher(
     node: &Node<'_>,
     dice: &Dice,
     policy: &UrlPolicy,
@@ -209,6 +209,7 @@ fn start_dispatcher(
         id,
         options,
     );
+    dispatcher.arrive().await.context("cannot write to the store")?;
     let token = stop.clone();
     supervise(tasks, stop, "dispatcher", move || {
         let (dispatcher, token) = (dispatcher.clone(), token.clone());

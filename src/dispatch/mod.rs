@@ -139,6 +139,11 @@ impl Dispatcher {
         dispatcher
     }
 
+    /// The first sign of life: from here on the fleet counts this node.
+    pub async fn arrive(&self) -> Result<()> {
+        self.0.store.keep_alive(self.0.node, self.0.clock.now().plus(ALIVE)).await
+    }
+
     /// Repeats `tick`, then waits for a nudge, the next due time or the poll.
     ///
     /// After `shutdown` nothing new is claimed; what is in flight may end within 20 s, and the

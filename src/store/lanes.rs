@@ -24,19 +24,20 @@ static VOID_LEASES: Sql = Sql::plain(
 // Owned by this node afterwards: lanes that were free, ownerless, or whose owner is dead.
 static OWN: Sql = Sql::batch(
     "INSERT INTO lanes (id, tenant_id, origin, owner_id, concurrency, failures, opened)
-     SELECT b.id, d.tenant_id, b.origin, $1, 10, 0, 0
-     FROM {b} JOIN delivery_queue d ON d.delivery_id = b.delivery_id
-     WHERE true
+     SELECT b.id, b.tenant_id, b.origin, $1, 10, 0, 0
+     FROM {b}
+     WHERE true  -- in one order, so that two nodes cannot deadlock
+     ORDER BY b.id
      ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id
        WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
      RETURNING id, concurrency, failures, opened, held_until, held_reason",
     2,
-    &[("id", Col::Uuid), ("delivery_id", Col::Uuid), ("origin", Col::Text)],
+    &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("origin", Col::Text)],
 );
 
 static ORIGINS: Sql = Sql::batch(
-    "SELECT d.id, d.lane_id, d.url FROM {b} JOIN deliveries d ON d.id = b.delivery_id",
+    "SELECT d.lane_id, d.tenant_id, d.url FROM {b} JOIN deliveries d ON d.id = b.delivery_id",
     0,
     &[("delivery_id", Col::Uuid)],
 );
@@ -113,12 +114,12 @@ impl Store {
     ) -> Result<Vec<LaneState>> {
         let mut tx = self.0.writers.begin().await?;
         let urls = tx.batch(&ORIGINS, vec![], of.iter().map(|(_, d)| args![*d]).collect()).await?;
-        // In one order, so that two nodes cannot deadlock; each lane once, or the upsert is refused.
+        // Each lane once, or the upsert is refused.
         let mut lanes = std::collections::BTreeMap::new();
         for row in &urls {
             let url = url::Url::parse(&row.text(2)?).ok();
             let origin = url.map(|u| u.origin().ascii_serialization());
-            lanes.insert(row.uuid(1)?, args![row.uuid(1)?, row.uuid(0)?, origin]);
+            lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, origin]);
         }
         let owned = tx.batch(&OWN, args![node, now], lanes.into_values().collect()).await?;
         tx.commit().await?;

@@ -13,6 +13,7 @@ both_stores! {
     a_lane_has_one_owner_at_a_time,
     how_a_lane_stands_outlives_its_owner,
     a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them,
+    a_lane_is_owned_whatever_became_of_the_delivery_that_named_it,
     lanes_are_shown_with_their_depth,
     lanes_are_found_by_state_and_by_what_waits_longest,
     lanes_are_shared_out_among_living_nodes,
@@ -91,6 +92,12 @@ async fn a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them(bed: &Bed) {
     bed.store.leave(two).await.unwrap();
     assert_eq!(own(bed, one, lane).await.len(), 1, "free at once");
     assert_eq!(bed.count("nodes").await, 0);
+}
+
+async fn a_lane_is_owned_whatever_became_of_the_delivery_that_named_it(bed: &Bed) {
+    let lane = lane(bed).await;
+    bed.deliver(200, Verdict::Delivered).await;
+    assert_eq!(own(bed, bed.node, lane).await.len(), 1, "another one may wait behind it");
 }
 
 async fn lanes_are_shown_with_their_depth(bed: &Bed) {

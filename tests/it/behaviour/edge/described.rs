@@ -61,6 +61,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /v1/tenants/{tenantId}", "operator"),
     ("GET /v1/tenants/{tenantId}/keys", "operator"),
     ("POST /v1/tenants/{tenantId}/keys", "operator"),
+    ("GET /v1/tenants/{tenantId}/keys/{keyId}", "operator"),
     ("DELETE /v1/tenants/{tenantId}/keys/{keyId}", "operator"),
     ("GET /v1/tenants/self/webhook-secret", "admin"),
     ("POST /v1/tenants/self/rotate-secret", "admin"),
@@ -167,6 +168,7 @@ async fn every_described_route_is_served_and_closed(site: &Site) {
             .replace("{deliveryId}", "dlv_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{redriveId}", "rdr_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{keyId}", "key_01H455VB4PEX5VSKNK084SN02Q")
+            .replace("{tenantId}", "ten_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{queue}", "default")
             .replace("{type}", "t");
         let reply = app.ask(method, &path).nobody().await;
@@ -193,10 +195,12 @@ async fn replies_are_described(site: &Site) {
     let operation = of("/v1/operations/{type}");
     let webhooks = document["webhooks"].as_object().unwrap();
     let names: BTreeSet<&str> = webhooks.keys().map(String::as_str).collect();
-    assert_eq!(names, JobEvent::ALL.iter().map(|event| event.as_str()).collect());
+    let jobs = JobEvent::ALL.iter().map(|event| event.as_str());
+    assert_eq!(names, jobs.chain(["delivery.dead"]).collect());
     for post in webhooks
-        .values()
-        .map(|hook| &hook["post"])
+        .iter()
+        .filter(|(name, _)| name.starts_with("job."))
+        .map(|(_, hook)| &hook["post"])
         .chain([&operation["{$request.header.Callback-Url}"]["post"]])
     {
         let headers: Vec<&str> =

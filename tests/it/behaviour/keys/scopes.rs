@@ -30,7 +30,7 @@ const SCOPES: [&str; 11] = [
 ];
 
 /// Every closed route of a production node.
-const ROUTES: [(&str, &str, &str); 46] = [
+const ROUTES: [(&str, &str, &str); 47] = [
     ("POST", "/v1/jobs", "jobs:write"),
     ("POST", "/api/jobs", "jobs:write"),
     ("POST", "/v1/jobs/batch", "jobs:write"),
@@ -77,6 +77,7 @@ const ROUTES: [(&str, &str, &str); 46] = [
     ("GET", "/v1/tenants/{tenantId}", "operator"),
     ("GET", "/v1/tenants/{tenantId}/keys", "operator"),
     ("POST", "/v1/tenants/{tenantId}/keys", "operator"),
+    ("GET", "/v1/tenants/{tenantId}/keys/{keyId}", "operator"),
     ("DELETE", "/v1/tenants/{tenantId}/keys/{keyId}", "operator"),
 ];
 
@@ -162,9 +163,10 @@ async fn admin_opens_everything_and_operator_nothing_of_the_tenant(site: &Site) 
     let admin = key(&app, json!({"scopes": ["admin"]})).await;
     let operator = key(&app, json!({"scopes": ["operator"]})).await;
     for (method, path, scope) in all_routes() {
-        let reply = ask(&app, method, path).key(&admin).await;
+        let (opens, shut) = if scope == "operator" { (&operator, &admin) } else { (&admin, &operator) };
+        let reply = ask(&app, method, path).key(opens).await;
         assert!(!matches!(reply.status, 401 | 403), "{reply:?}");
-        let reply = ask(&app, method, path).key(&operator).await;
+        let reply = ask(&app, method, path).key(shut).await;
         let problem = reply.refused(403, "forbidden", "");
         assert!(problem["detail"].as_str().unwrap().contains(scope), "{problem}");
     }
