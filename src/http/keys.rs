@@ -101,8 +101,14 @@ fn within_own(asker: &KeyRecord, wish: &NewApiKey, scopes: Scopes) -> Result<(),
     {
         return beyond("the key is narrowed; the new one must be narrowed to a part of that");
     }
+    within_time(asker, wish)
+}
+
+/// Refuses a key that would outlast the one that asks: it could put off its own end.
+pub fn within_time(asker: &KeyRecord, wish: &NewApiKey) -> Result<(), Problem> {
     if asker.expires_at.is_some_and(|end| wish.expires_at.is_none_or(|at| at > end)) {
-        return beyond("the key ends one day; the new one must have an expiresAt that is not later");
+        return Err(Problem::new(ProblemCode::Forbidden)
+            .detail("the key ends one day; the new one must have an expiresAt that is not later"));
     }
     Ok(())
 }

@@ -99,6 +99,7 @@ pub async fn create_key(
 ) -> Result<Response, Problem> {
     key.whole()?;
     let scopes = check_wish(&body.value, app.now())?;
+    keys::within_time(&key.record, &body.value)?;
     app.ask(app.store.get_tenant(id)).await?;
     keys::make(&app, id, body.value, scopes, &format!("/v1/tenants/{id}/keys")).await
 }

@@ -114,7 +114,7 @@ pub struct FieldError {
 
 /// The reasons for which a request is refused before anything is stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{code:?}: {detail}")]
+#[error("{detail}")]
 pub struct Invalid {
     /// `validation-failed` unless a more exact code fits.
     pub code: ProblemCode,

@@ -9,6 +9,7 @@ both_engines! {
     a_key_is_read_where_its_location_says,
     a_narrowed_key_sees_its_queues_only,
     a_narrowed_key_is_kept_from_what_cannot_be_narrowed,
+    no_key_outlasts_the_one_that_makes_it,
     the_key_given_to_dev_works_after_it_was_revoked,
 }
 
@@ -87,6 +88,21 @@ async fn a_narrowed_key_is_kept_from_what_cannot_be_narrowed(site: &Site) {
         let tenant = app.get("/v1/tenants").await.ok(200)["items"][0]["tenantId"].clone();
         let wider = app.post(&format!("/v1/tenants/{}/keys", id(&tenant)), &json!({"scopes": ["admin"]}));
         wider.key(&narrow).await.refused(403, "forbidden", "");
+    }
+}
+
+async fn no_key_outlasts_the_one_that_makes_it(site: &Site) {
+    let app = site.start().await;
+    let end = app.clock.now().plus(std::time::Duration::from_secs(3_600));
+    let later = end.plus(std::time::Duration::from_secs(1));
+    let ending = key(&app, json!({"scopes": ["admin", "operator"], "expiresAt": end})).await;
+    let tenant = id(&app.get("/v1/tenants").await.ok(200)["items"][0]["tenantId"]);
+    for path in ["/v1/keys".to_owned(), format!("/v1/tenants/{tenant}/keys")] {
+        for wish in [json!({"scopes": ["work"]}), json!({"scopes": ["work"], "expiresAt": later})] {
+            app.post(&path, &wish).key(&ending).await.refused(403, "forbidden", "");
+        }
+        let wish = json!({"scopes": ["work"], "expiresAt": end});
+        app.post(&path, &wish).key(&ending).await.ok(201);
     }
 }
 
