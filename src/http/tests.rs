@@ -343,6 +343,10 @@ async fn a_node_without_the_role_serves_no_api() {
         assert_eq!(answer(router.clone(), empty(with_key("GET", path))).await.status(), 200, "{path}");
     }
     assert_eq!(problem(router.clone(), empty(ask("GET", "/readyz"))).await.1, "storage-unavailable");
+    let stopping = app(Options::default(), Scopes::every());
+    stopping.draining.cancel();
+    let refused = problem(node_router(stopping), empty(ask("GET", "/readyz"))).await;
+    assert_eq!((refused.0, refused.1.as_str()), (503, "service-overloaded"));
     for path in ["/v1/jobs", "/api/jobs", &format!("/results/{JOB}")] {
         assert_eq!(problem(router.clone(), empty(with_key("GET", path))).await.1, "not-found", "{path}");
     }

@@ -8,3 +8,4 @@ mod crash;
 mod documents;
 mod nodes;
 mod support;
+mod usage;
