@@ -212,6 +212,8 @@ CREATE TABLE delivery_queue (
     attempt     BIGINT NOT NULL,
     used        BIGINT NOT NULL,
     unknowns    BIGINT NOT NULL,
+    -- a new round was asked for while a request was under way
+    again       BIGINT NOT NULL DEFAULT 0,
     started_at  BIGINT,
     node_id     UUID
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500,

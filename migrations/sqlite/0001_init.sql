@@ -210,6 +210,8 @@ CREATE TABLE delivery_queue (
     attempt     INTEGER NOT NULL,
     used        INTEGER NOT NULL,
     unknowns    INTEGER NOT NULL,
+    -- a new round was asked for while a request was under way
+    again       INTEGER NOT NULL DEFAULT 0,
     started_at  INTEGER,
     node_id     BLOB
 ) STRICT, WITHOUT ROWID;

@@ -33,7 +33,7 @@ pub(super) async fn attempt(tools: &Tools<'_>, d: &ClaimedDelivery, clock: impl 
     let now = clock();
     let (url, headers) = match prepare(tools, d, now).await {
         Ok(ready) => ready,
-        Err(verdict) => return not_sent(d, verdict),
+        Err(unready) => return Attempted { counts: unready.counts, ..not_sent(d, unready.verdict) },
     };
     let limits = Limits { deadline: tools.deadline, not_after: tools.not_after };
     let exchange = tools.sender.post(&url, headers, d.body.clone(), limits, now).await;
@@ -62,28 +62,48 @@ fn not_sent(d: &ClaimedDelivery, verdict: Verdict) -> Attempted {
     }
 }
 
+/// Why nothing is sent, and whether that spends an attempt of the policy.
+struct Unready {
+    verdict: Verdict,
+    counts: bool,
+}
+
+impl From<Verdict> for Unready {
+    fn from(verdict: Verdict) -> Unready {
+        Unready { verdict, counts: false }
+    }
+}
+
+/// Tried again by the policy, as if the receiver had failed: it may be this node's key ring that is wrong.
+fn unsignable(d: &ClaimedDelivery, now: Millis) -> Unready {
+    let again = d.policy.delay(d.used + 1, roll(d.id, d.number));
+    let verdict =
+        again.map_or(Verdict::Dead(DeadReason::Unsignable), |wait| Verdict::RetryAt(now.plus(wait)));
+    Unready { verdict, counts: true }
+}
+
 async fn prepare(
     tools: &Tools<'_>,
     d: &ClaimedDelivery,
     now: Millis,
-) -> Result<(CallbackUrl, HeaderMap), Verdict> {
+) -> Result<(CallbackUrl, HeaderMap), Unready> {
     if d.unknowns >= POISON {
-        return Err(Verdict::Dead(DeadReason::Poison));
+        return Err(Verdict::Dead(DeadReason::Poison).into());
     }
     if d.expires_at.is_some_and(|at| at <= now) {
-        return Err(Verdict::Dead(DeadReason::Expired));
+        return Err(Verdict::Dead(DeadReason::Expired).into());
     }
     // The policy may have become stricter since the URL was registered.
     let url = CallbackUrl::check(&d.url, tools.policy).map_err(|_| Verdict::Dead(DeadReason::Refused))?;
     let (secrets, extra) = secrets(tools.store, d, now).await.map_err(|e| match e {
         Error::Seal(_) | Error::Bug(_) => {
             tracing::error!(delivery.id = %d.id, error = %e, "a delivery cannot be signed");
-            Verdict::Dead(DeadReason::Unsignable)
+            unsignable(d, now)
         }
-        _ => Verdict::RetryAt(now.plus(NOT_NOW)),
+        _ => Verdict::RetryAt(now.plus(NOT_NOW)).into(),
     })?;
-    let headers = headers(d, &secrets, &extra, now, tools.store.urls().base())
-        .ok_or(Verdict::Dead(DeadReason::Unsignable))?;
+    let headers =
+        headers(d, &secrets, &extra, now, tools.store.urls().base()).ok_or_else(|| unsignable(d, now))?;
     Ok((url, headers))
 }
 

@@ -150,10 +150,12 @@ struct Order<'a> {
 
 async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Response, Problem> {
     let estimate = app.store.estimate(key.tenant(), &order.wish.kind).await;
-    let stamp = stamp(app, key.tenant(), estimate, &order.head, order.idempotency);
-    let job = check(app, key, order.wish, stamp)?;
-    let mut stored = app.ask(app.store.submit(vec![job], app.now())).await?;
-    let submitted = stored.pop().ok_or_else(|| Problem::new(ProblemCode::Internal))?;
+    let stamp = stamp(app, key.tenant(), estimate, &order.head, order.idempotency.clone());
+    let submitted = match check(app, key, order.wish, stamp) {
+        Ok(job) => store(app, job).await?,
+        // What was sound when it first came is answered as it was then, though the rules or the time have moved on.
+        Err(refusal) => first(app, key, order.idempotency.as_ref()).await?.ok_or(refusal)?,
+    };
     app.wake.jobs.nudge();
     // An external job ends by the lease that stands in the answer: holding it back would wait for itself.
     let prefer = match submitted.job.worker {
@@ -175,6 +177,22 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
+}
+
+async fn store(app: &App, job: NewJob) -> Result<Submitted, Problem> {
+    let mut stored = app.ask(app.store.submit(vec![job], app.now())).await?;
+    stored.pop().ok_or_else(|| Problem::new(ProblemCode::Internal))
+}
+
+async fn first(
+    app: &App,
+    key: &Key<JobsWrite>,
+    idempotency: Option<&Idempotency>,
+) -> Result<Option<Submitted>, Problem> {
+    match idempotency {
+        Some(idempotency) => app.ask(app.store.first_request(key.tenant(), idempotency, app.now())).await,
+        None => Ok(None),
+    }
 }
 
 fn stamp(

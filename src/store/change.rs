@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::batch::{Col, Sql};
-use super::emit::Outbox;
+use super::emit::{Outbox, callback_of};
 use super::error::{Error, Result};
 use super::model::{Changed, JobChange, Right, What};
 use super::pool::Tx;
@@ -382,7 +382,7 @@ fn retry(work: &mut Work, out: &mut Outbox<'_>, now: Millis) -> Result<()> {
     if held.job.worker == WorkerKind::External {
         return Err(Error::NotRetryable);
     }
-    held.wants = held.job.callback().map_or(0, |c| c.wants);
+    held.wants = callback_of(&held.job)?.map_or(0, |c| c.wants);
     started_row(held, out)?;
     let job = &mut held.job;
     job.state = JobState::Queued;

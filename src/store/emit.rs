@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::batch::{Col, Sql};
 use super::db::Value;
 use super::error::{Error, Result};
+use super::lanes::{lane_of, origin_of};
 use super::model::ClaimedDelivery;
 use super::pool::Tx;
 use super::{HandOver, Inner};
@@ -136,11 +136,18 @@ impl<'a> Outbox<'a> {
         outcome: Option<&Outcome>,
     ) -> Result<Option<DeliveryId>> {
         let view = api::Job { callback_state: None, ..job.view(&self.inner.urls) };
-        let event_id = self.inner.dice.id(self.now);
+        let event_id = match event {
+            // What readers may have seen derived from the job's columns keeps its id as a row.
+            JobEvent::Started => derived_id(job.id, job.sequence),
+            JobEvent::Queued if job.sequence == 1 => derived_id(job.id, job.sequence),
+            _ => self.inner.dice.id(self.now),
+        };
         let text = json(&view)?;
         let kind = event.as_str();
         self.events.push(args![event_id, job.tenant, job.id, job.sequence, kind, None::<String>, at, text]);
-        let Some(callback) = job.callback().filter(|c| c.wants & event.bit() != 0) else { return Ok(None) };
+        let Some(callback) = callback_of(job)?.filter(|c| c.wants & event.bit() != 0) else {
+            return Ok(None);
+        };
         let data = JobData {
             job: &view,
             access_token: AccessToken::mint(&self.inner.token_keys[0], job.tenant, job.id),
@@ -368,19 +375,14 @@ fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
 }
 
-/// Origin and host of a URL that was checked at registration.
-fn origin_of(url: &str) -> Result<(String, String)> {
-    let parsed = url::Url::parse(url).map_err(|e| Error::Bug(format!("stored URL: {e}")))?;
-    let host = parsed.host_str().unwrap_or_default().to_owned();
-    Ok((parsed.origin().ascii_serialization(), host))
-}
-
-/// The lane of ad-hoc URLs is known without asking: tenant and origin, hashed.
-pub(super) fn lane_of(tenant: TenantId, origin: &str) -> LaneId {
-    let hash = Sha256::new().chain_update(tenant.uuid()).chain_update(origin).finalize();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash[..16]);
-    LaneId::from_uuid(Uuid::from_bytes(bytes))
+/// The same id at every look: the job's own, with the sequence number mixed into its random bits.
+pub(super) fn derived_id(job: JobId, sequence: i64) -> EventId {
+    let mut bytes = *job.uuid().as_bytes();
+    for (b, s) in bytes[8..].iter_mut().zip((sequence ^ 0x5bd1_e995_5bd1_e995).to_be_bytes()) {
+        *b ^= s;
+    }
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    EventId::from_uuid(uuid::Uuid::from_bytes(bytes))
 }
 
 /// What a dead callback's `failureUrl` is told.
@@ -396,6 +398,11 @@ pub(super) struct DeadNotice {
     pub(super) attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_error: Option<String>,
+}
+
+/// The callback of a stored job. One that cannot be read is no reason to send nothing.
+pub(super) fn callback_of(job: &Job) -> Result<Option<Callback>> {
+    job.callback().map_err(|e| Error::Bug(format!("stored callback of {}: {e}", job.id)))
 }
 
 /// The stored form of a callback.

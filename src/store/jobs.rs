@@ -7,12 +7,13 @@ use std::time::Duration;
 use super::Store;
 use super::change::as_started;
 use super::db::Value;
+use super::emit::derived_id;
 use super::error::{Error, Result};
 use super::model::{JobFilter, PageOf, StoredResult};
 use super::rows::{callback_source, held, job, job_columns};
 use crate::args;
 use crate::types::job::{Job, JobEvent, JobState};
-use crate::types::{EventId, JobId, Millis, TenantId, api, id};
+use crate::types::{JobId, Millis, TenantId, api, id};
 
 const ONE: &str = concat!(
     "SELECT ",
@@ -241,16 +242,6 @@ impl Store {
     pub async fn estimate(&self, tenant: TenantId, kind: &str) -> u32 {
         self.0.estimates.get(tenant, kind)
     }
-}
-
-/// The same id at every look: the job's own, with the sequence number mixed into its random bits.
-fn derived_id(job: JobId, sequence: i64) -> EventId {
-    let mut bytes = *job.uuid().as_bytes();
-    for (b, s) in bytes[8..].iter_mut().zip((sequence ^ 0x5bd1_e995_5bd1_e995).to_be_bytes()) {
-        *b ^= s;
-    }
-    bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    EventId::from_uuid(uuid::Uuid::from_bytes(bytes))
 }
 
 fn in_state(state: JobState, now: &str) -> String {

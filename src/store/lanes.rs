@@ -1,9 +1,12 @@
 //! Lanes and the nodes that own them.
 
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
 use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Value;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::jobs::Filter;
 use super::model::{LaneFilter, LaneState, PageOf};
 use crate::args;
@@ -61,9 +64,12 @@ static SAVE: Sql = Sql::batch(
 
 const LIST: &str = "
     SELECT l.id, l.endpoint_id, l.origin, l.concurrency, l.failures, l.held_until, l.held_reason,
-           (SELECT COUNT(*) FROM delivery_queue q WHERE q.lane_id = l.id),
-           (SELECT MIN(q.due_at) FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'ready'),
-           (SELECT COUNT(*) FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'leased' AND q.due_at > $2)
+           -- counted up to a bound: a lane may owe a million
+           (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q WHERE q.lane_id = l.id LIMIT 10001) AS c),
+           (SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'ready'
+            ORDER BY q.due_at LIMIT 1),
+           (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
+                                  WHERE q.lane_id = l.id AND q.phase = 'leased' AND q.due_at > $2 LIMIT 10001) AS c)
     FROM lanes l WHERE l.tenant_id = $1";
 
 impl Store {
@@ -240,15 +246,15 @@ impl Store {
     /// How many lanes each living node has when they are fairly shared out; at least 1.
     pub async fn fair_share(&self, now: Millis) -> Result<usize> {
         let rows = self.scout(FLEET, args![now]).await?;
-        let row = rows.first().ok_or(super::Error::NotFound)?;
-        let count = |i| Ok::<_, super::Error>(usize::try_from(row.int(i)?).unwrap_or(0).max(1));
+        let row = rows.first().ok_or(Error::NotFound)?;
+        let count = |i| Ok::<_, Error>(usize::try_from(row.int(i)?).unwrap_or(0).max(1));
         Ok(count(1)?.div_ceil(count(0)?))
     }
 
     /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Three probes, no table is counted.
     pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
         let rows = self.read(FIGURES, args![now]).await?;
-        let row = rows.first().ok_or(super::Error::NotFound)?;
+        let row = rows.first().ok_or(Error::NotFound)?;
         let late = now.since(row.time(0)?).as_secs();
         Ok(vec![
             ("deliveries_oldest_due_seconds", i64::try_from(late).unwrap_or(i64::MAX)),
@@ -256,4 +262,19 @@ impl Store {
             ("redrives_running", row.int(2)?),
         ])
     }
+}
+
+/// Origin and host of a URL that was checked at registration.
+pub(super) fn origin_of(url: &str) -> Result<(String, String)> {
+    let parsed = url::Url::parse(url).map_err(|e| Error::Bug(format!("stored URL: {e}")))?;
+    let host = parsed.host_str().unwrap_or_default().to_owned();
+    Ok((parsed.origin().ascii_serialization(), host))
+}
+
+/// The lane of ad-hoc URLs is known without asking: tenant and origin, hashed.
+pub(super) fn lane_of(tenant: TenantId, origin: &str) -> LaneId {
+    let hash = Sha256::new().chain_update(tenant.uuid()).chain_update(origin).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    LaneId::from_uuid(Uuid::from_bytes(bytes))
 }

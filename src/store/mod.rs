@@ -21,6 +21,7 @@ mod dead_letters;
 mod deliveries;
 mod emit;
 mod error;
+mod idempotency;
 mod invariants;
 mod jobs;
 mod keys;

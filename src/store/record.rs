@@ -1,6 +1,6 @@
 //! `record`: writes what attempts came to. A dead letter is laid down in the same transaction.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::batch::{Col, Sql};
 use super::db::Value;
@@ -16,20 +16,23 @@ use crate::types::{DeliveryId, EventId, Millis};
 
 static END_QUEUE: Sql = Sql::batch(
     "DELETE FROM delivery_queue
-     WHERE (delivery_id, fence) IN (SELECT b.delivery_id, b.fence FROM {b}) AND phase = 'leased'
+     WHERE (delivery_id, fence, again) IN (SELECT b.delivery_id, b.fence, b.again FROM {b}) AND phase = 'leased'
      RETURNING delivery_id",
     0,
-    &[("delivery_id", Col::Uuid), ("fence", Col::Int)],
+    &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("again", Col::Int)],
 );
 
 static RETRY_QUEUE: Sql = Sql::batch(
     "UPDATE delivery_queue
-     SET phase = 'ready', due_at = b.due_at, used = used + b.counts, attempt = b.attempt,
-         unknowns = CASE WHEN b.counts = 1 THEN 0 ELSE unknowns END
+     SET phase = 'ready', attempt = b.attempt, again = 0,
+         -- a new round that was asked for meanwhile begins at once
+         due_at = CASE WHEN again = 1 THEN $1 ELSE b.due_at END,
+         used = CASE WHEN again = 1 THEN 0 ELSE used + b.counts END,
+         unknowns = CASE WHEN b.counts = 1 OR again = 1 THEN 0 ELSE unknowns END
      FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence
        AND delivery_queue.phase = 'leased'  -- written once: a repeat must not count the attempt again
-     RETURNING delivery_queue.delivery_id",
-    0,
+     RETURNING delivery_queue.delivery_id, delivery_queue.due_at",
+    1,
     &[
         ("delivery_id", Col::Uuid),
         ("fence", Col::Int),
@@ -112,13 +115,27 @@ pub(super) async fn record(
     all.sort_unstable_by_key(|a| a.id);
     let (again, ended): (Vec<&Attempted>, Vec<&Attempted>) = all.iter().partition(|a| next_at(a).is_some());
     let mut held: HashSet<DeliveryId> = HashSet::new();
-    for row in tx.batch(&END_QUEUE, vec![], ended.iter().map(|a| args![a.id, a.fence]).collect()).await? {
+    let mut next: HashMap<DeliveryId, Millis> = HashMap::new();
+    let end = |a: &&Attempted, asked: i64| args![a.id, a.fence, asked];
+    for row in tx.batch(&END_QUEUE, vec![], ended.iter().map(|a| end(a, 0)).collect()).await? {
         held.insert(row.id(0)?);
     }
-    for row in tx.batch(&RETRY_QUEUE, vec![], again.iter().map(|a| retry_row(a)).collect()).await? {
+    // What was not ended is another's by now, or someone has asked for a new round while it was under way.
+    let left: Vec<&Attempted> = ended.into_iter().filter(|a| !held.contains(&a.id)).collect();
+    let (dead, delivered): (Vec<_>, Vec<_>) = left.into_iter().partition(|a| dead_reason(a).is_some());
+    for row in tx.batch(&END_QUEUE, vec![], delivered.iter().map(|a| end(a, 1)).collect()).await? {
         held.insert(row.id(0)?);
     }
-    let ours: Vec<&Attempted> = all.into_iter().filter(|a| held.contains(&a.id)).collect();
+    let rows = again.iter().chain(&dead).map(|a| retry_row(a)).collect();
+    for row in tx.batch(&RETRY_QUEUE, args![now], rows).await? {
+        held.insert(row.id(0)?);
+        next.insert(row.id(0)?, row.time(1)?);
+    }
+    let ours: Vec<Attempted> = all.into_iter().filter(|a| held.contains(&a.id)).cloned().collect();
+    let ours: Vec<Attempted> = ours
+        .into_iter()
+        .map(|a| Attempted { verdict: next.get(&a.id).map_or(a.verdict, |at| Verdict::RetryAt(*at)), ..a })
+        .collect();
     let attempts = ours.iter().filter_map(|a| Some(attempt_row(a, a.exchange.as_ref()?))).collect();
     tx.batch(&INSERT_ATTEMPTS, vec![], attempts).await?;
     tx.batch(&UPDATE_DELIVERIES, vec![], ours.iter().map(|a| delivery_row(a, now)).collect()).await?;

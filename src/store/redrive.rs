@@ -12,6 +12,8 @@ use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
 
 /// Letters queued again in one transaction.
 const STEP: u32 = 200;
+/// Into how many steps the letters of a second are cut where a rate is given.
+const STEPS_A_SECOND: u32 = 5;
 
 macro_rules! columns {
     () => {
@@ -30,7 +32,7 @@ static CANCEL: Sql = Sql::plain(
      WHERE id = $1 AND tenant_id = $2 AND state = 'running'",
 );
 static NEXT: Sql = Sql::plain(
-    "SELECT q.id, q.tenant_id, q.filter, q.rate_per_second, q.cursor_id, q.created_at FROM redrives q
+    "SELECT q.id, q.tenant_id, q.filter, q.rate_per_second, q.cursor_id, q.created_at, q.next_at FROM redrives q
      WHERE q.state = 'running' AND q.next_at <= $1 ORDER BY q.next_at LIMIT 1 {lock}",
 );
 static ADVANCE: Sql = Sql::plain(
@@ -96,7 +98,7 @@ impl Store {
         }));
         let rate = row.int_opt(3)?.and_then(|r| u32::try_from(r).ok());
         let cursor: Option<DeliveryId> = row.id_opt(4)?;
-        let step = rate.map_or(STEP, |r| r.min(STEP));
+        let step = rate.map_or(STEP, |r| r.div_ceil(STEPS_A_SECOND).min(STEP));
         let mut f = letters(MATCHING, tenant, &filter);
         f.and_some("delivery_id > {}", cursor);
         f.args.push(step.into());
@@ -116,7 +118,9 @@ impl Store {
         let done = found.len() < step as usize;
         let pause = rate.map_or(0, |r| i64::from(step) * 1000 / i64::from(r.max(1)));
         let (state, ended) = if done { ("done", Some(now)) } else { ("running", None) };
-        let next = (!done).then_some(Millis(now.0 + pause));
+        // From when the step was due, not from when someone came to do it; of a long silence one second is made up.
+        let from = row.time(6)?.max(now.minus(std::time::Duration::from_secs(1)));
+        let next = (!done).then_some(Millis(from.0 + pause));
         tx.run(&ADVANCE, args![id, redriven, last, next, state, ended]).await?;
         tx.commit().await?;
         Ok(true)

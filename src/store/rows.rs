@@ -201,7 +201,11 @@ fn callback_state(row: &Row, job: &Job, now: Millis) -> Result<CallbackState> {
 /// The callback of a job that has not ended.
 pub(super) fn callback_awaited(job: &Job) -> CallbackState {
     let ends = |wants: i64| JobEvent::TERMINAL.iter().any(|e| wants & e.bit() != 0);
-    if job.callback().is_some_and(|c| ends(c.wants)) { CallbackState::Pending } else { CallbackState::None }
+    if job.callback().ok().flatten().is_some_and(|c| ends(c.wants)) {
+        CallbackState::Pending
+    } else {
+        CallbackState::None
+    }
 }
 
 /// The random part of the lease token of one job of a claim.

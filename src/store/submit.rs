@@ -6,56 +6,19 @@ use super::batch::{Col, Sql};
 use super::db::{Row, Value};
 use super::emit::Outbox;
 use super::error::{Error, Result};
+use super::idempotency::claim_keys;
 use super::model::Submitted;
 use super::pool::Tx;
 use super::rows::{callback_awaited, callback_source, job, job_columns, lease_random};
 use super::seal::Aad;
 use super::{Inner, seconds};
 use crate::args;
-use crate::types::job::{CallbackState, Idempotency, Job, JobEvent, JobState, NewJob, WorkerKind};
+use crate::types::job::{CallbackState, Job, JobEvent, JobState, NewJob, WorkerKind};
 use crate::types::key::LeaseToken;
-use crate::types::{JobId, Millis, TenantId};
-
-/// How long an idempotency key is kept, and on until its job has ended.
-const KEY_LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+use crate::types::{JobId, Millis};
 
 /// The column for which a callback's secrets are sealed.
 pub(super) const SEALED_COLUMN: &str = "jobs.sealed";
-
-static INSERT_KEYS: Sql = Sql::batch(
-    "INSERT INTO idempotency (tenant_id, route, key, fingerprint, job_id, expires_at)
-     SELECT b.tenant_id, b.route, b.key, b.fingerprint, b.job_id, $1 FROM {b}
-     WHERE true  -- one fixed order, so that two nodes cannot deadlock
-     ORDER BY b.tenant_id, b.route, b.key
-     ON CONFLICT (tenant_id, route, key) DO NOTHING
-     RETURNING job_id",
-    1,
-    KEY_COLS,
-);
-
-static DROP_DEAD_KEYS: Sql = Sql::batch(
-    "DELETE FROM idempotency
-     WHERE expires_at <= $1
-       AND (tenant_id, route, key) IN (SELECT b.tenant_id, b.route, b.key FROM {b})
-       AND NOT EXISTS (SELECT 1 FROM job_queue q WHERE q.job_id = idempotency.job_id)",
-    1,
-    KEY_COLS,
-);
-
-static FIRST_REQUESTS: Sql = Sql::batch(
-    "SELECT b.job_id, i.job_id, i.fingerprint FROM {b}
-     JOIN idempotency i ON i.tenant_id = b.tenant_id AND i.route = b.route AND i.key = b.key",
-    0,
-    KEY_COLS,
-);
-
-const KEY_COLS: &[(&str, Col)] = &[
-    ("tenant_id", Col::Uuid),
-    ("route", Col::Text),
-    ("key", Col::Text),
-    ("fingerprint", Col::Bytes),
-    ("job_id", Col::Uuid),
-];
 
 static INSERT_JOBS: Sql = Sql::batch(
     "INSERT INTO jobs (id, tenant_id, kind, queue, reference, priority, worker, input, callback, sealed, run_at,
@@ -173,50 +136,6 @@ pub(super) async fn submit(
         Some(Err(())) => Err(Error::KeyReused),
     };
     Ok(many.iter().map(|m| m.iter().map(answer).collect()).collect())
-}
-
-/// Which of the jobs repeat an earlier request: `Ok` names its job, `Err` says it was another request.
-async fn claim_keys(
-    tx: &mut Tx,
-    keyed: &[&NewJob],
-    now: Millis,
-) -> Result<HashMap<JobId, std::result::Result<JobId, ()>>> {
-    // The first of this batch with a key speaks for the later ones.
-    let mut first: HashMap<(TenantId, &str, &str), &NewJob> = HashMap::new();
-    for job in keyed {
-        if let Some(i) = &job.idempotency {
-            first.entry((job.tenant, &i.route, &i.key)).or_insert(job);
-        }
-    }
-    let rows = || -> Vec<Vec<Value>> {
-        first.values().filter_map(|j| Some(key_row(j, j.idempotency.as_ref()?))).collect()
-    };
-    let expires_at = now.plus(KEY_LIFE);
-    // Who holds such a key back has stored it and not committed yet.
-    let in_flight = |e| if matches!(e, Error::Locked(_)) { Error::KeyInFlight } else { e };
-    let inserted = tx.batch(&INSERT_KEYS, args![expires_at], rows()).await.map_err(in_flight)?.len();
-    if inserted < first.len() {
-        tx.batch(&DROP_DEAD_KEYS, args![now], rows()).await.map_err(in_flight)?;
-        tx.batch(&INSERT_KEYS, args![expires_at], rows()).await.map_err(in_flight)?;
-    }
-    let mut stored: HashMap<JobId, (JobId, Vec<u8>)> = HashMap::new();
-    for row in tx.batch(&FIRST_REQUESTS, vec![], rows()).await? {
-        stored.insert(row.id(0)?, (row.id(1)?, row.bytes(2)?));
-    }
-    let mut earlier = HashMap::new();
-    for job in keyed {
-        let Some(i) = &job.idempotency else { continue };
-        let speaker = first.get(&(job.tenant, i.route.as_str(), i.key.as_str())).map_or(job.id, |j| j.id);
-        let Some((owner, fingerprint)) = stored.get(&speaker) else { continue };
-        if *owner != job.id {
-            earlier.insert(job.id, if *fingerprint == i.fingerprint { Ok(*owner) } else { Err(()) });
-        }
-    }
-    Ok(earlier)
-}
-
-fn key_row(job: &NewJob, i: &Idempotency) -> Vec<Value> {
-    args![job.tenant, i.route.as_str(), i.key.as_str(), i.fingerprint.to_vec(), job.id]
 }
 
 async fn insert(
@@ -390,7 +309,7 @@ fn accepted(j: &NewJob, now: Millis) -> Submitted {
     Submitted { job, lease, replayed: false }
 }
 
-fn replay(row: &Row, now: Millis) -> Result<Submitted> {
+pub(super) fn replay(row: &Row, now: Millis) -> Result<Submitted> {
     let job = job(row, now)?;
     let lease = first_lease(&job);
     Ok(Submitted { job, lease, replayed: true })

@@ -201,9 +201,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// The callback, if the stored text can be read.
-    pub fn callback(&self) -> Option<Callback> {
-        self.callback.as_deref().and_then(|text| serde_json::from_str(text).ok())
+    /// The callback, if there is one. The error says that the stored text cannot be read.
+    pub fn callback(&self) -> Result<Option<Callback>, serde_json::Error> {
+        self.callback.as_deref().map(serde_json::from_str).transpose()
     }
 
     /// When the current attempt must be done: the deadline or its time-out, the earlier one.

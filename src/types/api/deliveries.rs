@@ -234,7 +234,7 @@ pub struct Lane {
     /// Until when nothing is sent.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub held_until: Option<Millis>,
-    /// Deliveries owed.
+    /// Deliveries owed; counted up to 10,001.
     pub depth: u64,
     /// When the oldest one was due.
     #[schema(value_type = Option<String>, format = DateTime)]

@@ -15,6 +15,7 @@ both_engines! {
     operations_count_their_callback_headers,
     a_batch_repeats_as_a_whole,
     another_batch_is_refused_whichever_entries_are_bad,
+    a_repeat_is_answered_though_the_time_has_moved_on,
     a_refusal_is_not_remembered,
     malformed_keys_are_refused,
 }
@@ -152,4 +153,21 @@ async fn malformed_keys_are_refused(site: &Site) {
     let twice = keyed(&app, "/v1/jobs", "a", &json!({"type": "t"})).header("idempotency-key", "b").await;
     twice.refused(400, "idempotency-key-invalid", "Idempotency-Key");
     app.holds_no_job().await;
+}
+
+async fn a_repeat_is_answered_though_the_time_has_moved_on(site: &Site) {
+    let app = site.start_still().await;
+    let deadline = app.clock.now().plus(std::time::Duration::from_secs(60));
+    let body = json!({"type": "t", "deadlineAt": deadline});
+    let first = keyed(&app, "/v1/jobs", "k", &body).await.ok(202);
+
+    app.pass(120);
+    let again = keyed(&app, "/v1/jobs", "k", &body).await;
+
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.ok(202)["jobId"], first["jobId"]);
+    let other = json!({"type": "u", "deadlineAt": deadline});
+    keyed(&app, "/v1/jobs", "k", &other).await.refused(422, "idempotency-key-reused", "");
+    keyed(&app, "/v1/jobs", "l", &body).await.refused(422, "validation-failed", "/deadlineAt");
+    assert_eq!(count(&app).await, 1);
 }

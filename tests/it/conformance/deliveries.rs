@@ -25,6 +25,7 @@ both_stores! {
     a_lost_attempt_is_written_as_unknown,
     what_was_not_sent_is_no_attempt,
     a_delivery_may_be_retried_from_any_state,
+    a_new_round_that_is_asked_for_under_way_begins_after_it,
     a_delivery_may_be_cancelled_while_it_is_owed,
     deliveries_are_listed_by_every_filter,
 }
@@ -320,7 +321,6 @@ async fn a_delivery_may_be_retried_from_any_state(bed: &Bed) {
     assert_eq!(retry().await.next_attempt_at, Some(bed.now()), "pending: due now");
     let sent = bed.claim_one().await;
     assert_eq!((sent.id, sent.number, sent.used), (id, 2, 0), "a new round of attempts");
-    assert_eq!(retry().await.state, DeliveryState::InFlight, "in flight: goes on");
     assert!(bed.record(attempted(&sent, 410, Verdict::Dead(DeadReason::Gone))).await);
     assert_eq!(bed.count("dead_letters").await, 1);
     assert_eq!(retry().await.state, DeliveryState::Pending);
@@ -332,6 +332,32 @@ async fn a_delivery_may_be_retried_from_any_state(bed: &Bed) {
     assert_eq!((sent.number, sent.fence), (4, 4));
     let told = bed.store.delivery(bed.tenant, id, bed.now()).await.unwrap();
     assert_eq!((told.state, told.attempts.unwrap().len()), (DeliveryState::Delivered, 4), "history stays");
+}
+
+async fn a_new_round_that_is_asked_for_under_way_begins_after_it(bed: &Bed) {
+    bed.completed().await;
+    let id = bed.deliver(503, in_five(bed)).await.id;
+    bed.pass_seconds(5);
+    let retry = async || bed.store.retry_delivery(bed.tenant, id, bed.now()).await.unwrap();
+    for verdict in [Verdict::Dead(DeadReason::Exhausted), in_five(bed)] {
+        let sent = bed.claim_one().await;
+        assert_eq!(retry().await.state, DeliveryState::InFlight);
+        assert!(bed.record(attempted(&sent, 500, verdict)).await);
+        let told = bed.store.delivery(bed.tenant, id, bed.now()).await.unwrap();
+        assert_eq!((told.state, told.next_attempt_at), (DeliveryState::Pending, Some(bed.now())));
+        assert_eq!(bed.count("dead_letters").await, 0);
+    }
+    let sent = bed.claim_one().await;
+    assert_eq!((sent.number, sent.used), (4, 0), "a round of its own");
+    retry().await;
+    assert!(bed.record(attempted(&sent, 200, Verdict::Delivered)).await);
+    let told = bed.store.delivery(bed.tenant, id, bed.now()).await.unwrap();
+    assert_eq!(
+        (told.state, told.attempts.unwrap().len()),
+        (DeliveryState::Delivered, 4),
+        "what was wished came"
+    );
+    assert!(bed.store.due(Millis(0), bed.now(), 9).await.unwrap().is_empty());
 }
 
 async fn a_delivery_may_be_cancelled_while_it_is_owed(bed: &Bed) {

@@ -143,7 +143,7 @@ async fn receivers_agree(bed: &Bed, life: &Life) {
         sent.entry(row.id(0).unwrap()).or_default().push(event);
     }
     for id in &life.jobs {
-        let wants = bed.get(*id).await.callback().unwrap().wants;
+        let wants = bed.get(*id).await.callback().unwrap().unwrap().wants;
         let asked = |kind: &str| wants & JobEvent::from_word(kind).unwrap().bit() != 0;
         let wanted: Vec<_> = bed.events(*id).await.into_iter().filter(|(_, k)| asked(k)).collect();
         let mut sent = sent.remove(id).unwrap_or_default();
