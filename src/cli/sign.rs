@@ -9,6 +9,7 @@ use std::str::FromStr;
 use anyhow::Context;
 use zeroize::Zeroizing;
 
+use crate::types::signature::asymmetric::{self, PrivateKey, PublicKey};
 use crate::types::signature::{self, BadSecret, BadSignature, Secret, TOLERANCE_SECONDS};
 
 /// A secret as it was typed.
@@ -46,7 +47,7 @@ impl fmt::Debug for SecretText {
 /// Print the `webhook-signature` value for the body on standard input.
 #[derive(Debug, clap::Args)]
 pub struct SignArgs {
-    /// Signing secret, `whsec_...`; repeatable, the items come in this order.
+    /// Signing secret, `whsec_...`, or for v1a `whsk_...`; repeatable, the items come in this order.
     #[arg(
         long = "secret",
         env = "RINGBACK_SECRET",
@@ -66,7 +67,7 @@ pub struct SignArgs {
 /// Check a received signature against the body on standard input; exit 0, or say why not and exit 1.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// Signing secret, `whsec_...`; repeatable, any of them may have signed.
+    /// Signing secret, `whsec_...`, or for v1a `whpk_...` or `whsk_...`; repeatable, any of them may have signed.
     #[arg(
         long = "secret",
         env = "RINGBACK_SECRET",
@@ -98,9 +99,11 @@ pub fn run_sign(
     stdin: impl Read,
     mut out: impl Write,
 ) -> anyhow::Result<ExitCode> {
-    let secrets = parse(&args.secrets, Secret::parse)?;
+    let signers = parse(&args.secrets, Signer::parse)?;
     let body = read(stdin)?;
-    let signature = signature::sign(&secrets, &args.id, args.timestamp, &body);
+    let items: Vec<String> =
+        signers.iter().map(|signer| signer.item(&args.id, args.timestamp, &body)).collect();
+    let signature = items.join(" ");
     if json {
         writeln!(out, "{}", serde_json::json!({"signature": signature}))?;
     } else {
@@ -121,11 +124,24 @@ pub fn run_verify(
     mut out: impl Write,
     now_seconds: i64,
 ) -> anyhow::Result<ExitCode> {
-    let secrets = parse(&args.secrets, Secret::parse_lenient)?;
+    let (mut secrets, mut keys) = (Vec::new(), Vec::new());
+    for verifier in parse(&args.secrets, Verifier::parse)? {
+        match verifier {
+            Verifier::V1(secret) => secrets.push(secret),
+            Verifier::V1a(key) => keys.push(key),
+        }
+    }
     let body = read(stdin)?;
     let at = args.at.unwrap_or(now_seconds);
     let (id, timestamp, header) = (&args.id, &args.timestamp, &args.signature);
-    let verdict = signature::verify(&secrets, id, timestamp, header, &body, at, TOLERANCE_SECONDS);
+    let v1 = || signature::verify(&secrets, id, timestamp, header, &body, at, TOLERANCE_SECONDS);
+    let v1a = || asymmetric::verify(&keys, id, timestamp, header, &body, at, TOLERANCE_SECONDS);
+    let verdict = match (secrets.is_empty(), keys.is_empty()) {
+        (_, true) => v1(),
+        (true, false) => v1a(),
+        // Of two refusals the one of `v1` says more.
+        (false, false) => v1a().or_else(|_| v1()),
+    };
     let detail = verdict.err().map(|why| (why.code(), explain(why, args.at.is_some())));
     match (&detail, json) {
         (None, false) => writeln!(out, "valid")?,
@@ -150,13 +166,56 @@ fn explain(why: BadSignature, at_given: bool) -> String {
         | BadSignature::StraySpace
         | BadSignature::NoVersion
         | BadSignature::NoV1Item
+        | BadSignature::NoV1aItem
+        | BadSignature::Ed25519Mismatch
         | BadSignature::BadBase64
         | BadSignature::WrongLength { .. }
         | BadSignature::Mismatch(_) => why.to_string(),
     }
 }
 
-fn parse(texts: &[SecretText], read: fn(&str) -> Result<Secret, BadSecret>) -> anyhow::Result<Vec<Secret>> {
+/// A secret that signs, of either scheme.
+enum Signer {
+    V1(Secret),
+    V1a(PrivateKey),
+}
+
+impl Signer {
+    fn parse(text: &str) -> Result<Self, BadSecret> {
+        if PrivateKey::is_named_by(text) {
+            PrivateKey::parse(text).map(Signer::V1a)
+        } else {
+            Secret::parse(text).map(Signer::V1)
+        }
+    }
+
+    fn item(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
+        match self {
+            Signer::V1(secret) => signature::sign(std::slice::from_ref(secret), id, timestamp, body),
+            Signer::V1a(key) => key.item(id, timestamp, body),
+        }
+    }
+}
+
+/// What verifies, of either scheme.
+enum Verifier {
+    V1(Secret),
+    V1a(PublicKey),
+}
+
+impl Verifier {
+    fn parse(text: &str) -> Result<Self, BadSecret> {
+        if PublicKey::is_named_by(text) {
+            PublicKey::parse(text).map(Verifier::V1a)
+        } else if PrivateKey::is_named_by(text) {
+            PrivateKey::parse(text).map(|key| Verifier::V1a(key.public()))
+        } else {
+            Secret::parse_lenient(text).map(Verifier::V1)
+        }
+    }
+}
+
+fn parse<T>(texts: &[SecretText], read: fn(&str) -> Result<T, BadSecret>) -> anyhow::Result<Vec<T>> {
     let one = |(at, text): (usize, &SecretText)| {
         read(&text.0).with_context(|| format!("--secret number {}", at + 1))
     };
@@ -232,7 +291,8 @@ mod tests {
     fn a_bad_secret_is_wrong_usage_and_is_not_quoted() {
         for (text, error) in [
             ("canary", BadSecret::Prefix),
-            ("whsk_canary", BadSecret::Asymmetric),
+            ("whsk_canary", BadSecret::Base64),
+            ("whpk_canary", BadSecret::Asymmetric),
             ("whsec_canary", BadSecret::Base64),
         ] {
             let (code, out) = run(&["sign", "--secret", text, "--id", "i", "--timestamp", "1"], b"{}");

@@ -1,5 +1,6 @@
 //! Standard Webhooks 1.0.0 signatures: the secret, the signer, and a verifier that says why it refuses.
 
+pub mod asymmetric;
 mod hints;
 #[cfg(test)]
 mod tests;
@@ -48,14 +49,19 @@ pub struct Secret {
 /// The text is not a signing secret. Never quotes the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadSecret {
-    /// Neither `whsec_` nor `whsk_`.
+    /// Not `whsec_`.
     #[error("must start with `whsec_`")]
     Prefix,
-    /// `whsk_` or `whpk_`: an ed25519 key.
-    #[error("asymmetric keys (v1a) are not supported yet")]
+    /// `whsk_` or `whpk_` where only an HMAC secret will do.
+    #[error("must be a `whsec_` secret: an Ed25519 key (v1a) cannot stand here")]
     Asymmetric,
+    /// `whsk_` or `whpk_` and something else than a key.
+    #[error(
+        "must be `whsk_` and base64 of a 32-byte seed, or of it and its public key, or `whpk_` and a public key"
+    )]
+    Ed25519,
     /// What follows the prefix does not decode.
-    #[error("must be `whsec_` and standard base64 with padding")]
+    #[error("must be its prefix and standard base64 with padding")]
     Base64,
     /// It decodes to fewer than 24 or more than 64 bytes.
     #[error("must hold 24 to 64 bytes, holds {0}")]
@@ -85,9 +91,10 @@ impl Secret {
     pub fn parse_lenient(text: &str) -> Result<Self, BadSecret> {
         match Self::parse(text) {
             Err(BadSecret::Prefix) => Self::decode(text),
-            parsed @ (Ok(_) | Err(BadSecret::Asymmetric | BadSecret::Base64 | BadSecret::Length(_))) => {
-                parsed
-            }
+            parsed @ (Ok(_)
+            | Err(
+                BadSecret::Asymmetric | BadSecret::Ed25519 | BadSecret::Base64 | BadSecret::Length(_),
+            )) => parsed,
         }
     }
 
@@ -185,8 +192,11 @@ pub enum BadSignature {
     /// Only items of other versions.
     #[error("the webhook-signature has no item of version `v1` (in lower case)")]
     NoV1Item,
-    /// A `v1` item that does not decode.
-    #[error("a v1 item is not standard base64 with padding (items are separated by a space, not a comma)")]
+    /// Only items of other versions, and the key is an Ed25519 one.
+    #[error("the webhook-signature has no item of version `v1a` (in lower case)")]
+    NoV1aItem,
+    /// An item of the version looked for that does not decode.
+    #[error("an item is not standard base64 with padding (items are separated by a space, not a comma)")]
     BadBase64,
     /// No `v1` item has the 32 bytes of an HMAC-SHA256.
     #[error("the v1 signature is {bytes} bytes long, not 32{}", if *.bytes == 48 { " (hex instead of base64?)" } else { "" })]
@@ -197,6 +207,9 @@ pub enum BadSignature {
     /// Well formed, but made from something else.
     #[error("the signature does not match: {0}")]
     Mismatch(Hint),
+    /// No `v1a` item was made by any of the keys over these bytes.
+    #[error("the v1a signature does not match: another key, or other bytes than were signed")]
+    Ed25519Mismatch,
 }
 
 impl BadSignature {
@@ -212,9 +225,10 @@ impl BadSignature {
             BadSignature::StraySpace => "stray-space",
             BadSignature::NoVersion => "no-version",
             BadSignature::NoV1Item => "no-v1-item",
+            BadSignature::NoV1aItem => "no-v1a-item",
             BadSignature::BadBase64 => "bad-base64",
             BadSignature::WrongLength { .. } => "wrong-length",
-            BadSignature::Mismatch(_) => "mismatch",
+            BadSignature::Mismatch(_) | BadSignature::Ed25519Mismatch => "mismatch",
         }
     }
 }
@@ -255,7 +269,10 @@ pub fn verify(
         return Err(BadSignature::MissingId);
     }
     let signed_at = parse_timestamp(timestamp)?;
-    let tags = v1_tags(signature_header)?;
+    let tags = items(signature_header, "v1")?;
+    if tags.is_empty() {
+        return Err(BadSignature::NoV1Item);
+    }
     check_age(signed_at, now_seconds, tolerance_seconds)?;
     let matches = |secret: &Secret| {
         let mac = secret.mac(id, timestamp, body);
@@ -288,8 +305,13 @@ fn parse_timestamp(text: &str) -> Result<i64, BadSignature> {
     Err(BadSignature::BadTimestamp(fault))
 }
 
-/// The decoded `v1` items, at least one, of any length.
-fn v1_tags(header: &str) -> Result<Vec<Vec<u8>>, BadSignature> {
+/// The text that is signed.
+fn signed(id: &str, timestamp: &str, body: &[u8]) -> Vec<u8> {
+    [id.as_bytes(), b".", timestamp.as_bytes(), b".", body].concat()
+}
+
+/// The decoded items of one version, of any length.
+fn items(header: &str, wanted: &str) -> Result<Vec<Vec<u8>>, BadSignature> {
     if header.is_empty() {
         return Err(BadSignature::MissingSignature);
     }
@@ -299,11 +321,11 @@ fn v1_tags(header: &str) -> Result<Vec<Vec<u8>>, BadSignature> {
             return Err(BadSignature::StraySpace);
         }
         let (version, text) = item.split_once(',').ok_or(BadSignature::NoVersion)?;
-        if version == "v1" {
+        if version == wanted {
             tags.push(STANDARD.decode(text).map_err(|_| BadSignature::BadBase64)?);
         }
     }
-    if tags.is_empty() { Err(BadSignature::NoV1Item) } else { Ok(tags) }
+    Ok(tags)
 }
 
 fn check_age(signed_at: i64, now: i64, tolerance: i64) -> Result<(), BadSignature> {
