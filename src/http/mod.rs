@@ -4,6 +4,7 @@
 //! served and what is described cannot drift apart.
 
 mod app;
+mod batch;
 mod dead_letters;
 mod deliveries;
 mod extract;
@@ -51,7 +52,7 @@ fn open(routes: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<App> {
 fn described() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::skeleton())
         .routes(routes!(submit::submit, jobs::list))
-        .routes(routes!(submit::batch))
+        .routes(routes!(batch::batch))
         .routes(routes!(submit::operation))
         .routes(open(routes!(jobs::get_job)))
         .routes(routes!(jobs::delete_job))

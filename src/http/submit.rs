@@ -4,21 +4,20 @@ use axum::Json;
 use axum::extract::{MatchedPath, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use sha2::{Digest, Sha256};
 
 use super::app::App;
 use super::extract::{
-    Bytes256, First, Head, JsonBody, Key, NoQuery, Prefer, Query, Waiting, is_json, need::JobsWrite, sizes,
+    Bytes256, First, Head, JsonBody, Key, NoQuery, Prefer, Query, Waiting, is_json, need::JobsWrite,
 };
 use super::json;
 use super::problem::Problem;
 use super::routes::Route;
 use crate::store::Submitted;
 use crate::types::TenantId;
-use crate::types::api::{Items, JobAccepted, Json as Raw, OrProblem, SubmitBatch, SubmitJob};
+use crate::types::api::{JobAccepted, Json as Raw, SubmitJob};
 use crate::types::job::{Idempotency, Job, JobState, NewJob, WorkerKind};
 use crate::types::key::LeaseToken;
-use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::problem::ProblemCode;
 use crate::types::submit::{self as rules, Rules, Stamp};
 
 /// Where a job is polled unless its route names another place.
@@ -27,8 +26,7 @@ pub const STATUS_PATH: &str = "/v1/jobs/{jobId}";
 pub const SEED_PATH: &str = "/api/jobs";
 /// Where a job submitted at [`SEED_PATH`] is polled.
 pub const SEED_STATUS_PATH: &str = "/api/jobs/{jobId}";
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const BATCH_MAX: usize = 1_000;
+pub(super) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// Submit a job.
 ///
@@ -190,12 +188,25 @@ async fn first(
     idempotency: Option<&Idempotency>,
 ) -> Result<Option<Submitted>, Problem> {
     match idempotency {
-        Some(idempotency) => app.ask(app.store.first_request(key.tenant(), idempotency, app.now())).await,
+        Some(idempotency) => first_of(app, key, idempotency).await,
         None => Ok(None),
     }
 }
 
-fn stamp(
+/// What the first request with that idempotency key made, if this key may have it: the answer holds tokens.
+pub(super) async fn first_of(
+    app: &App,
+    key: &Key<JobsWrite>,
+    idempotency: &Idempotency,
+) -> Result<Option<Submitted>, Problem> {
+    let found = app.ask(app.store.first_request(key.tenant(), idempotency, app.now())).await?;
+    if let Some(found) = &found {
+        key.for_queue(&found.job.queue)?;
+    }
+    Ok(found)
+}
+
+pub(super) fn stamp(
     app: &App,
     tenant: TenantId,
     estimated_seconds: u32,
@@ -213,7 +224,12 @@ fn stamp(
     }
 }
 
-fn check(app: &App, key: &Key<JobsWrite>, wish: SubmitJob, stamp: Stamp) -> Result<NewJob, Problem> {
+pub(super) fn check(
+    app: &App,
+    key: &Key<JobsWrite>,
+    wish: SubmitJob,
+    stamp: Stamp,
+) -> Result<NewJob, Problem> {
     let job = rules::check(wish, &Rules { now: app.now(), policy: &app.policy }, stamp)?;
     key.for_queue(&job.queue)?;
     Ok(job)
@@ -239,7 +255,7 @@ fn accepted(app: &App, submitted: &Submitted, status_path: &str) -> Response {
 }
 
 /// The job as it was when it was accepted: a repeated request gets the first answer again.
-fn view(app: &App, submitted: &Submitted, status_path: &str) -> JobAccepted {
+pub(super) fn view(app: &App, submitted: &Submitted, status_path: &str) -> JobAccepted {
     let job = &submitted.job;
     let state = first_state(job);
     JobAccepted {
@@ -261,99 +277,4 @@ fn first_state(job: &Job) -> JobState {
         WorkerKind::Pull if job.run_at.is_some_and(|at| at > job.created_at) => JobState::Scheduled,
         WorkerKind::Pull => JobState::Queued,
     }
-}
-
-/// Submit many jobs, all or none (`atomic`) or each for itself.
-#[utoipa::path(post, path = "/v1/jobs/batch", tag = "jobs", operation_id = "submitBatch",
-    security(("apiKey" = ["jobs:write"])),
-    params(("Idempotency-Key" = Option<String>, Header, max_length = 257),
-        ("traceparent" = Option<String>, Header)),
-    request_body = SubmitBatch,
-    responses((status = 202, body = Items<OrProblem<JobAccepted>>),
-        (status = 409, description = "idempotency-in-flight")))]
-pub async fn batch(
-    State(app): State<App>,
-    key: Key<JobsWrite>,
-    _: Query<NoQuery>,
-    head: Head,
-    waiting: Waiting,
-    body: JsonBody<SubmitBatch, sizes::Batch>,
-) -> Result<Response, Problem> {
-    let SubmitBatch { atomic, jobs } = body.value;
-    if jobs.is_empty() || jobs.len() > BATCH_MAX {
-        return Err(Invalid::member("/jobs", format!("must have 1 to {BATCH_MAX} entries")).into());
-    }
-    let whole = head.idempotency("POST /v1/jobs/batch", &body.raw);
-    let mut checked = Vec::with_capacity(jobs.len());
-    for (i, raw) in jobs.iter().enumerate() {
-        let one = entry(&app, &key, raw, &head).await;
-        checked.push(one.map_err(|problem| problem.below(&format!("/jobs/{i}"))));
-    }
-    if atomic && let Some(refusal) = Problem::all(checked.iter().filter_map(|one| one.as_ref().err())) {
-        return Err(refusal);
-    }
-    if let Some(whole) = whole {
-        share_key(&whole, &mut checked);
-    }
-    store_batch(&app, &waiting, checked).await
-}
-
-/// Makes the key of the whole one for each entry that is stored, so that each recognises its repeat.
-///
-/// The first of them always claims `#0`, and with its place in the fingerprint: any two bodies under one
-/// key meet there, whichever of their entries are bad, and the later one is refused as a whole.
-fn share_key(whole: &Idempotency, checked: &mut [Result<NewJob, Problem>]) {
-    let good = checked.iter_mut().enumerate().filter_map(|(i, one)| Some((i, one.as_mut().ok()?)));
-    for (n, (i, job)) in good.enumerate() {
-        let own = if n == 0 { first_key(whole, i) } else { nth_key(whole, i) };
-        job.idempotency = Some(own);
-    }
-}
-
-fn first_key(whole: &Idempotency, i: usize) -> Idempotency {
-    let placed = Sha256::new().chain_update(whole.fingerprint).chain_update((i as u64).to_be_bytes());
-    Idempotency { fingerprint: placed.finalize().into(), ..nth_key(whole, 0) }
-}
-
-fn nth_key(whole: &Idempotency, i: usize) -> Idempotency {
-    Idempotency { route: format!("{}#{i}", whole.route), ..whole.clone() }
-}
-
-/// One entry of a batch.
-async fn entry(app: &App, key: &Key<JobsWrite>, raw: &Raw, head: &Head) -> Result<NewJob, Problem> {
-    let wish: SubmitJob = json::read_object(raw.get())?;
-    let estimate = app.store.estimate(key.tenant(), &wish.kind).await;
-    check(app, key, wish, stamp(app, key.tenant(), estimate, head, None))
-}
-
-async fn store_batch(
-    app: &App,
-    waiting: &Waiting,
-    checked: Vec<Result<NewJob, Problem>>,
-) -> Result<Response, Problem> {
-    let mut good = Vec::with_capacity(checked.len());
-    let places: Vec<Result<(), Problem>> =
-        checked.into_iter().map(|one| one.map(|job| good.push(job))).collect();
-    let stored = match good.is_empty() {
-        true => Vec::new(),
-        false => app.ask(app.store.submit(good, app.now())).await?,
-    };
-    app.wake.jobs.nudge();
-    let replayed = !stored.is_empty() && stored.iter().all(|one| one.replayed);
-    let mut stored = stored.iter();
-    let items = places
-        .into_iter()
-        .map(|place| match place {
-            Ok(()) => match stored.next() {
-                Some(one) => OrProblem::Done(view(app, one, STATUS_PATH)),
-                None => OrProblem::Problem(Problem::new(ProblemCode::Internal).body(waiting.request_id())),
-            },
-            Err(problem) => OrProblem::Problem(problem.body(waiting.request_id())),
-        })
-        .collect();
-    let mut response = (StatusCode::ACCEPTED, Json(Items { items })).into_response();
-    if replayed {
-        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    Ok(response)
 }

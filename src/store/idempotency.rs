@@ -80,6 +80,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The fingerprint of the first request with that key; None if there was none.
+    pub async fn first_fingerprint(
+        &self,
+        tenant: TenantId,
+        (route, key): (&str, &str),
+        now: Millis,
+    ) -> Result<Option<Vec<u8>>> {
+        let rows = self.read(FIRST_REQUEST, args![tenant, route, key, now]).await?;
+        rows.first().map(|row| row.bytes(FINGERPRINT)).transpose()
+    }
+}
+
 /// Which of the jobs repeat an earlier request: `Ok` names its job, `Err` says it was another request.
 pub(super) async fn claim_keys(
     tx: &mut Tx,

@@ -16,6 +16,8 @@ both_engines! {
     a_batch_repeats_as_a_whole,
     another_batch_is_refused_whichever_entries_are_bad,
     a_repeat_is_answered_though_the_time_has_moved_on,
+    a_batch_is_repeated_though_the_time_has_moved_on,
+    a_repeat_tells_a_key_nothing_of_other_queues,
     a_refusal_is_not_remembered,
     malformed_keys_are_refused,
 }
@@ -170,4 +172,61 @@ async fn a_repeat_is_answered_though_the_time_has_moved_on(site: &Site) {
     keyed(&app, "/v1/jobs", "k", &other).await.refused(422, "idempotency-key-reused", "");
     keyed(&app, "/v1/jobs", "l", &body).await.refused(422, "validation-failed", "/deadlineAt");
     assert_eq!(count(&app).await, 1);
+}
+
+async fn a_batch_is_repeated_though_the_time_has_moved_on(site: &Site) {
+    let app = site.start_still().await;
+    let deadline = app.clock.now().plus(std::time::Duration::from_secs(60));
+    let (short, long, bad) =
+        (json!({"type": "t", "deadlineAt": deadline}), json!({"type": "u"}), json!({"type": ""}));
+    let bodies = [
+        json!({"atomic": true, "jobs": [short, long]}),
+        json!({"atomic": false, "jobs": [short, long, bad]}),
+        json!({"atomic": false, "jobs": [bad, short, long]}),
+        json!({"atomic": false, "jobs": [bad, long, short]}),
+    ];
+    let mut first = Vec::new();
+    for (i, body) in bodies.iter().enumerate() {
+        first.push(keyed(&app, "/v1/jobs/batch", &format!("k{i}"), body).await.ok(202));
+    }
+    let stored = count(&app).await;
+
+    app.pass(120);
+    let ids = |answer: &Value| {
+        let items = answer["items"].as_array().unwrap().iter();
+        items.map(|item| (item["jobId"].clone(), item["code"].clone())).collect::<Vec<_>>()
+    };
+    for (i, body) in bodies.iter().enumerate() {
+        let again = keyed(&app, "/v1/jobs/batch", &format!("k{i}"), body).await;
+        assert_eq!(again.header("idempotent-replayed"), "true");
+        assert_eq!(ids(&again.ok(202)), ids(&first[i]), "{body}");
+        let other = json!({"atomic": false, "jobs": [long, long]});
+        keyed(&app, "/v1/jobs/batch", &format!("k{i}"), &other).await.refused(
+            422,
+            "idempotency-key-reused",
+            "",
+        );
+    }
+    let late = keyed(&app, "/v1/jobs/batch", "new", &bodies[0]).await;
+    late.refused(422, "validation-failed", "/jobs/0/deadlineAt");
+    assert_eq!(count(&app).await, stored);
+}
+
+async fn a_repeat_tells_a_key_nothing_of_other_queues(site: &Site) {
+    let app = site.start_still().await;
+    let deadline = app.clock.now().plus(std::time::Duration::from_secs(60));
+    let body = json!({"type": "t", "queue": "secret", "worker": "external", "deadlineAt": deadline});
+    let many = json!({"atomic": false, "jobs": [body]});
+    keyed(&app, "/v1/jobs", "k", &body).await.ok(202);
+    keyed(&app, "/v1/jobs/batch", "k", &many).await.ok(202);
+    let wish = json!({"scopes": ["jobs:write"], "queues": ["a"]});
+    let narrow = app.post("/v1/keys", &wish).await.ok(201)["key"].as_str().unwrap().to_owned();
+
+    for seconds in [0, 120] {
+        app.pass(seconds);
+        keyed(&app, "/v1/jobs", "k", &body).key(&narrow).await.refused(403, "forbidden", "");
+        let answer = keyed(&app, "/v1/jobs/batch", "k", &many).key(&narrow).await.ok(202);
+        assert_eq!(answer["items"][0]["code"], "forbidden", "{answer}");
+        assert!(!answer.to_string().contains("Token"), "{answer}");
+    }
 }

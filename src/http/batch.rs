@@ -1,0 +1,158 @@
+//! Submitting many jobs in one request.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode};
+use sha2::{Digest, Sha256};
+
+use super::app::App;
+use super::extract::{Head, JsonBody, Key, NoQuery, Query, Waiting, need::JobsWrite, sizes};
+use super::json;
+use super::problem::Problem;
+use super::submit::{REPLAYED, STATUS_PATH, check, first_of, stamp, view};
+use crate::store::Submitted;
+use crate::types::api::{Items, JobAccepted, Json as Raw, OrProblem, SubmitBatch, SubmitJob};
+use crate::types::job::{Idempotency, NewJob};
+use crate::types::problem::{Invalid, ProblemCode};
+
+/// Jobs in one request.
+const BATCH_MAX: usize = 1_000;
+
+/// Submit many jobs, all or none (`atomic`) or each for itself.
+#[utoipa::path(post, path = "/v1/jobs/batch", tag = "jobs", operation_id = "submitBatch",
+    security(("apiKey" = ["jobs:write"])),
+    params(("Idempotency-Key" = Option<String>, Header, max_length = 257),
+        ("traceparent" = Option<String>, Header)),
+    request_body = SubmitBatch,
+    responses((status = 202, body = Items<OrProblem<JobAccepted>>),
+        (status = 409, description = "idempotency-in-flight")))]
+pub async fn batch(
+    State(app): State<App>,
+    key: Key<JobsWrite>,
+    _: Query<NoQuery>,
+    head: Head,
+    waiting: Waiting,
+    body: JsonBody<SubmitBatch, sizes::Batch>,
+) -> Result<Response, Problem> {
+    let SubmitBatch { atomic, jobs } = body.value;
+    if jobs.is_empty() || jobs.len() > BATCH_MAX {
+        return Err(Invalid::member("/jobs", format!("must have 1 to {BATCH_MAX} entries")).into());
+    }
+    let whole = head.idempotency("POST /v1/jobs/batch", &body.raw);
+    let mut checked = Vec::with_capacity(jobs.len());
+    for (i, raw) in jobs.iter().enumerate() {
+        let one = entry(&app, &key, raw, &head).await;
+        checked.push(one.map_err(|problem| problem.below(&format!("/jobs/{i}"))));
+    }
+    if let Some(whole) = whole {
+        recall(&app, &key, &whole, &mut checked).await?;
+    }
+    if atomic && let Some(refusal) = Problem::all(checked.iter().filter_map(|one| one.as_ref().err())) {
+        return Err(refusal);
+    }
+    store_batch(&app, &waiting, checked).await
+}
+
+/// An entry that may be stored, or one that an earlier request has stored and that would not do today.
+enum Entry {
+    New(Box<NewJob>),
+    Stored(Box<Submitted>),
+}
+
+/// Makes the key of the whole one for each entry, so that each recognises its repeat, and finds what was sound
+/// when it first came though the rules or the time have moved on.
+///
+/// The first entry that is stored claims the key of the whole, and with its place in the fingerprint: any two
+/// bodies under one key meet there, whichever of their entries are bad, and the later one is refused as a whole.
+async fn recall(
+    app: &App,
+    key: &Key<JobsWrite>,
+    whole: &Idempotency,
+    checked: &mut [Result<Entry, Problem>],
+) -> Result<(), Problem> {
+    let named = (whole.route.as_str(), whole.key.as_str());
+    let before = app.ask(app.store.first_fingerprint(key.tenant(), named, app.now())).await?;
+    let first = match &before {
+        None => checked.iter().position(Result::is_ok),
+        Some(before) => {
+            let place = (0..checked.len()).find(|i| first_key(whole, *i).fingerprint.as_slice() == before);
+            Some(place.ok_or_else(|| Problem::new(ProblemCode::IdempotencyKeyReused))?)
+        }
+    };
+    for (i, one) in checked.iter_mut().enumerate() {
+        let own = if Some(i) == first { first_key(whole, i) } else { nth_key(whole, i) };
+        match one {
+            Ok(Entry::New(job)) => job.idempotency = Some(own),
+            Ok(Entry::Stored(_)) => {}
+            Err(_) if before.is_none() => {}
+            Err(_) => match first_of(app, key, &own).await {
+                Ok(Some(found)) => *one = Ok(Entry::Stored(Box::new(found))),
+                Ok(None) => {}
+                Err(refusal) => *one = Err(refusal.below(&format!("/jobs/{i}"))),
+            },
+        }
+    }
+    Ok(())
+}
+
+fn first_key(whole: &Idempotency, i: usize) -> Idempotency {
+    let placed = Sha256::new().chain_update(whole.fingerprint).chain_update((i as u64).to_be_bytes());
+    Idempotency { fingerprint: placed.finalize().into(), ..whole.clone() }
+}
+
+fn nth_key(whole: &Idempotency, i: usize) -> Idempotency {
+    Idempotency { route: format!("{}#{i}", whole.route), ..whole.clone() }
+}
+
+/// One entry of a batch.
+async fn entry(app: &App, key: &Key<JobsWrite>, raw: &Raw, head: &Head) -> Result<Entry, Problem> {
+    let wish: SubmitJob = json::read_object(raw.get())?;
+    let estimate = app.store.estimate(key.tenant(), &wish.kind).await;
+    check(app, key, wish, stamp(app, key.tenant(), estimate, head, None)).map(|job| Entry::New(Box::new(job)))
+}
+
+async fn store_batch(
+    app: &App,
+    waiting: &Waiting,
+    checked: Vec<Result<Entry, Problem>>,
+) -> Result<Response, Problem> {
+    let mut good = Vec::with_capacity(checked.len());
+    let places: Vec<Result<Option<Box<Submitted>>, Problem>> = checked
+        .into_iter()
+        .map(|one| match one? {
+            Entry::New(job) => {
+                good.push(*job);
+                Ok(None)
+            }
+            Entry::Stored(earlier) => Ok(Some(earlier)),
+        })
+        .collect();
+    let stored = match good.is_empty() {
+        true => Vec::new(),
+        false => app.ask(app.store.submit(good, app.now())).await?,
+    };
+    app.wake.jobs.nudge();
+    let mut stored = stored.into_iter();
+    let answers: Vec<Result<Submitted, Problem>> = places
+        .into_iter()
+        .map(|place| match place? {
+            Some(earlier) => Ok(*earlier),
+            None => stored.next().ok_or_else(|| Problem::new(ProblemCode::Internal)),
+        })
+        .collect();
+    let done = || answers.iter().flatten();
+    let replayed = done().next().is_some() && done().all(|one| one.replayed);
+    let items = answers
+        .iter()
+        .map(|answer| match answer {
+            Ok(one) => OrProblem::Done(view(app, one, STATUS_PATH)),
+            Err(problem) => OrProblem::Problem(problem.clone().body(waiting.request_id())),
+        })
+        .collect();
+    let mut response = (StatusCode::ACCEPTED, Json(Items { items })).into_response();
+    if replayed {
+        response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(response)
+}
