@@ -129,7 +129,10 @@ pub async fn run(args: KeysArgs, out: Out) -> anyhow::Result<ExitCode> {
 }
 
 async fn create_in_store(store: &str, create: CreateArgs, out: Out) -> anyhow::Result<()> {
-    let tenant = create.tenant.clone().ok_or_else(|| Usage("--store needs --tenant".to_owned()))?;
+    let tenant = create
+        .tenant
+        .clone()
+        .ok_or_else(|| Usage("--store (or RINGBACK_STORE) needs --tenant".to_owned()))?;
     super::check_store(store)?;
     let scopes = create.scopes;
     let key = app::create_key(store, &tenant, create.wish(), Clock::system(), Dice::Os).await?;

@@ -46,7 +46,7 @@ fn the_first_key_is_made_in_the_store_and_works() {
     let writer = told["key"].as_str().unwrap();
     let files = [std::fs::read(dir.path().join("k.db")).unwrap()].concat();
     assert!(!files.windows(key.len()).any(|bytes| bytes == key.as_bytes()), "it is not stored");
-    create(&["--scopes", "work"]).refused(2, "--store needs --tenant");
+    create(&["--scopes", "work"]).refused(2, "needs --tenant");
     create(&["--tenant", "acme"]).refused(2, "--scopes");
     create(&["--tenant", "acme", "--scopes", "fly"]).refused(2, "fly");
 
