@@ -69,6 +69,7 @@ impl Clock {
     pub fn follow(&self, reference: Millis, believe_after: i64) {
         let Clock::System(s) = self else { return };
         let off_by = reference.0 - boot_ms() - s.offset.load(Ordering::Relaxed);
+        s.unfreeze();
         if off_by.abs() <= STEP_MS {
             s.offset.fetch_add(off_by, Ordering::Relaxed);
             s.far_off.store(0, Ordering::Relaxed);
@@ -90,6 +91,17 @@ impl Clock {
     /// What the machine's wall clock says, for [`Clock::follow`] where the store has no clock of its own.
     pub fn wall() -> Millis {
         Millis(wall_ms())
+    }
+}
+
+impl Steady {
+    /// Who read the clock while a step back was adopted may have told an instant of before it; the clock
+    /// would stand still until that comes again.
+    fn unfreeze(&self) {
+        let now = boot_ms() + self.offset.load(Ordering::Relaxed);
+        if self.told.load(Ordering::Relaxed) > now + STEP_MS {
+            self.told.store(now, Ordering::Relaxed);
+        }
     }
 }
 
@@ -142,5 +154,11 @@ mod tests {
         let behind = before.minus(Duration::from_secs(60));
         clock.adopt(behind);
         assert!(clock.now().since(behind) < Duration::from_secs(10));
+
+        // As by a reader that had read the offset before.
+        let Clock::System(steady) = &clock else { unreachable!() };
+        steady.told.fetch_max(before.0, Ordering::Relaxed);
+        clock.follow(behind, 12);
+        assert!(clock.now().since(behind) < Duration::from_secs(10), "a late reader freezes nothing");
     }
 }

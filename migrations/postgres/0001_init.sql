@@ -220,7 +220,6 @@ CREATE TABLE delivery_queue (
         autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 200, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
 CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
-CREATE INDEX delivery_queue_node ON delivery_queue (node_id) WHERE phase = 'leased';
 
 CREATE TABLE attempts (
     delivery_id UUID NOT NULL,
@@ -233,7 +232,6 @@ CREATE TABLE attempts (
     headers     TEXT,
     body        BYTEA,
     next_at     BIGINT,
-    node_id     UUID,
     PRIMARY KEY (delivery_id, number)
 );
 
@@ -286,8 +284,11 @@ CREATE TABLE lanes (
     concurrency  BIGINT NOT NULL,
     failures     BIGINT NOT NULL,
     opened       BIGINT NOT NULL,
+    -- when a node last came to own it
+    used_at      BIGINT NOT NULL,
     held_until   BIGINT,
     held_reason  TEXT
 );
 CREATE INDEX lanes_tenant ON lanes (tenant_id, id);
 CREATE INDEX lanes_owner ON lanes (owner_id);
+CREATE INDEX lanes_used ON lanes (used_at);

@@ -217,7 +217,6 @@ CREATE TABLE delivery_queue (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
 CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
-CREATE INDEX delivery_queue_node ON delivery_queue (node_id) WHERE phase = 'leased';
 
 CREATE TABLE attempts (
     delivery_id BLOB NOT NULL,
@@ -230,7 +229,6 @@ CREATE TABLE attempts (
     headers     TEXT,
     body        BLOB,
     next_at     INTEGER,
-    node_id     BLOB,
     PRIMARY KEY (delivery_id, number)
 ) STRICT;
 
@@ -283,8 +281,11 @@ CREATE TABLE lanes (
     concurrency  INTEGER NOT NULL,
     failures     INTEGER NOT NULL,
     opened       INTEGER NOT NULL,
+    -- when a node last came to own it
+    used_at      INTEGER NOT NULL,
     held_until   INTEGER,
     held_reason  TEXT
 ) STRICT;
 CREATE INDEX lanes_tenant ON lanes (tenant_id, id);
 CREATE INDEX lanes_owner ON lanes (owner_id);
+CREATE INDEX lanes_used ON lanes (used_at);

@@ -217,13 +217,13 @@ impl Lanes {
         true
     }
 
-    /// Gives a slot back. True if the lane has more to do.
-    pub fn done(&mut self, id: LaneId, now: Millis) -> bool {
+    /// Gives a slot back.
+    pub fn done(&mut self, id: LaneId, now: Millis) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        let Some(lane) = self.lanes.get_mut(&id) else { return false };
-        lane.in_flight = lane.in_flight.saturating_sub(1);
-        lane.idle_since = now;
-        lane.more || !lane.ready.is_empty()
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+            lane.idle_since = now;
+        }
     }
 
     /// What a receiver did shapes its lane: additive increase, multiplicative decrease on trouble;

@@ -4,6 +4,7 @@
 //! process does not record comes back by its lease, and its attempt is written as `unknown`.
 
 mod attempt;
+mod desk;
 pub mod lanes;
 #[cfg(test)]
 mod tests;
@@ -18,11 +19,12 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::egress::{BootTime, Sender};
 use crate::metrics::Metrics;
-use crate::store::{Attempted, ClaimedDelivery, DueDelivery, HandOver, Result, Store};
+use crate::store::{Attempted, ClaimedDelivery, DueDelivery, Result, Store};
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
-use crate::types::{LaneId, Millis, TenantId};
+use crate::types::{LaneId, Millis};
 use crate::wake::Wake;
+use desk::{Desk, Slot};
 use lanes::Lanes;
 
 /// How the dispatcher works.
@@ -89,6 +91,8 @@ struct Looked {
     floor: Millis,
     /// When the last beat was.
     beat: Option<Millis>,
+    /// The next beat must not wait for its time.
+    anew: bool,
     /// Up to which lane the last pass without a floor came; None: to the end.
     stirred: Option<LaneId>,
 }
@@ -105,7 +109,7 @@ impl Looked {
             // without a floor finds the rest.
             Some(last) => {
                 self.floor = last;
-                self.beat = None;
+                self.anew = true;
             }
         }
     }
@@ -160,6 +164,8 @@ impl Dispatcher {
                 Ok(false) => self.pause().await,
                 Err(e) => {
                     tracing::warn!(error = %e, "the dispatcher cannot read the store");
+                    // What was taken in hand and not claimed lies behind the floor by now.
+                    inner.looked().anew = true;
                     STORE_AWAY
                 }
             };
@@ -204,8 +210,11 @@ impl Dispatcher {
     /// Every five seconds: a sign of life, lanes written down, a pass without a floor.
     async fn beat(&self, now: Millis) -> Result<()> {
         let inner = &self.0;
-        let last = inner.looked().beat;
-        if last.is_some_and(|at| now >= at && now.since(at) < BEAT) {
+        let (last, anew) = {
+            let looked = inner.looked();
+            (looked.beat, looked.anew)
+        };
+        if !anew && last.is_some_and(|at| now >= at && now.since(at) < BEAT) {
             return Ok(());
         }
         if last.is_some_and(|at| now.since(at) >= ALIVE) {
@@ -225,7 +234,8 @@ impl Dispatcher {
         inner.looked().stirred = due.last().filter(|_| due.len() == STIR as usize).map(|(lane, _)| *lane);
         let unowned = inner.lanes().stir(&due);
         self.own(unowned, now).await?;
-        inner.looked().beat = Some(now);
+        let mut looked = inner.looked();
+        (looked.beat, looked.anew) = (Some(now), false);
         Ok(())
     }
 
@@ -338,16 +348,19 @@ impl Inner {
         if let Some(exchange) = &attempted.exchange {
             self.lanes().learn(d.lane, &exchange.outcome, self.clock.now());
         }
-        if let Some(exchange) = &attempted.exchange {
-            self.metrics.attempted(attempt::word(&attempted.verdict), exchange.duration);
-        }
-        attempt::log(d, &attempted);
         loop {
             match self.store.record(vec![attempted.clone()], self.clock.now()).await {
-                Ok(held) => {
-                    if held.first() != Some(&true) {
+                Ok(written) => {
+                    let verdict = written.into_iter().flatten().next();
+                    if verdict.is_none() {
                         tracing::warn!(delivery.id = %d.id, attempt = d.number, "the lease was lost; the outcome changes nothing");
                     }
+                    // A new round that was asked for meanwhile goes on where this one would have ended.
+                    let attempted = Attempted { verdict: verdict.unwrap_or(attempted.verdict), ..attempted };
+                    if let Some(exchange) = &attempted.exchange {
+                        self.metrics.attempted(attempt::word(&attempted.verdict), exchange.duration);
+                    }
+                    attempt::log(d, &attempted);
                     return;
                 }
                 // Whatever it is, it may be another call's fault; without its record the attempt is repeated.
@@ -360,51 +373,5 @@ impl Inner {
                 }
             }
         }
-    }
-}
-
-/// A slot of a lane and of the node; dropped it is free again.
-struct Slot {
-    inner: Arc<Inner>,
-    lane: LaneId,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.inner.lanes().done(self.lane, self.inner.clock.now());
-        // Someone may wait for the slot, or for silence.
-        self.inner.wake.deliveries.nudge();
-    }
-}
-
-/// Where the store hands over deliveries that are born claimed.
-struct Desk(std::sync::Weak<Inner>);
-
-impl HandOver for Desk {
-    fn reserve(&self, lane: LaneId, _tenant: TenantId, _origin: &str) -> Option<Duration> {
-        let inner = self.0.upgrade()?;
-        if inner.stopping.is_cancelled() {
-            return None;
-        }
-        let now = inner.clock.now();
-        let reserved = inner.lanes().reserve(lane, now);
-        reserved.then(|| inner.options.deadline + inner.options.margin)
-    }
-
-    fn give_back(&self, lane: LaneId) {
-        if let Some(inner) = self.0.upgrade() {
-            drop(Slot { inner, lane });
-        }
-    }
-
-    fn take(&self, claimed: ClaimedDelivery) {
-        if let Some(inner) = self.0.upgrade() {
-            let slot = Slot { inner: inner.clone(), lane: claimed.lane };
-            inner.start(claimed, slot);
-        }
-    }
-
-    fn node(&self) -> NodeId {
-        self.0.upgrade().map_or(NodeId::from_uuid(uuid::Uuid::nil()), |inner| inner.node)
     }
 }

@@ -18,12 +18,13 @@ use super::model::{
     Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Right, Submitted,
     What,
 };
-use super::pool::Pool;
+use super::pool::{Pool, Tx};
 use super::submit::Many;
 use super::{Inner, Store, change, deliveries, lease, record, submit};
 use crate::types::Millis;
+use crate::types::delivery::Verdict;
 use crate::types::id::NodeId;
-use crate::types::job::{Change, NewJob, Outcome};
+use crate::types::job::{Change, Outcome};
 
 /// Calls that may wait for a flush, and their bytes; beyond either the caller is told to come back.
 const QUEUE: usize = 8_192;
@@ -51,7 +52,7 @@ pub(super) enum Reply {
     Change(Vec<Result<Changed>>),
     Lease(Vec<LeasedJob>),
     Claim(Vec<ClaimedDelivery>),
-    Record(Vec<bool>),
+    Record(Vec<Option<Verdict>>),
 }
 
 pub(super) struct Call {
@@ -88,6 +89,22 @@ impl Op {
     }
 }
 
+impl Op {
+    fn retries(&self) -> bool {
+        matches!(self, Op::Change(changes) if changes.iter().any(|c| matches!(c.what, What::Retry)))
+    }
+
+    /// Whether both change the same job.
+    fn meets(&self, other: &Op) -> bool {
+        match (self, other) {
+            (Op::Change(ours), Op::Change(theirs)) => {
+                ours.iter().any(|one| theirs.iter().any(|two| one.id == two.id))
+            }
+            _ => false,
+        }
+    }
+}
+
 fn result_bytes(change: &JobChange) -> usize {
     match &change.what {
         What::Change(Change::Complete(Outcome::Bytes { bytes, .. })) => bytes.len(),
@@ -116,7 +133,7 @@ impl Committer {
         )
     }
 
-    async fn call(&self, op: Op, now: Millis) -> Result<Reply> {
+    pub(super) async fn call(&self, op: Op, now: Millis) -> Result<Reply> {
         let (reply, answer) = oneshot::channel();
         let calls = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let closed = || Error::Down("closed".to_owned());
@@ -181,14 +198,21 @@ pub(super) fn start(store: &Store, pool: Pool, n: usize, receiver: mpsc::Receive
     }
 }
 
-/// The calls cut into transactions of a size that is done in time.
+/// The calls cut into transactions of a size that is done in time, in none of which a job both ends and begins
+/// anew: the statements for the two exclude each other.
 fn portions(calls: Vec<Call>) -> Vec<Vec<Call>> {
     let mut portions: Vec<Vec<Call>> = Vec::new();
     let mut sum = Weight::default();
     for call in calls {
         sum = Weight { rows: sum.rows + call.weight.rows, bytes: sum.bytes + call.weight.bytes };
         match portions.last_mut() {
-            Some(last) if sum.rows <= FLUSH_WEIGHT.rows && sum.bytes <= FLUSH_WEIGHT.bytes => last.push(call),
+            Some(last)
+                if sum.rows <= FLUSH_WEIGHT.rows
+                    && sum.bytes <= FLUSH_WEIGHT.bytes
+                    && !(call.op.retries() && last.iter().any(|earlier| call.op.meets(&earlier.op))) =>
+            {
+                last.push(call);
+            }
             Some(_) | None => {
                 sum = call.weight;
                 portions.push(vec![call]);
@@ -202,13 +226,13 @@ fn portions(calls: Vec<Call>) -> Vec<Vec<Call>> {
 /// fails only that call: the batch is halved until it stands alone.
 async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
     let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
-    let mut stack = vec![calls];
+    let mut stack = vec![(calls, false)];
     let mut unheard = Vec::new();
-    while let Some(mut calls) = stack.pop() {
+    while let Some((mut calls, mut in_doubt)) = stack.pop() {
         if calls.is_empty() {
             continue;
         }
-        match persist(inner, pool, &mut calls).await {
+        match persist(inner, pool, &mut calls, &mut in_doubt).await {
             Ok(replies) => {
                 for (call, reply) in calls.into_iter().zip(replies) {
                     if let Err(Ok(Reply::Lease(jobs))) = call.reply.send(reply) {
@@ -220,8 +244,8 @@ async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
                 Error::Data(_) | Error::KeyInFlight | Error::KeyReused | Error::Locked(_) | Error::Bug(_),
             ) if calls.len() > 1 => {
                 let rest = calls.split_off(calls.len() / 2);
-                stack.push(rest);
-                stack.push(calls);
+                stack.push((rest, in_doubt));
+                stack.push((calls, in_doubt));
             }
             Err(e) => fail(calls, &e),
         }
@@ -242,7 +266,7 @@ async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<LeasedJob>, now: Millis
     let op = Op::Change(jobs.into_iter().map(release).collect());
     let (reply, _nobody) = oneshot::channel();
     let weight = op.weight();
-    if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }]).await {
+    if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }], &mut false).await {
         tracing::warn!(error = %e, "jobs of a claim that nobody waited for come back by their lease");
     }
 }
@@ -265,9 +289,16 @@ fn fail(calls: Vec<Call>, e: &Error) {
 /// Repeats what may be repeated. A lost answer after the commit is harmless: a submission is known
 /// by its id, a change by its fence, an attempt by its number. A claim is repeated only while someone
 /// waits for it: what was claimed and never heard of comes back by its lease.
-async fn persist(inner: &Inner, pool: &Pool, calls: &mut Vec<Call>) -> Result<Vec<Result<Reply>>> {
+///
+/// `in_doubt` becomes true when a commit was sent and its answer lost.
+async fn persist(
+    inner: &Inner,
+    pool: &Pool,
+    calls: &mut Vec<Call>,
+    in_doubt: &mut bool,
+) -> Result<Vec<Result<Reply>>> {
     let until = Instant::now() + PATIENCE;
-    let (mut repeats, mut in_doubt) = (0, false);
+    let mut repeats = 0;
     loop {
         let began = Instant::now();
         let error = match transaction(inner, pool, calls, in_doubt).await {
@@ -284,7 +315,6 @@ async fn persist(inner: &Inner, pool: &Pool, calls: &mut Vec<Call>) -> Result<Ve
         match error {
             Error::Again if repeats < REPEATS => {}
             Error::Down(_) if Instant::now() < until => {
-                in_doubt = true;
                 sleep(Duration::from_millis(100)).await;
             }
             e => return Err(e),
@@ -306,10 +336,24 @@ fn count(inner: &Inner, reply: &Reply) {
 
 type Written = (Vec<Result<Reply>>, After);
 
-/// `in_doubt` says that the same calls may have been committed before, and the answer lost.
-async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: bool) -> Result<Written> {
-    let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
+async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: &mut bool) -> Result<Written> {
     let mut tx = pool.begin().await?;
+    match write(inner, &mut tx, calls, *in_doubt).await {
+        Ok(written) => {
+            tx.commit().await.inspect_err(|_| *in_doubt = true)?;
+            Ok(written)
+        }
+        Err(e) => {
+            // A connection that still works is kept, with all that it has prepared.
+            let _ = tx.rollback().await;
+            Err(e)
+        }
+    }
+}
+
+/// `in_doubt` says that the same calls may have been committed before, and the answer lost.
+async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Result<Written> {
+    let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
     let mut out = Outbox::new(inner, now);
     let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
 
@@ -317,21 +361,21 @@ async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: bool)
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
     if !at.is_empty() {
         let flat: Vec<&JobChange> = changes.iter().flat_map(|c| c.iter()).collect();
-        let mut answers = change::change(&mut tx, &mut out, &flat, in_doubt, now).await?.into_iter();
+        let mut answers = change::change(tx, &mut out, &flat, in_doubt, now).await?.into_iter();
         for (i, c) in at.into_iter().zip(changes) {
             replies[i] = Some(Ok(Reply::Change(answers.by_ref().take(c.len()).collect())));
         }
     }
     let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(m) } else { None });
     if !at.is_empty() {
-        for (i, answer) in at.into_iter().zip(submit::submit(inner, &mut tx, &mut out, &many, now).await?) {
+        for (i, answer) in at.into_iter().zip(submit::submit(inner, tx, &mut out, &many, now).await?) {
             replies[i] = Some(answer.map(Reply::Submit));
         }
     }
     let (at, lists) = pick(calls, |op| if let Op::Record(a) = op { Some(a) } else { None });
     if !at.is_empty() {
         let flat: Vec<&Attempted> = lists.iter().flat_map(|l| l.iter()).collect();
-        let mut answers = record::record(&mut tx, &mut out, &flat, now).await?.into_iter();
+        let mut answers = record::record(tx, &mut out, &flat, now).await?.into_iter();
         for (i, l) in at.into_iter().zip(lists) {
             replies[i] = Some(Ok(Reply::Record(answers.by_ref().take(l.len()).collect())));
         }
@@ -339,81 +383,21 @@ async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: bool)
     for (i, call) in calls.iter().enumerate() {
         match &call.op {
             Op::Claim { due, node, lease } => {
-                let got = deliveries::claim(&mut tx, due, *node, now.plus(*lease), now).await?;
+                let got = deliveries::claim(tx, due, *node, now.plus(*lease), now).await?;
                 replies[i] = Some(Ok(Reply::Claim(got)));
             }
             Op::Lease(want) => {
-                let got = lease::lease(inner, &mut tx, &mut out, want, now).await?;
+                let got = lease::lease(inner, tx, &mut out, want, now).await?;
                 replies[i] = Some(Ok(Reply::Lease(got)));
             }
             Op::Submit(_) | Op::Change(_) | Op::Record(_) => {}
         }
     }
-    let after = out.write(&mut tx).await?;
-    tx.commit().await?;
+    let after = out.write(tx).await?;
     let missing = || Err(Error::Bug("a call without an answer".to_owned()));
     Ok((replies.into_iter().map(|r| r.unwrap_or_else(missing)).collect(), after))
 }
 
 fn pick<'c, T>(calls: &'c [Call], of: impl Fn(&'c Op) -> Option<&'c T>) -> (Vec<usize>, Vec<&'c T>) {
     calls.iter().enumerate().filter_map(|(i, c)| Some((i, of(&c.op)?))).unzip()
-}
-
-/// A verb got the answer of another verb: a defect of `transaction`.
-fn mixed_up<T>() -> Result<T> {
-    Err(Error::Bug("the answer belongs to another verb".to_owned()))
-}
-
-impl Store {
-    /// Stores jobs that were checked, all or none. One answer per job, in order.
-    ///
-    /// `KeyReused` or `KeyInFlight` if an idempotency key says so.
-    pub async fn submit(&self, mut jobs: Vec<NewJob>, now: Millis) -> Result<Vec<Submitted>> {
-        use crate::types::{job::WorkerKind, key::LeaseToken};
-        for job in jobs.iter_mut().filter(|j| j.worker == WorkerKind::External && j.lease.is_none()) {
-            job.lease = Some(LeaseToken { fence: 1, random: self.0.dice.bytes() });
-        }
-        match self.0.committer.call(Op::Submit(jobs), now).await? {
-            Reply::Submit(answer) => Ok(answer),
-            _ => mixed_up(),
-        }
-    }
-
-    /// Changes jobs: complete, fail, release, heartbeat, cancel, retry. One answer per change, in order.
-    pub async fn change(&self, changes: Vec<JobChange>, now: Millis) -> Result<Vec<Result<Changed>>> {
-        match self.0.committer.call(Op::Change(changes), now).await? {
-            Reply::Change(answer) => Ok(answer),
-            _ => mixed_up(),
-        }
-    }
-
-    /// Claims due jobs for a worker. Empty if there are none.
-    pub async fn lease(&self, request: LeaseRequest, now: Millis) -> Result<Vec<LeasedJob>> {
-        match self.0.committer.call(Op::Lease(request), now).await? {
-            Reply::Lease(answer) => Ok(answer),
-            _ => mixed_up(),
-        }
-    }
-
-    /// Claims deliveries that are still as they were seen. Commits the intent of each attempt.
-    pub async fn claim(
-        &self,
-        due: Vec<DueDelivery>,
-        node: NodeId,
-        lease: Duration,
-        now: Millis,
-    ) -> Result<Vec<ClaimedDelivery>> {
-        match self.0.committer.call(Op::Claim { due, node, lease }, now).await? {
-            Reply::Claim(answer) => Ok(answer),
-            _ => mixed_up(),
-        }
-    }
-
-    /// Writes the outcomes of attempts. False where the lease was lost and nothing changed.
-    pub async fn record(&self, attempted: Vec<Attempted>, now: Millis) -> Result<Vec<bool>> {
-        match self.0.committer.call(Op::Record(attempted), now).await? {
-            Reply::Record(answer) => Ok(answer),
-            _ => mixed_up(),
-        }
-    }
 }

@@ -231,7 +231,7 @@ impl<'a> Outbox<'a> {
             new.expires_at,
             self.now,
         ]);
-        let handed = self.hand_over(id, lane, &origin, new);
+        let handed = self.hand_over(id, lane, new);
         let queue = match handed {
             Some((node, until)) => {
                 args![id, new.tenant, lane, until, "leased", 1i64, 1i64, self.now, node]
@@ -243,15 +243,9 @@ impl<'a> Outbox<'a> {
     }
 
     // Born claimed: attempt 1 is counted and its lease set, so the callback leaves right after the commit.
-    fn hand_over(
-        &mut self,
-        id: DeliveryId,
-        lane: LaneId,
-        origin: &str,
-        new: &NewDelivery<'_>,
-    ) -> Option<(Uuid, Millis)> {
+    fn hand_over(&mut self, id: DeliveryId, lane: LaneId, new: &NewDelivery<'_>) -> Option<(Uuid, Millis)> {
         let desk = self.inner.desk.get()?;
-        let lease = desk.reserve(lane, new.tenant, origin)?;
+        let lease = desk.reserve(lane)?;
         let lease_until = self.now.plus(lease);
         let claimed = ClaimedDelivery {
             id,

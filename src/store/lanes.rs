@@ -23,15 +23,17 @@ static DISOWN: Sql = Sql::plain("UPDATE lanes SET owner_id = NULL WHERE owner_id
 static VOID_LEASES: Sql = Sql::plain(
     "UPDATE delivery_queue SET due_at = $2 WHERE phase = 'leased' AND node_id <> $1 AND due_at > $2",
 );
+static DISOWN_OTHERS: Sql = Sql::plain("UPDATE lanes SET owner_id = NULL WHERE owner_id <> $1");
+static FORGET_OTHERS: Sql = Sql::plain("DELETE FROM nodes WHERE id <> $1");
 
 // Owned by this node afterwards: lanes that were free, ownerless, or whose owner is dead.
 static OWN: Sql = Sql::batch(
-    "INSERT INTO lanes (id, tenant_id, origin, owner_id, concurrency, failures, opened)
-     SELECT b.id, b.tenant_id, b.origin, $1, 10, 0, 0
+    "INSERT INTO lanes (id, tenant_id, origin, owner_id, concurrency, failures, opened, used_at)
+     SELECT b.id, b.tenant_id, b.origin, $1, 10, 0, 0, $2
      FROM {b}
      WHERE true  -- in one order, so that two nodes cannot deadlock
      ORDER BY b.id
-     ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id
+     ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id, used_at = excluded.used_at
        WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
      RETURNING id, concurrency, failures, opened, held_until, held_reason",
@@ -96,7 +98,8 @@ impl Store {
         Ok(n)
     }
 
-    /// At the start on SQLite, where no other process can be: leases of deliveries are void at once.
+    /// At the start on SQLite, where no other process can be: what a node before this one held of deliveries
+    /// is free at once, its leases and its lanes. Gives how many leases that were.
     ///
     /// On PostgreSQL another node may hold them, so nothing is done. Workers' leases survive.
     pub async fn void_old_leases(&self, node: NodeId, now: Millis) -> Result<u64> {
@@ -105,6 +108,8 @@ impl Store {
             super::db::Engine::Sqlite => {
                 let mut tx = self.0.writers.begin().await?;
                 let n = tx.run(&VOID_LEASES, args![node, now]).await?;
+                tx.run(&DISOWN_OTHERS, args![node]).await?;
+                tx.run(&FORGET_OTHERS, args![node]).await?;
                 tx.commit().await?;
                 Ok(n)
             }

@@ -66,7 +66,10 @@ macro_rules! levels {
             "SELECT l.column1 FROM (VALUES (CAST(0 AS BIGINT), $4), (1, $5), (2, $6), (3, $7), (4, $8)) AS l
              WHERE EXISTS (SELECT 1 FROM job_queue q
                            WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = l.column1
-                             AND q.due_at > l.column2 AND q.due_at <= $3 ",
+                             AND q.due_at > l.column2 AND q.due_at <= $3
+                             -- what no claim takes must not wake one
+                             AND q.attempts_left > 0 AND q.cancel_at IS NULL
+                             AND (q.deadline_at IS NULL OR q.deadline_at > $3) ",
             $of_kind,
             ") ORDER BY 1"
         )

@@ -38,6 +38,7 @@ pub mod seal;
 mod secrets;
 mod submit;
 mod sweep;
+mod verbs;
 
 pub use error::{Error, Result};
 pub use invariants::{Finding, check};
@@ -96,7 +97,7 @@ pub struct Options {
 /// back if it fails, so what is handed over can always be sent.
 pub trait HandOver: Send + Sync {
     /// Reserves a slot of the node and of the lane. Gives how long the lease must hold.
-    fn reserve(&self, lane: LaneId, tenant: TenantId, origin: &str) -> Option<Duration>;
+    fn reserve(&self, lane: LaneId) -> Option<Duration>;
     /// Gives the slots back.
     fn give_back(&self, lane: LaneId);
     /// The commit is durable: send it.

@@ -104,16 +104,24 @@ static FAILURE_URLS: Sql = Sql::batch(
 const REDACTED: &[&str] =
     &["set-cookie", "authorization", "www-authenticate", "proxy-authenticate", "cookie", "x-api-key"];
 
-/// Writes the outcomes. False where the lease was lost: a zombie changes nothing.
+/// An attempt whose lease was held, and the verdict as it is written: a new round that was asked for
+/// meanwhile lets go on what would have ended.
+struct Ours<'a> {
+    attempted: &'a Attempted,
+    verdict: Verdict,
+}
+
+/// Writes the outcomes; gives the verdicts as written. None where the lease was lost: a zombie changes nothing.
 pub(super) async fn record(
     tx: &mut Tx,
     out: &mut Outbox<'_>,
     attempted: &[&Attempted],
     now: Millis,
-) -> Result<Vec<bool>> {
+) -> Result<Vec<Option<Verdict>>> {
     let mut all: Vec<&Attempted> = attempted.to_vec();
     all.sort_unstable_by_key(|a| a.id);
-    let (again, ended): (Vec<&Attempted>, Vec<&Attempted>) = all.iter().partition(|a| next_at(a).is_some());
+    let (again, ended): (Vec<&Attempted>, Vec<&Attempted>) =
+        all.iter().partition(|a| next_at(a.verdict).is_some());
     let mut held: HashSet<DeliveryId> = HashSet::new();
     let mut next: HashMap<DeliveryId, Millis> = HashMap::new();
     let end = |a: &&Attempted, asked: i64| args![a.id, a.fence, asked];
@@ -122,7 +130,8 @@ pub(super) async fn record(
     }
     // What was not ended is another's by now, or someone has asked for a new round while it was under way.
     let left: Vec<&Attempted> = ended.into_iter().filter(|a| !held.contains(&a.id)).collect();
-    let (dead, delivered): (Vec<_>, Vec<_>) = left.into_iter().partition(|a| dead_reason(a).is_some());
+    let (dead, delivered): (Vec<_>, Vec<_>) =
+        left.into_iter().partition(|a| dead_reason(a.verdict).is_some());
     for row in tx.batch(&END_QUEUE, vec![], delivered.iter().map(|a| end(a, 1)).collect()).await? {
         held.insert(row.id(0)?);
     }
@@ -131,29 +140,33 @@ pub(super) async fn record(
         held.insert(row.id(0)?);
         next.insert(row.id(0)?, row.time(1)?);
     }
-    let ours: Vec<Attempted> = all.into_iter().filter(|a| held.contains(&a.id)).cloned().collect();
-    let ours: Vec<Attempted> = ours
+    let written = |a: &Attempted| {
+        let verdict = next.get(&a.id).map_or(a.verdict, |at| Verdict::RetryAt(*at));
+        held.contains(&a.id).then_some(verdict)
+    };
+    let ours: Vec<Ours<'_>> = all
         .into_iter()
-        .map(|a| Attempted { verdict: next.get(&a.id).map_or(a.verdict, |at| Verdict::RetryAt(*at)), ..a })
+        .filter_map(|attempted| Some(Ours { attempted, verdict: written(attempted)? }))
         .collect();
-    let attempts = ours.iter().filter_map(|a| Some(attempt_row(a, a.exchange.as_ref()?))).collect();
+    let attempts = ours.iter().filter_map(|a| Some(attempt_row(a, a.attempted.exchange.as_ref()?))).collect();
     tx.batch(&INSERT_ATTEMPTS, vec![], attempts).await?;
     tx.batch(&UPDATE_DELIVERIES, vec![], ours.iter().map(|a| delivery_row(a, now)).collect()).await?;
-    let dead = || ours.iter().filter_map(|a| Some(args![a.id, dead_reason(a)?.as_str()])).collect::<Vec<_>>();
+    let letter = |a: &Ours<'_>| Some(args![a.attempted.id, dead_reason(a.verdict)?.as_str()]);
+    let dead = || ours.iter().filter_map(letter).collect::<Vec<_>>();
     tx.batch(&LAY_DOWN, args![now], dead()).await?;
     tell_failure_urls(tx, out, dead(), now).await?;
-    Ok(attempted.iter().map(|a| held.contains(&a.id)).collect())
+    Ok(attempted.iter().map(|a| written(a)).collect())
 }
 
-fn next_at(a: &Attempted) -> Option<Millis> {
-    match a.verdict {
+fn next_at(verdict: Verdict) -> Option<Millis> {
+    match verdict {
         Verdict::RetryAt(at) => Some(at),
         Verdict::Delivered | Verdict::Dead(_) => None,
     }
 }
 
-fn dead_reason(a: &Attempted) -> Option<DeadReason> {
-    match a.verdict {
+fn dead_reason(verdict: Verdict) -> Option<DeadReason> {
+    match verdict {
         Verdict::Dead(reason) => Some(reason),
         Verdict::Delivered | Verdict::RetryAt(_) => None,
     }
@@ -165,7 +178,7 @@ fn begun(a: &Attempted) -> u32 {
 }
 
 fn retry_row(a: &Attempted) -> Vec<Value> {
-    args![a.id, a.fence, next_at(a), i64::from(a.counts), begun(a)]
+    args![a.id, a.fence, next_at(a.verdict), i64::from(a.counts), begun(a)]
 }
 
 fn status_and_error(exchange: &Exchange) -> (Option<u16>, Option<String>) {
@@ -176,12 +189,13 @@ fn status_and_error(exchange: &Exchange) -> (Option<u16>, Option<String>) {
     }
 }
 
-fn delivery_row(a: &Attempted, now: Millis) -> Vec<Value> {
+fn delivery_row(ours: &Ours<'_>, now: Millis) -> Vec<Value> {
+    let a = ours.attempted;
     let (status, error) = match &a.exchange {
         Some(exchange) => status_and_error(exchange),
-        None => (None, dead_reason(a).map(|r| r.as_str().to_owned())),
+        None => (None, dead_reason(ours.verdict).map(|r| r.as_str().to_owned())),
     };
-    let (state, ended, kept) = match a.verdict {
+    let (state, ended, kept) = match ours.verdict {
         Verdict::Delivered => ("delivered", Some(now), KEEP_DELIVERIES),
         Verdict::RetryAt(_) => ("owed", None, KEEP_DELIVERIES),
         Verdict::Dead(_) => ("dead", Some(now), KEEP_LETTERS),
@@ -190,7 +204,8 @@ fn delivery_row(a: &Attempted, now: Millis) -> Vec<Value> {
     args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended, remove]
 }
 
-fn attempt_row(a: &Attempted, exchange: &Exchange) -> Vec<Value> {
+fn attempt_row(ours: &Ours<'_>, exchange: &Exchange) -> Vec<Value> {
+    let a = ours.attempted;
     let status = match exchange.outcome {
         Outcome::Answered { status, .. } => Some(i64::from(status)),
         Outcome::Failed(_) => None,
@@ -213,7 +228,7 @@ fn attempt_row(a: &Attempted, exchange: &Exchange) -> Vec<Value> {
         error,
         if headers.is_empty() { None } else { serde_json::to_string(&headers).ok() },
         if exchange.body.is_empty() { None } else { Some(exchange.body.to_vec()) },
-        next_at(a),
+        next_at(ours.verdict),
     ]
 }
 

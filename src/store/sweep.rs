@@ -20,6 +20,8 @@ pub(super) const KEEP_LETTERS: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEEP_STUBS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A redrive that is over and a secret that signs no more are kept so long.
 const KEEP_TRACES: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What was learned of a lane is kept so long after its last use.
+const KEEP_LANES: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What is still needed is put off for so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// ... and that before its time has come, for a reader takes what is past its time for gone.
@@ -129,6 +131,18 @@ macro_rules! key_needed {
 static POSTPONE_KEYS: Sql =
     Sql::plain(concat!("UPDATE idempotency SET expires_at = $3 ", old_keys!(), key_needed!()));
 static OLD_KEYS: Sql = Sql::plain(concat!("DELETE FROM idempotency ", old_keys!(), "NOT ", key_needed!()));
+// A lane that nobody owns and where nothing waits is what its next delivery would make anew, but for the
+// slots that were learned.
+static OLD_LANES: Sql = Sql::plain(
+    "DELETE FROM lanes
+     WHERE id IN (SELECT l.id FROM lanes l
+                  WHERE l.used_at <= $1 AND l.endpoint_id IS NULL AND (l.held_until IS NULL OR l.held_until <= $2)
+                    AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = l.owner_id)
+                    AND NOT EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = l.id)
+                  ORDER BY l.used_at LIMIT $3)
+       -- another node may have taken it since
+       AND used_at <= $1",
+);
 static OLD_REDRIVES: Sql = Sql::plain("DELETE FROM redrives WHERE ended_at <= $1");
 static OLD_SECRETS: Sql = Sql::plain("DELETE FROM secrets WHERE expires_at <= $1");
 /// A key whose job is owed is put off for so long.
@@ -181,6 +195,7 @@ impl Store {
         gone += tx.run(&OLD_KEYS, args![now, BITE]).await?;
         tx.run(&OLD_REDRIVES, args![now.minus(KEEP_TRACES)]).await?;
         tx.run(&OLD_SECRETS, args![now.minus(KEEP_TRACES)]).await?;
+        gone += tx.run(&OLD_LANES, args![now.minus(KEEP_LANES), now, BITE]).await?;
         tx.commit().await?;
         Ok(gone)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringback::store::{ClaimedDelivery, Error, HandOver};
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
-use ringback::types::{LaneId, Millis, TenantId};
+use ringback::types::{LaneId, Millis};
 
 use crate::support::store::{Bed, attempted, both_stores, callback, complete};
 
@@ -40,8 +40,7 @@ impl Desk {
 }
 
 impl HandOver for Desk {
-    fn reserve(&self, _: LaneId, _: TenantId, origin: &str) -> Option<Duration> {
-        assert_eq!(origin, "https://hooks.example.com");
+    fn reserve(&self, _: LaneId) -> Option<Duration> {
         let mut state = self.state.lock().unwrap();
         if state.slots == 0 {
             return None;

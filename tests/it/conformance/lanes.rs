@@ -18,6 +18,7 @@ both_stores! {
     lanes_are_found_by_state_and_by_what_waits_longest,
     lanes_are_shared_out_among_living_nodes,
     old_leases_are_void_where_no_other_node_can_be,
+    lanes_of_a_killed_node_are_free_where_no_other_can_be,
 }
 
 async fn lane(bed: &Bed) -> (LaneId, DeliveryId) {
@@ -209,4 +210,19 @@ async fn old_leases_are_void_where_no_other_node_can_be(bed: &Bed) {
             assert_eq!((again.id, again.number, again.unknowns), (sent.id, 2, 1));
         }
     }
+}
+
+async fn lanes_of_a_killed_node_are_free_where_no_other_can_be(bed: &Bed) {
+    let lane = lane(bed).await;
+    let killed = node(bed);
+    bed.store.keep_alive(killed, Millis(bed.now().0 + 15_000)).await.unwrap();
+    own(bed, killed, lane).await;
+    let reborn = node(bed);
+    bed.store.keep_alive(reborn, Millis(bed.now().0 + 15_000)).await.unwrap();
+    bed.store.void_old_leases(reborn, bed.now()).await.unwrap();
+    let free = bed.engine() == ringback::store::db::Engine::Sqlite;
+    assert_eq!(own(bed, reborn, lane).await.len(), usize::from(free));
+    let alive = bed.store.figures(bed.now()).await.unwrap();
+    let alive = alive.into_iter().find(|(name, _)| *name == "nodes_alive").unwrap().1;
+    assert_eq!(alive, if free { 1 } else { 2 });
 }

@@ -7,7 +7,7 @@ use ringback::store::{Error, LeaseRequest, Right, What};
 use ringback::types::job::JobState;
 use ringback::types::{JobId, Millis};
 
-use crate::support::store::{Bed, both_stores, complete, failure, heartbeat, release};
+use crate::support::store::{Bed, both_stores, cancel, complete, failure, heartbeat, release};
 
 both_stores! {
     a_worker_gets_the_job_as_it_was_submitted,
@@ -255,4 +255,12 @@ async fn who_waits_is_told_without_a_claim(bed: &Bed) {
     assert_eq!(bed.get(id).await.attempt, 0, "nothing was taken");
     bed.submit(bed.job_with(|j| j.kind = "rare".to_owned())).await;
     assert!(due(&rare).await);
+    for job in bed.lease(2).await {
+        bed.owner(job.job_id, cancel()).await.unwrap();
+    }
+    bed.pass_seconds(20);
+    assert!(
+        bed.lease(2).await.is_empty() && !due(&any).await && !due(&rare).await,
+        "no claim takes a cancelled job"
+    );
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use ringback::store::{DeliveryFilter, Error, What};
+use ringback::types::Millis;
 use ringback::types::delivery::{DeadReason, Verdict};
+use ringback::types::id::NodeId;
 
-use crate::support::store::{Bed, both_stores, complete, failure, page};
+use crate::support::store::{Bed, both_stores, callback, complete, failure, page};
 
 const DAY: u64 = 86_400;
 
@@ -17,6 +19,7 @@ both_stores! {
     a_kept_job_keeps_its_callback_state,
     a_retried_job_is_not_purged,
     what_is_past_its_time_is_gone_before_the_sweep_comes,
+    a_lane_is_forgotten_a_week_after_its_last_use,
 }
 
 /// Bites until nothing is left to remove; gives how many rows went.
@@ -151,4 +154,41 @@ async fn what_is_past_its_time_is_gone_before_the_sweep_comes(bed: &Bed) {
     assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
     assert!(matches!(bed.owner(id, What::Retry).await, Err(Error::Expired)));
     assert!(bed.store.jobs(bed.tenant, &Default::default(), page(9), bed.now()).await.unwrap().is_empty());
+}
+
+async fn a_lane_is_forgotten_a_week_after_its_last_use(bed: &Bed) {
+    let used = async |url: &str, owner: NodeId| {
+        bed.store.keep_alive(owner, bed.now().plus(Duration::from_secs(15))).await.unwrap();
+        bed.submit(bed.job_with(|j| j.callback = Some(callback(url)))).await;
+        let job = bed.lease_one().await;
+        bed.held(&job, complete()).await.unwrap();
+        let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0);
+        bed.store.own_lanes(owner, &[(due.lane, due.id)], bed.now()).await.unwrap().remove(0)
+    };
+    let idle = used("https://a.example.com/", bed.node).await;
+    bed.deliver(200, Verdict::Delivered).await;
+    bed.store.save_lanes(bed.node, &[(idle, true)]).await.unwrap();
+    bed.pass_seconds(3 * DAY);
+    let other: NodeId = bed.dice.id(bed.now());
+    let owned = used("https://b.example.com/", other).await;
+    bed.deliver(200, Verdict::Delivered).await;
+    bed.pass(Duration::from_secs(4 * DAY) - Duration::from_millis(1));
+    retain(bed).await;
+    assert_eq!(bed.count("lanes").await, 2);
+    bed.pass(Duration::from_millis(1));
+    assert!(retain(bed).await > 0);
+    assert_eq!(bed.count("lanes").await, 1, "the one that was let go of a week ago");
+    bed.pass_seconds(3 * DAY);
+    retain(bed).await;
+    assert_eq!(bed.count("lanes").await, 1, "it has an owner");
+    bed.store.leave(other).await.unwrap();
+    used("https://b.example.com/", bed.node).await;
+    bed.store.leave(bed.node).await.unwrap();
+    bed.pass_seconds(8 * DAY);
+    retain(bed).await;
+    assert_eq!(bed.count("lanes").await, 1, "something waits in it");
+    bed.deliver(200, Verdict::Delivered).await;
+    assert!(retain(bed).await > 0);
+    assert_eq!(bed.count("lanes").await, 0);
+    assert_eq!(owned.concurrency, 10);
 }

@@ -242,7 +242,7 @@ impl Bed {
     }
 
     pub async fn record(&self, attempted: Attempted) -> bool {
-        self.store.record(vec![attempted], self.now()).await.unwrap().remove(0)
+        self.store.record(vec![attempted], self.now()).await.unwrap()[0].is_some()
     }
 
     /// Claims the one due delivery and writes what came of it.
