@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::egress::{BootTime, Limits, Sender};
+use crate::egress::{Answer, BootTime, Limits, Sender};
 use crate::store::{Attempted, ClaimedDelivery, Error, Store};
 use crate::types::Millis;
 use crate::types::delivery::{DeadReason, Fault, Outcome, Verdict, judge, roll};
@@ -35,7 +35,7 @@ pub(super) async fn attempt(tools: &Tools<'_>, d: &ClaimedDelivery, clock: impl 
         Ok(ready) => ready,
         Err(unready) => return Attempted { counts: unready.counts, ..not_sent(d, unready.verdict) },
     };
-    let limits = Limits { deadline: tools.deadline, not_after: tools.not_after };
+    let limits = Limits { deadline: tools.deadline, not_after: tools.not_after, answer: Answer::Glance };
     let exchange = tools.sender.post(&url, headers, d.body.clone(), limits, now).await;
     let unsent = matches!(exchange.outcome, Outcome::Failed(Fault::LeaseRanOut));
     let counts = match exchange.outcome {

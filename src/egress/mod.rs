@@ -1,4 +1,4 @@
-//! Everything that leaves for a callback URL.
+//! Everything that leaves for a callback URL or a push worker.
 //!
 //! The rules of this folder:
 //!
@@ -78,6 +78,29 @@ pub struct Limits {
     pub deadline: Duration,
     /// When the lease runs out: past it, no request is written.
     pub not_after: BootTime,
+    /// How much of the answer's body is wanted.
+    pub answer: Answer,
+}
+
+/// What is wanted of an answer's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Its beginning, for people who look: at most 64 KiB are read and 16 KiB kept, and the status counts
+    /// however the body ends.
+    Glance,
+    /// All of it, up to so many bytes. One byte more is kept of a longer body and shows that it is longer;
+    /// the body of a 2xx answer that breaks off is a failure.
+    Whole(usize),
+}
+
+impl Answer {
+    /// Bytes that are read before the connection is dropped, and bytes that are kept.
+    fn bounds(self) -> (usize, usize) {
+        match self {
+            Answer::Glance => (BODY_READ_MAX, BODY_KEEP_MAX),
+            Answer::Whole(most) => (most.saturating_add(1), most.saturating_add(1)),
+        }
+    }
 }
 
 /// A [`Sender`] cannot be built from its [`Options`].

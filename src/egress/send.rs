@@ -17,7 +17,7 @@ use super::gate::{Gated, LeaseRanOut, Trail, ms};
 use super::guard::Guard;
 use super::wire::Link;
 use super::{
-    BODY_KEEP_MAX, BODY_READ_MAX, BootTime, HEAD_MAX, IDLE_MAX, IDLE_PER_ORIGIN, Limits, Options, SetupError,
+    Answer, BootTime, HEAD_MAX, IDLE_MAX, IDLE_PER_ORIGIN, Limits, Options, SetupError,
 };
 use crate::types::Millis;
 use crate::types::delivery::{Exchange, Fault, Outcome};
@@ -70,7 +70,8 @@ impl Sender {
     ///
     /// `Host` and `Content-Length` are added to `headers`, nothing else. `now` is what a date in `Retry-After`
     /// is counted from. An answer counts once its head is complete, even if its body then breaks off or is
-    /// longer than what is read; but a deadline that passes before the end of the body is a failure.
+    /// longer than what is read, unless [`Answer::Whole`] is wanted; but a deadline that passes before the end
+    /// of the body is a failure.
     pub async fn post(
         &self,
         url: &CallbackUrl,
@@ -101,7 +102,7 @@ impl Sender {
             answer = self.request(parcel, seen).await;
         }
         match answer {
-            Ok(answer) => seen.read(answer, parcel.now).await,
+            Ok(answer) => seen.read(answer, parcel.limits.answer, parcel.now).await,
             Err(error) => Outcome::Failed(fault(&error)),
         }
     }
@@ -122,18 +123,25 @@ impl Sender {
 }
 
 impl Seen {
-    async fn read(&mut self, answer: Response<Incoming>, now: Millis) -> Outcome {
+    async fn read(&mut self, answer: Response<Incoming>, wanted: Answer, now: Millis) -> Outcome {
         self.first_byte_ms = self.trail.answered().and_then(ms);
         let (head, mut body) = answer.into_parts();
         let shown = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
         self.headers = head.headers.iter().map(|(name, v)| (name.to_string(), shown(v))).collect();
+        let (most, kept) = wanted.bounds();
         let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else {
+                if wanted != Answer::Glance && head.status.is_success() {
+                    return Outcome::Failed(Fault::Reset);
+                }
+                break;
+            };
             let data = frame.data_ref().map_or(&[][..], |d| d);
             read += data.len();
-            let room = BODY_KEEP_MAX - self.body.len();
+            let room = kept - self.body.len();
             self.body.extend_from_slice(&data[..data.len().min(room)]);
-            if read >= BODY_READ_MAX {
+            if read >= most {
                 break;
             }
         }

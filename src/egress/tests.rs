@@ -29,7 +29,8 @@ fn sender() -> Sender {
 }
 
 fn within(ms: u64) -> Limits {
-    Limits { deadline: Duration::from_millis(ms), not_after: BootTime::now().plus(Duration::from_secs(60)) }
+    let not_after = BootTime::now().plus(Duration::from_secs(60));
+    Limits { deadline: Duration::from_millis(ms), not_after, answer: Answer::Glance }
 }
 
 async fn post(sender: &Sender, url: &str, limits: Limits) -> Exchange {
@@ -117,7 +118,7 @@ async fn steering_headers_are_read() {
 #[tokio::test]
 async fn nothing_is_sent_once_the_lease_ran_out() {
     let receiver = Receiver::plain("HTTP/1.1 200 OK\r\n\r\n", Then::Keep).await;
-    let late = Limits { deadline: Duration::from_secs(5), not_after: BootTime::now() };
+    let late = Limits { not_after: BootTime::now(), ..within(5_000) };
     let got = post(&sender(), &receiver.url("/"), late).await;
     assert_eq!(fault(&got), Fault::LeaseRanOut);
     assert_eq!(receiver.connections(), 0);

@@ -246,7 +246,7 @@ pub struct Exchange {
     pub address: Option<SocketAddr>,
     /// As received, not yet redacted; values that are no UTF-8 are shown with replacement characters.
     pub headers: Vec<(String, String)>,
-    /// The first 16 KiB of the answer.
+    /// The beginning of the answer: 16 KiB of a callback's, all of a push worker's.
     pub body: Bytes,
 }
 

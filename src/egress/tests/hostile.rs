@@ -95,3 +95,26 @@ async fn a_compressed_body_stays_as_it_is() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc";
     assert_eq!(&one(answer, Then::Keep, 5_000).await.body[..], b"abc");
 }
+
+async fn whole(answer: &str, then: Then) -> Exchange {
+    let receiver = Receiver::plain(answer, then).await;
+    post(&sender(), &receiver.url("/"), Limits { answer: Answer::Whole(8), ..within(5_000) }).await
+}
+
+#[tokio::test]
+async fn a_body_that_is_wanted_whole_is_kept_whole_or_shows_that_it_is_longer() {
+    let with = |n: usize| format!("HTTP/1.1 200 OK\r\nContent-Length: {n}\r\n\r\n{}", "x".repeat(n));
+    assert_eq!(whole(&with(0), Then::Keep).await.body.len(), 0);
+    assert_eq!(&whole(&with(8), Then::Keep).await.body[..], b"xxxxxxxx");
+    assert_eq!(whole(&with(9), Then::Keep).await.body.len(), 9);
+    let endless = whole("HTTP/1.1 200 OK\r\n\r\n", Then::Endless).await;
+    assert_eq!((status(&endless), endless.body.len()), (200, 9));
+}
+
+#[tokio::test]
+async fn half_a_body_that_is_wanted_whole_is_no_answer() {
+    let broken = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Length: 8\r\n\r\nhalf");
+    assert_eq!(fault(&whole(&broken(200), Then::Close).await), Fault::Reset);
+    let refused = whole(&broken(422), Then::Close).await;
+    assert_eq!((status(&refused), &refused.body[..]), (422, &b"half"[..]), "half a reason is one");
+}

@@ -112,7 +112,7 @@ async fn a_lease_that_runs_out_during_the_handshake_sends_nothing() {
         let _ = io.read_to_end(&mut got).await;
         got
     });
-    let limits = Limits { deadline: Duration::from_secs(5), not_after };
+    let limits = Limits { not_after, ..within(5_000) };
     let sender = sender("hooks.example.com", Some(root));
     let got = post(&sender, &format!("https://hooks.example.com:{port}/"), limits).await;
     assert_eq!(fault(&got), Fault::LeaseRanOut);
