@@ -1,5 +1,7 @@
 //! The only file that knows everyone: puts a node together and takes it apart.
 
+mod push;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -119,9 +121,7 @@ impl Running {
 /// Starts a node; it is ready when this returns.
 pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<Running> {
     let file = config.file.as_deref().map(File::read).transpose()?.unwrap_or_default();
-    if let Some(reason) = file.unsupported() {
-        bail!("{reason}");
-    }
+    let workers = push::profiles(&file, config.mode == Mode::Dev)?;
     if config.mode == Mode::Dev {
         ensure!(
             config.listen.ip().is_loopback(),
@@ -156,6 +156,7 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
     start_sweep(&node, &loops, &tasks);
     if config.roles.contains(&Role::Dispatch) {
         start_dispatcher(&node, &dice, &policy, &loops, &tasks).await?;
+        push::start(&node, workers, &loops, &tasks)?;
     }
     let app = http::App::new(http::Parts {
         store: store.clone(),

@@ -63,7 +63,7 @@ pub struct PushWorker {
     /// Whether its URL may use `http`.
     #[serde(default)]
     pub allow_http: bool,
-    /// How many jobs it is given at a time.
+    /// How many jobs each node gives it at a time; 10 when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
 }
@@ -114,10 +114,8 @@ impl File {
             if rules::name("", name, 64).is_err() {
                 return Err(bad(format!("queues.{name}"), QUEUE_NAME));
             }
-            let url = queue.worker.as_ref().map(|worker| url::Url::parse(&worker.url));
-            let http = |url: url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
-            if url.is_some_and(|url| !url.is_ok_and(http)) {
-                return Err(bad(format!("queues.{name}.worker.url"), "must be an http or https URL"));
+            if let Some(worker) = &queue.worker {
+                worker.check(&format!("queues.{name}.worker"))?;
             }
         }
         Ok(file)
@@ -141,13 +139,34 @@ impl File {
         }
         self
     }
+}
 
-    /// What the file asks for and this release cannot do; a node refuses to start with it.
-    pub fn unsupported(&self) -> Option<String> {
-        let (name, _) = self.queues.iter().find(|(_, queue)| queue.worker.is_some())?;
-        Some(format!("queues.{name}.worker: push workers are not available yet"))
+impl PushWorker {
+    /// What can be told without knowing how careful the node is.
+    fn check(&self, place: &str) -> Result<(), BadConfig> {
+        let http = |url: url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+        if !url::Url::parse(&self.url).is_ok_and(http) {
+            return Err(bad(format!("{place}.url"), "must be an http or https URL"));
+        }
+        let name = |host: &String| !host.is_empty() && !host.contains(['/', '@', '*']) && host.is_ascii();
+        if !self.allow_hosts.iter().all(name) {
+            return Err(bad(format!("{place}.allow_hosts"), "has names of hosts, without port or pattern"));
+        }
+        if self.max_in_flight.is_some_and(|n| !(1..=IN_FLIGHT_MAX).contains(&n)) {
+            return Err(bad(format!("{place}.max_in_flight"), "must be 1 to 1000"));
+        }
+        Ok(())
+    }
+
+    /// How many jobs it is given at a time.
+    pub fn in_flight(&self) -> u32 {
+        self.max_in_flight.unwrap_or(IN_FLIGHT)
     }
 }
+
+/// Jobs a push worker is given at a time, where the file does not say, and at the most.
+const IN_FLIGHT: u32 = 10;
+const IN_FLIGHT_MAX: u32 = 1_000;
 
 const QUEUE_NAME: &str = "a queue is 1 to 64 of `A-Za-z0-9._:-` and begins with a letter or digit";
 fn bad(place: String, rule: &'static str) -> BadConfig {
@@ -204,13 +223,14 @@ mod tests {
     "#;
 
     #[test]
-    fn the_contracts_example_is_read_and_push_workers_are_refused_by_name() {
+    fn the_contracts_example_is_read() {
         let file = File::parse(SAMPLE).unwrap();
         assert_eq!(file.routes[0].kind, "report.generate");
-        assert_eq!(file.queues["reports"].worker.as_ref().unwrap().max_in_flight, Some(20));
-        let why = file.unsupported().unwrap();
-        assert_eq!(why, "queues.reports.worker: push workers are not available yet");
-        assert_eq!(File::parse("").unwrap().unsupported(), None);
+        let worker = file.queues["reports"].worker.as_ref().unwrap();
+        assert_eq!((worker.in_flight(), worker.body), (20, PushBody::Input));
+        let fewer = SAMPLE.replace("max_in_flight = 20", "body = 'job'");
+        let worker = File::parse(&fewer).unwrap().queues["reports"].worker.clone().unwrap();
+        assert_eq!((worker.in_flight(), worker.body), (10, PushBody::Job));
     }
 
     #[test]
@@ -218,6 +238,7 @@ mod tests {
         let route = |path: &str, kind: &str, status: &str| {
             format!("[[routes]]\npath = '{path}'\ntype = '{kind}'\nstatus_path = '{status}'\n")
         };
+        let worker = |more: &str| format!("[queues.a.worker]\nurl = 'https://x.org/'\n{more}\n");
         for (text, named) in [
             (route("api", "t", "/s/{jobId}"), "routes[0].path"),
             (route("/a//b", "t", "/s/{jobId}"), "routes[0].path"),
@@ -230,6 +251,14 @@ mod tests {
             (route("/a", "t", "/s/{jobId}").repeat(2), "routes[1].path: is used"),
             ("[queues.'a b']".to_owned(), "queues.a b"),
             ("[queues.a.worker]\nurl = 'ftp://x'".to_owned(), "queues.a.worker.url"),
+            (worker("max_in_flight = 0"), "queues.a.worker.max_in_flight"),
+            (worker("max_in_flight = 1001"), "queues.a.worker.max_in_flight"),
+            (worker("allow_hosts = ['']"), "queues.a.worker.allow_hosts"),
+            (worker("allow_hosts = ['*.x']"), "queues.a.worker.allow_hosts"),
+            (worker("allow_cidrs = ['10.0.0.0/33']"), "allow_cidrs"),
+            (worker("body = 'all'"), "all"),
+            (worker("secret = 'x'"), "secret"),
+            ("[queues.a.worker]\nbody = 'job'".to_owned(), "url"),
             ("[[route]]".to_owned(), "route"),
             ("[[routes]]\npath = '/a'\ntype = 't'\nstatus = 'x'".to_owned(), "status"),
         ] {

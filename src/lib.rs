@@ -6,7 +6,7 @@
 //! ```text
 //! 5  cli  worker                                doors people use
 //! 4  app  config  telemetry                     wiring: app alone knows everyone
-//! 3  http  dispatch  sweep                      doors and loops, which never import each other
+//! 3  http  dispatch  push  sweep                doors and loops, which never import each other
 //! 2  store  egress  client                      I/O leaves: each speaks to one outside thing
 //! 1  clock  dice  wake  metrics                 small tools with no knowledge of jobs
 //! 0  types                                      ids, states, retry maths, signatures, API shapes
@@ -24,6 +24,7 @@ pub mod dispatch;
 pub mod egress;
 pub mod http;
 pub mod metrics;
+pub mod push;
 pub mod store;
 pub mod sweep;
 pub mod telemetry;

@@ -32,6 +32,19 @@ struct Word {
     word: &'static str,
 }
 
+/// A queue that the configuration names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Queue {
+    queue: String,
+}
+
+/// The same and one word of a closed set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueueWord {
+    queue: String,
+    word: &'static str,
+}
+
 /// The figures of this process. Cheap to clone; all clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Inner>);
@@ -51,10 +64,18 @@ struct Inner {
     batch_size: Histogram,
     batch_seconds: Histogram,
     lanes: Gauge,
+    pushed: Family<QueueWord, Counter>,
+    push_seconds: Family<Queue, Histogram, fn() -> Histogram>,
+    push_in_flight: Family<Queue, Gauge>,
 }
 
 fn seconds() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0])
+}
+
+/// The time of work, which may take hours.
+fn long_seconds() -> Histogram {
+    Histogram::new([0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 7_200.0, 86_400.0])
 }
 
 fn sizes() -> Histogram {
@@ -84,6 +105,9 @@ impl Metrics {
             batch_size: sizes(),
             batch_seconds: seconds(),
             lanes: Gauge::default(),
+            pushed: Family::default(),
+            push_seconds: Family::new_with_constructor(long_seconds),
+            push_in_flight: Family::default(),
         };
         inner.register();
         Metrics(Arc::new(inner))
@@ -138,6 +162,20 @@ impl Metrics {
         self.0.lanes.set(i64::try_from(n).unwrap_or(i64::MAX));
     }
 
+    /// A request to the push worker of a queue ended, and its job is in this state now.
+    pub fn pushed(&self, queue: &str, state: &'static str, took: Duration) {
+        let named = QueueWord { queue: queue.to_owned(), word: state };
+        self.0.pushed.get_or_create_owned(&named).inc();
+        let named = Queue { queue: queue.to_owned() };
+        self.0.push_seconds.get_or_create_owned(&named).observe(took.as_secs_f64());
+    }
+
+    /// How many requests to the push worker of a queue are under way on this node.
+    pub fn push_in_flight(&self, queue: &str, n: usize) {
+        let named = Queue { queue: queue.to_owned() };
+        self.0.push_in_flight.get_or_create_owned(&named).set(i64::try_from(n).unwrap_or(i64::MAX));
+    }
+
     /// The figures as OpenMetrics text, with gauges read elsewhere just now (the store's), `ringback_` before
     /// each name.
     pub fn render_with(&self, gauges: &[(&'static str, i64)]) -> String {
@@ -169,6 +207,9 @@ impl Inner {
         r.register("commit_batch_size", "Calls in one transaction", self.batch_size.clone());
         r.register_with_unit("commit", "Time of a transaction", Unit::Seconds, self.batch_seconds.clone());
         r.register("lanes_owned", "Delivery lanes this node owns", self.lanes.clone());
+        r.register("push_attempts", "Requests to push workers, by the job's state", self.pushed.clone());
+        r.register_with_unit("push", "Time of a push", Unit::Seconds, self.push_seconds.clone());
+        r.register("push_in_flight", "Requests to push workers under way", self.push_in_flight.clone());
     }
 }
 
@@ -185,6 +226,8 @@ mod tests {
         m.attempted("delivered", Duration::from_millis(9));
         m.committed(7, Duration::from_millis(2));
         m.lanes_owned(4);
+        m.pushed("reports", "complete", Duration::from_secs(40));
+        m.push_in_flight("reports", 3);
         let text = m.render_with(&[("jobs_owed", 5)]);
         for line in [
             "ringback_http_requests_total{route=\"/v1/jobs\",method=\"POST\",status=\"202\"} 1",
@@ -194,6 +237,9 @@ mod tests {
             "ringback_delivery_verdicts_total{word=\"delivered\"} 1",
             "ringback_commit_batch_size_sum 7.0",
             "ringback_lanes_owned 4",
+            "ringback_push_attempts_total{queue=\"reports\",word=\"complete\"} 1",
+            "ringback_push_seconds_count{queue=\"reports\"} 1",
+            "ringback_push_in_flight{queue=\"reports\"} 3",
             "ringback_jobs_owed 5",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

@@ -252,8 +252,16 @@ pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
     let routes = file.routes();
     let routes = routes.iter().map(|r| vec![r.path.clone(), r.kind.clone(), r.polled_at().to_owned()]);
     out.rows(&["ROUTE", "TYPE", "STATUS"], routes)?;
-    let worker = |queue: config::Queue| queue.worker.map(|worker| worker.url);
-    let queues = file.queues.into_iter().map(|(name, queue)| vec![name, print::or_dash(worker(queue))]);
-    out.rows(&["QUEUE", "PUSH WORKER"], queues)?;
+    let worker = |(name, queue): (String, config::Queue)| match queue.worker {
+        Some(w) => {
+            let body = format!("{:?}", w.body).to_lowercase();
+            let opens = w.allow_hosts.iter().cloned().chain(w.allow_cidrs.iter().map(ToString::to_string));
+            let opens: Vec<String> = opens.chain(w.allow_http.then(|| "http".to_owned())).collect();
+            vec![name, w.url.clone(), body, w.in_flight().to_string(), print::or_dash(texts(opens))]
+        }
+        None => [vec![name], vec!["-".to_owned(); 4]].concat(),
+    };
+    let queues = file.queues.into_iter().map(worker);
+    out.rows(&["QUEUE", "PUSH WORKER", "BODY", "IN FLIGHT", "OPENS"], queues)?;
     Ok(Exit::Done.into())
 }

@@ -16,9 +16,7 @@ use super::connect::{Connector, NoConnection, TRAIL};
 use super::gate::{Gated, LeaseRanOut, Trail, ms};
 use super::guard::Guard;
 use super::wire::Link;
-use super::{
-    Answer, BootTime, HEAD_MAX, IDLE_MAX, IDLE_PER_ORIGIN, Limits, Options, SetupError,
-};
+use super::{Answer, BootTime, HEAD_MAX, IDLE_MAX, IDLE_PER_ORIGIN, Limits, Options, SetupError};
 use crate::types::Millis;
 use crate::types::delivery::{Exchange, Fault, Outcome};
 use crate::types::retry::RetryAfter;

@@ -78,6 +78,7 @@ fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseReque
         types,
         max: rules::range("/max", claim.max, 1, 1..=500)?,
         lease_seconds: rules::range("/leaseSeconds", claim.lease_seconds, 30, 1..=3_600)?,
+        renew_seconds: None,
         worker_id: claim.worker_id,
     })
 }

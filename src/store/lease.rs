@@ -198,7 +198,7 @@ async fn claim(
             i64::try_from(left).unwrap_or(i64::MAX),
             seed.to_vec(),
             now.plus(seconds(want.lease_seconds)),
-            want.lease_seconds,
+            want.renew_seconds.unwrap_or(want.lease_seconds),
             want.worker_id.clone(),
         ];
         args.extend(kind.map(Value::from));

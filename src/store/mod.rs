@@ -31,6 +31,7 @@ mod lease;
 mod migrate;
 pub mod model;
 pub mod pool;
+mod push;
 mod record;
 mod redrive;
 mod rows;

@@ -108,6 +108,8 @@ pub struct LeaseRequest {
     pub max: u32,
     /// How long the lease holds, seconds.
     pub lease_seconds: u32,
+    /// How long a heartbeat renews it for that does not say; as long again when None.
+    pub renew_seconds: Option<u32>,
     /// Who asks.
     pub worker_id: Option<String>,
 }
@@ -117,6 +119,17 @@ pub struct LeaseRequest {
 pub struct LeasedJob {
     /// As the API shows it.
     pub job: api::ClaimedJob,
+}
+
+/// How a claimed job stands, for who waits for its worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holding {
+    /// Names it.
+    pub id: JobId,
+    /// The fence of its last claim.
+    pub fence: i64,
+    /// The client wants it to end.
+    pub cancel_requested: bool,
 }
 
 /// Who wants to change an owed job, and by what right.

@@ -8,6 +8,7 @@ pub mod id;
 pub mod job;
 pub mod key;
 pub mod problem;
+pub mod push;
 pub mod retry;
 pub mod signature;
 pub mod submit;

@@ -15,6 +15,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("client", 2),
     ("http", 3),
     ("dispatch", 3),
+    ("push", 3),
     ("sweep", 3),
     ("app", 4),
     ("config", 4),

@@ -7,6 +7,7 @@ mod idempotency;
 mod keys;
 mod leases;
 mod operator;
+mod push;
 mod refusals;
 mod result;
 mod seed;

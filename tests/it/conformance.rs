@@ -11,6 +11,7 @@ mod keys;
 mod lanes;
 mod lease;
 mod letters;
+mod push;
 mod read;
 mod retention;
 mod submit;

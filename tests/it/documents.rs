@@ -145,7 +145,6 @@ fn routes(cell: &str, out: &mut BTreeSet<String>) {
 #[test]
 fn the_example_configuration_is_one() {
     let file = ringback::config::File::read(&root().join("config.example.toml")).unwrap();
-    assert_eq!(file.unsupported(), None);
     assert_eq!(file.routes[0].kind, "report.generate");
     assert_eq!(file.routes[0].status_path.as_deref(), Some("/api/reports/status/{jobId}"));
     let page = section(&read("docs/configuration.md"), "## The file");

@@ -7,5 +7,7 @@ mod conformance;
 mod crash;
 mod documents;
 mod nodes;
+mod push_python;
+mod push_restart;
 mod support;
 mod usage;

@@ -85,7 +85,7 @@ fn dev_refuses_what_is_not_for_development() {
         (&["--listen", "127.0.0.1:0", "--store", "mysql://x"], 2, "store"),
         (&["--listen", "127.0.0.1:0", "--config", "none.toml"], 1, "none.toml"),
         (&["--listen", "127.0.0.1:0", "--config", "bad.toml"], 1, "bad.toml"),
-        (&["--listen", "127.0.0.1:0", "--config", "push.toml"], 1, "queues.q.worker"),
+        (&["--listen", "127.0.0.1:0", "--config", "push.toml"], 1, "queues.q.worker.url: an inner host name"),
     ] {
         let ran = run(ringback().arg("dev").args(args).current_dir(dir.path()));
         ran.refused(code, says);

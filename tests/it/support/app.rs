@@ -73,9 +73,25 @@ impl Site {
 
     /// The same with a configuration file.
     pub async fn start_configured(&self, toml: &str) -> TestApp {
+        let file = self.file(toml);
+        self.start_with(Clock::system(), |config| config.file = Some(file)).await
+    }
+
+    /// A configuration file.
+    pub fn file(&self, toml: &str) -> std::path::PathBuf {
         let file = self.dir.path().join("ringback.toml");
         std::fs::write(&file, toml).unwrap();
-        self.start_with(Clock::system(), |config| config.file = Some(file)).await
+        file
+    }
+
+    /// Why a node does not start.
+    pub async fn refuses(&self, change: impl FnOnce(&mut Config)) -> String {
+        let mut config = self.config();
+        change(&mut config);
+        match app::start(config, Clock::system(), Dice::Os).await {
+            Ok(_) => panic!("it starts"),
+            Err(why) => why.to_string(),
+        }
     }
 
     /// A node in production mode, with nothing opened.

@@ -33,9 +33,15 @@ pub fn ringback() -> Command {
 impl Node {
     /// Starts a node and waits for its ready line.
     pub fn dev(store: &str, port: u16, dir: &Path) -> Node {
+        Node::dev_with(store, port, dir, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn dev_with(store: &str, port: u16, dir: &Path, more: &[&str]) -> Node {
         let log = std::fs::File::options().create(true).append(true).open(dir.join("node.log")).unwrap();
         let child = ringback()
             .args(["dev", "--listen", &format!("127.0.0.1:{port}"), "--store", store, "--api-key", KEY])
+            .args(more)
             .current_dir(dir)
             .env("RUST_LOG", "ringback=info")
             .stdin(Stdio::null())

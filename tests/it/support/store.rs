@@ -174,6 +174,7 @@ impl Bed {
             types: vec![],
             max,
             lease_seconds: 30,
+            renew_seconds: None,
             worker_id: Some("w-1".to_owned()),
         }
     }

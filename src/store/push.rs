@@ -1,0 +1,66 @@
+//! What push workers ask for: who has due work in a queue, and how the jobs they hold stand.
+
+use super::Store;
+use super::batch::{Col, Sql};
+use super::error::Result;
+use super::model::Holding;
+use crate::args;
+use crate::types::{JobId, Millis, TenantId};
+
+// From tenant to tenant along the index of what is due, one probe each: tenants without owed work cost nothing, and
+// those of other queues one look. No index of its own, which every submission would have to keep.
+const TENANTS_DUE: &str = "
+    WITH RECURSIVE owed(tenant_id, n) AS (
+        SELECT f.tenant_id, CAST(1 AS BIGINT)
+        FROM (SELECT q.tenant_id FROM job_queue q WHERE q.tenant_id > $1 ORDER BY q.tenant_id LIMIT 1) AS f
+        UNION ALL
+        SELECT (SELECT q.tenant_id FROM job_queue q WHERE q.tenant_id > owed.tenant_id ORDER BY q.tenant_id LIMIT 1),
+               owed.n + 1
+        FROM owed WHERE owed.tenant_id IS NOT NULL AND owed.n < 10000
+    )
+    SELECT o.tenant_id FROM owed o
+    WHERE o.tenant_id IS NOT NULL
+      AND EXISTS (SELECT 1 FROM job_queue q
+                  WHERE q.tenant_id = o.tenant_id AND q.queue = $2 AND q.level IN (0, 1, 2, 3, 4)
+                    AND q.due_at <= $3 AND q.attempts_left > 0 AND q.cancel_at IS NULL)
+    LIMIT $4";
+
+static HOLDINGS: Sql = Sql::batch(
+    "SELECT q.job_id, q.fence, q.cancel_at FROM {b} JOIN job_queue q ON q.job_id = b.job_id WHERE q.phase = 'leased'",
+    0,
+    &[("job_id", Col::Uuid)],
+);
+
+impl Store {
+    /// Tenants that have due jobs in a queue, in the order of their ids: those after `after`, then the others.
+    pub async fn tenants_due(
+        &self,
+        queue: &str,
+        after: Option<TenantId>,
+        limit: u32,
+        now: Millis,
+    ) -> Result<Vec<TenantId>> {
+        let nobody = TenantId::from_uuid(uuid::Uuid::nil());
+        let mut found: Vec<TenantId> = Vec::new();
+        for from in [Some(after.unwrap_or(nobody)), after.map(|_| nobody)].into_iter().flatten() {
+            let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+            let rows = self.scout(TENANTS_DUE, args![from, queue, now, left]).await?;
+            let mut more: Vec<TenantId> = rows.iter().map(|row| row.id(0)).collect::<Result<_>>()?;
+            more.sort_unstable();
+            more.retain(|tenant| !found.contains(tenant));
+            found.extend(more);
+        }
+        Ok(found)
+    }
+
+    /// How these jobs stand; one that nobody holds any more is missing.
+    pub async fn holdings(&self, jobs: &[JobId]) -> Result<Vec<Holding>> {
+        let engine = self.0.scouts.engine();
+        let rows = jobs.iter().map(|id| args![*id]).collect();
+        let args = HOLDINGS.args(engine, vec![], rows)?;
+        let holding = |row: &super::db::Row| {
+            Ok(Holding { id: row.id(0)?, fence: row.int(1)?, cancel_requested: row.time_opt(2)?.is_some() })
+        };
+        self.scout(HOLDINGS.text(engine), args).await?.iter().map(holding).collect()
+    }
+}

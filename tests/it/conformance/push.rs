@@ -1,0 +1,74 @@
+//! What push workers ask of the store.
+
+use ringback::store::{Holding, LeaseRequest, What};
+use ringback::types::TenantId;
+use ringback::types::job::{Change, JobState};
+
+use crate::support::store::{Bed, both_stores, complete};
+
+both_stores! {
+    tenants_with_due_work_are_found_from_where_the_last_turn_ended,
+    holdings_tell_whose_a_job_is_and_whether_it_is_to_end,
+    a_claim_may_say_how_long_a_heartbeat_holds_it,
+}
+
+async fn tenants_with_due_work_are_found_from_where_the_last_turn_ended(bed: &Bed) {
+    let mut tenants: Vec<TenantId> = vec![bed.tenant];
+    for name in ["a", "b", "c", "elsewhere", "later"] {
+        tenants.push(bed.store.tenant(name, bed.now()).await.unwrap());
+    }
+    let due = async |after, limit| bed.store.tenants_due("default", after, limit, bed.now()).await.unwrap();
+    assert_eq!(due(None, 10).await, []);
+    for (n, tenant) in tenants.iter().enumerate() {
+        for priority in [-2, 2] {
+            let job = bed.job_with(|j| {
+                (j.tenant, j.priority) = (*tenant, priority);
+                j.queue = if n == 4 { "elsewhere" } else { "default" }.to_owned();
+                j.run_at = (n == 5).then(|| bed.now().plus(std::time::Duration::from_secs(5)));
+            });
+            bed.submit(job).await;
+        }
+    }
+    let mut wanted = tenants[..4].to_vec();
+    wanted.sort();
+    assert_eq!(due(None, 10).await, wanted);
+    assert_eq!(due(None, 2).await, wanted[..2]);
+    let after = |n: usize| Some(wanted[n]);
+    assert_eq!(due(after(1), 10).await, [wanted[2], wanted[3], wanted[0], wanted[1]]);
+    assert_eq!(due(after(3), 1).await, wanted[..1]);
+    assert_eq!(due(after(2), 2).await, [wanted[3], wanted[0]]);
+    for tenant in &wanted[..2] {
+        let all = LeaseRequest { tenant: *tenant, ..bed.wish(10) };
+        assert_eq!(bed.store.lease(all, bed.now()).await.unwrap().len(), 2);
+    }
+    assert_eq!(due(None, 10).await, wanted[2..], "what is held is not due");
+    bed.pass_seconds(5);
+    assert_eq!(due(None, 10).await.len(), 3);
+    bed.pass_seconds(26);
+    assert_eq!(due(None, 10).await.len(), 5, "a lease that ran out is");
+}
+
+async fn holdings_tell_whose_a_job_is_and_whether_it_is_to_end(bed: &Bed) {
+    let ids = bed.submit_n(4).await;
+    assert_eq!(bed.store.holdings(&ids).await.unwrap(), [], "nobody holds them");
+    let mut held = bed.lease(3).await;
+    held.sort_by_key(|job| job.job_id);
+    bed.owner(held[1].job_id, What::Change(Change::Cancel { reason: None })).await.unwrap();
+    bed.held(&held[2], complete()).await.unwrap();
+    let mut found = bed.store.holdings(&ids).await.unwrap();
+    found.sort_by_key(|h| h.id);
+    let holding = |n: usize, cancel_requested| Holding { id: held[n].job_id, fence: 1, cancel_requested };
+    assert_eq!(found, [holding(0, false), holding(1, true)]);
+    assert_eq!(bed.store.holdings(&[]).await.unwrap(), []);
+}
+
+async fn a_claim_may_say_how_long_a_heartbeat_holds_it(bed: &Bed) {
+    bed.submit_n(1).await;
+    let wish = LeaseRequest { renew_seconds: Some(600), ..bed.wish(1) };
+    let held = bed.store.lease(wish, bed.now()).await.unwrap().remove(0).job;
+    assert_eq!(held.lease_expires_at.since(bed.now()).as_secs(), 30);
+    let beat = What::Heartbeat { progress: None, message: None, extend_seconds: None };
+    let changed = bed.held(&held, beat).await.unwrap();
+    assert_eq!(changed.lease_until.unwrap().since(bed.now()).as_secs(), 600);
+    assert_eq!(changed.job.state, JobState::Processing);
+}
