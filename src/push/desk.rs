@@ -1,6 +1,6 @@
 //! What one push queue has in flight, and when it may take more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -99,6 +99,7 @@ impl Desk {
     pub(super) fn compare(&self, asked: &[JobId], found: &[Holding]) {
         let kept: HashMap<Hold, bool> =
             found.iter().map(|h| ((h.id, h.fence), !h.cancel_requested)).collect();
+        let asked: HashSet<JobId> = asked.iter().copied().collect();
         for (hold, running) in self.running.iter().filter(|(hold, _)| asked.contains(&hold.0)) {
             if kept.get(hold) != Some(&true) {
                 running.drop.cancel();

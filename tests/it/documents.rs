@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ringback::types::problem::ProblemCode;
 
-use crate::support::app::{LIMIT, Site};
+use crate::support::app::{LIMIT, Site, until};
 use crate::support::receiver::Receiver;
 
 fn root() -> &'static Path {
@@ -71,15 +71,21 @@ fn the_problem_table_is_the_codes() {
 #[tokio::test]
 async fn the_metrics_table_is_what_is_shown() {
     let site = Site::sqlite();
-    let app = site.start().await;
     let receiver = Receiver::start().await;
+    let toml = format!("[queues.q.worker]\nurl = \"{}\"\n", receiver.url("/work"));
+    let app = site.start_configured(&toml).await;
+    let pushed = app.submit_id(serde_json::json!({"type": "t", "queue": "q"})).await;
+    app.get(&format!("/v1/jobs/{pushed}")).header("prefer", "wait=15").await.ok(200);
     let job = app.completed(serde_json::json!({"type": "t", "callbackUrl": receiver.url("/x")})).await;
     receiver.wait("/x", 1, LIMIT).await;
     app.delivery_in(&job, "delivered").await;
 
-    let shown = app.get("/metrics").await;
+    let text = until("every figure has been counted", async || {
+        let text = String::from_utf8(app.get("/metrics").await.body.to_vec()).unwrap();
+        if text.contains("ringback_push_seconds_count") { Ok(text) } else { Err(text) }
+    })
+    .await;
 
-    let text = String::from_utf8(shown.body.to_vec()).unwrap();
     let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let shown: BTreeSet<(String, String)> = families
         .map(|family| {
@@ -146,6 +152,7 @@ fn routes(cell: &str, out: &mut BTreeSet<String>) {
 fn the_example_configuration_is_one() {
     let file = ringback::config::File::read(&root().join("config.example.toml")).unwrap();
     assert_eq!(file.routes[0].kind, "report.generate");
+    assert_eq!(file.queues["reports"].worker.as_ref().unwrap().in_flight(), 20);
     assert_eq!(file.routes[0].status_path.as_deref(), Some("/api/reports/status/{jobId}"));
     let page = section(&read("docs/configuration.md"), "## The file");
     let sample = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();

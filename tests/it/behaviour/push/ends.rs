@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
-use super::{SOON, ended, figure, in_state, requests, running, submit};
+use super::{SOON, ended, figure, in_state, requests, running, still, submit};
 use crate::support::app::{Site, both_engines};
 use crate::support::receiver::{Answer, Receiver};
 
 both_engines! {
     a_cancel_drops_the_request_and_ends_the_job,
     a_worker_may_report_before_it_answers,
+    a_lease_that_ran_out_brings_another_attempt_and_drops_the_first_request,
     a_stop_lets_a_request_end_and_begins_no_other,
 }
 
@@ -44,6 +45,22 @@ async fn a_worker_may_report_before_it_answers(site: &Site) {
 
     figure(&app, "ringback_push_attempts_total{queue=\"q\",word=\"lost\"} 1").await;
     assert_eq!(app.get(&format!("/v1/jobs/{job}/result")).await.ok(200), "early");
+}
+
+async fn a_lease_that_ran_out_brings_another_attempt_and_drops_the_first_request(site: &Site) {
+    let receiver = Receiver::start().await;
+    receiver.script("/work", vec![Answer::Hang, Answer::Status(200)]);
+    let app = still(site, &receiver, "").await;
+    let job = submit(&app, json!({})).await;
+    requests(&receiver, 1).await;
+
+    // The node sleeps as long as a lease holds: what it held may belong to another one by now.
+    app.pass(31);
+
+    assert_eq!(requests(&receiver, 2).await[1].header("ringback-attempt"), "2");
+    let seen = ended(&app, &job).await;
+    assert_eq!((&seen["state"], &seen["attempt"]), (&json!("complete"), &json!(2)));
+    figure(&app, "ringback_push_attempts_total{queue=\"q\",word=\"lost\"} 1").await;
 }
 
 async fn a_stop_lets_a_request_end_and_begins_no_other(site: &Site) {
