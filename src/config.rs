@@ -63,7 +63,7 @@ pub struct PushWorker {
     /// Whether its URL may use `http`.
     #[serde(default)]
     pub allow_http: bool,
-    /// How many jobs each node gives it at a time; 10 when left out.
+    /// How many requests each node makes to it at a time; 10 when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_in_flight: Option<u32>,
 }

@@ -88,7 +88,8 @@ struct Inner {
     sender: Sender,
     options: Options,
     desk: Mutex<Desk>,
-    pace: Mutex<Pace>,
+    /// When it was last looked how the jobs under way stand; by the process's own clock, for it only spares the store.
+    watched: Mutex<Option<Instant>>,
     errands: TaskTracker,
     /// A slot is free again.
     freed: Nudge,
@@ -96,13 +97,6 @@ struct Inner {
     stopping: CancellationToken,
     /// The grace is over: what is still under way comes back by its lease.
     over: CancellationToken,
-}
-
-/// When the loop last looked; by the process's own clock, for it only spares the store.
-#[derive(Default)]
-struct Pace {
-    looked: Option<Instant>,
-    watched: Option<Instant>,
 }
 
 impl Push {
@@ -114,7 +108,7 @@ impl Push {
             sender,
             options,
             desk: Mutex::default(),
-            pace: Mutex::default(),
+            watched: Mutex::default(),
             errands: TaskTracker::new(),
             freed: Nudge::default(),
             stopping: CancellationToken::new(),
@@ -128,8 +122,12 @@ impl Push {
     pub async fn run(&self, shutdown: CancellationToken) {
         let inner = &self.0;
         while !shutdown.is_cancelled() {
+            let began = Instant::now();
             let (jobs, freed) = (inner.tools.wake.jobs.listen(), inner.freed.listen());
-            let wait = match self.tick().await {
+            let ticked = self.tick().await;
+            // A look that is dear (many tenants, a slow store) comes more seldom.
+            let next = began + SPACING.max(began.elapsed() * 3).min(POLL);
+            let wait = match ticked {
                 Ok(true) => Duration::ZERO,
                 Ok(false) => POLL,
                 Err(e) => {
@@ -142,8 +140,10 @@ impl Push {
                 _ = jobs.wait(wait) => {}
                 _ = freed.wait(wait) => {}
             }
-            let next = inner.pace().looked.map_or_else(Instant::now, |at| at + SPACING);
-            sleep_until(next).await;
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = sleep_until(next) => {}
+            }
         }
         inner.wind_up().await;
     }
@@ -152,7 +152,6 @@ impl Push {
     /// there may be more to do at once.
     pub async fn tick(&self) -> Result<bool> {
         let inner = &self.0;
-        inner.pace().looked = Some(Instant::now());
         inner.watch().await?;
         let now = inner.tools.clock.now();
         let mut left = inner.desk().free(inner.options.max_in_flight, now);
@@ -181,8 +180,8 @@ impl Inner {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watched(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn claim(&self, tenant: TenantId, most: usize) -> Result<Vec<LeasedJob>> {
@@ -214,12 +213,12 @@ impl Inner {
     /// Looks how the jobs under way stand: those that are to end are dropped, the leases of the others renewed.
     async fn watch(&self) -> Result<()> {
         let at = Instant::now();
-        let lately = self.pace().watched.is_some_and(|last| at.duration_since(last) < WATCH);
+        let lately = self.watched().is_some_and(|last| at.duration_since(last) < WATCH);
         let jobs = self.desk().jobs();
         if lately || jobs.is_empty() {
             return Ok(());
         }
-        self.pace().watched = Some(at);
+        *self.watched() = Some(at);
         let found = self.tools.store.holdings(&jobs).await?;
         self.desk().compare(&jobs, &found);
         let renewals = self.desk().renewals(RENEW, whole_seconds(LEASE), at);
