@@ -58,6 +58,8 @@ struct Inner {
     submitted: Counter,
     claimed: Counter,
     ended: Family<Word, Counter>,
+    wait_seconds: Histogram,
+    run_seconds: Histogram,
     attempts: Counter,
     verdicts: Family<Word, Counter>,
     attempt_seconds: Histogram,
@@ -99,6 +101,8 @@ impl Metrics {
             submitted: Counter::default(),
             claimed: Counter::default(),
             ended: Family::default(),
+            wait_seconds: long_seconds(),
+            run_seconds: long_seconds(),
             attempts: Counter::default(),
             verdicts: Family::default(),
             attempt_seconds: seconds(),
@@ -142,6 +146,16 @@ impl Metrics {
     /// A job ended in this state.
     pub fn ended(&self, state: &'static str) {
         self.0.ended.get_or_create_owned(&Word { word: state }).inc();
+    }
+
+    /// A job was so long due before a worker took it.
+    pub fn waited(&self, time: Duration) {
+        self.0.wait_seconds.observe(time.as_secs_f64());
+    }
+
+    /// The attempt that ended a job took so long.
+    pub fn ran(&self, time: Duration) {
+        self.0.run_seconds.observe(time.as_secs_f64());
     }
 
     /// A request to a receiver ended with this verdict.
@@ -201,6 +215,8 @@ impl Inner {
         r.register("jobs_submitted", "Jobs accepted", self.submitted.clone());
         r.register("jobs_claimed", "Jobs handed to workers", self.claimed.clone());
         r.register("jobs_ended", "Jobs ended, by state", self.ended.clone());
+        r.register_with_unit("job_wait", "Time for a worker", Unit::Seconds, self.wait_seconds.clone());
+        r.register_with_unit("job_run", "Time of the last attempt", Unit::Seconds, self.run_seconds.clone());
         r.register("delivery_attempts", "Requests to receivers", self.attempts.clone());
         r.register("delivery_verdicts", "What attempts came to", self.verdicts.clone());
         r.register_with_unit("attempt", "Time of an attempt", Unit::Seconds, self.attempt_seconds.clone());

@@ -14,6 +14,8 @@ use crate::wake::Wake;
 const TICK: Duration = Duration::from_secs(1);
 /// Between two bites of retention when there was nothing to remove.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
+/// Between two saves of what was learned from ended jobs.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Between two measurements of the clock.
 const FOLLOW_EVERY: Duration = Duration::from_secs(5);
 /// Redrive steps and bites of one tick.
@@ -27,12 +29,13 @@ pub struct Sweep {
     clock: Clock,
     wake: Wake,
     retained: Option<Millis>,
+    saved: Option<Millis>,
 }
 
 impl Sweep {
     /// A sweep that has not looked yet.
     pub fn new(store: Store, clock: Clock, wake: Wake) -> Sweep {
-        Sweep { store, clock, wake, retained: None }
+        Sweep { store, clock, wake, retained: None, saved: None }
     }
 
     /// Repeats `tick` every second until `shutdown`.
@@ -42,6 +45,9 @@ impl Sweep {
                 tracing::warn!(error = %e, "the sweep cannot use the store");
             }
             let _ = tokio::time::timeout(TICK, shutdown.cancelled()).await;
+        }
+        if let Err(e) = self.save(self.clock.now()).await {
+            tracing::warn!(error = %e, "what the last jobs told is lost");
         }
     }
 
@@ -54,7 +60,11 @@ impl Sweep {
             true => self.retain(now).await,
             false => Ok(()),
         };
-        ended.and(redriven).and(retained)
+        let saved = match self.saved.is_none_or(|at| now < at || now.since(at) >= SAVE_EVERY) {
+            true => self.save(now).await,
+            false => Ok(()),
+        };
+        ended.and(redriven).and(retained).and(saved)
     }
 
     async fn end_overdue(&self, now: Millis) -> Result<()> {
@@ -78,6 +88,16 @@ impl Sweep {
             }
             self.wake.deliveries.nudge();
         }
+        Ok(())
+    }
+
+    async fn save(&mut self, now: Millis) -> Result<()> {
+        for _ in 0..STEPS {
+            if self.store.save_learned(now).await? == 0 {
+                break;
+            }
+        }
+        self.saved = Some(now);
         Ok(())
     }
 

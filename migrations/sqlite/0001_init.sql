@@ -125,6 +125,29 @@ CREATE INDEX job_queue_due ON job_queue (tenant_id, queue, level, due_at);
 CREATE INDEX job_queue_kind ON job_queue (tenant_id, queue, level, kind, due_at);
 CREATE INDEX job_queue_watch ON job_queue (watch_at) WHERE watch_at IS NOT NULL;
 CREATE INDEX job_queue_lost ON job_queue (due_at) WHERE attempts_left = 0;
+-- the leases that hold now: what a queue has under way, for its limit and for people
+CREATE INDEX job_queue_leased ON job_queue (tenant_id, queue, due_at) WHERE phase = 'leased';
+
+-- What someone set for a queue; most queues have no row. paused_until is the last instant there is for "until resumed".
+CREATE TABLE queues (
+    tenant_id     BLOB NOT NULL,
+    name          TEXT NOT NULL,
+    paused_until  INTEGER,
+    max_in_flight INTEGER,
+    PRIMARY KEY (tenant_id, name)
+) STRICT, WITHOUT ROWID;
+
+-- What the last jobs told, written by each node every few seconds: of a type the whole seconds from
+-- being owed to the end, of a queue the milliseconds of wait and of run. Numbers between blanks, the newest last.
+CREATE TABLE learned (
+    tenant_id  BLOB NOT NULL,
+    what       TEXT NOT NULL CHECK (what IN ('type', 'wait', 'run')),
+    name       TEXT NOT NULL,
+    samples    TEXT NOT NULL,
+    updated_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, what, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX learned_age ON learned (updated_at);
 
 CREATE TABLE idempotency (
     tenant_id   BLOB NOT NULL,

@@ -108,7 +108,7 @@ fn nth_key(whole: &Idempotency, i: usize) -> Idempotency {
 /// One entry of a batch.
 async fn entry(app: &App, key: &Key<JobsWrite>, raw: &Raw, head: &Head) -> Result<Entry, Problem> {
     let wish: SubmitJob = json::read_object(raw.get())?;
-    let estimate = app.store.estimate(key.tenant(), &wish.kind).await;
+    let estimate = app.store.estimate(key.tenant(), &wish.kind, app.now()).await;
     check(app, key, wish, stamp(app, key.tenant(), estimate, head, None)).map(|job| Entry::New(Box::new(job)))
 }
 

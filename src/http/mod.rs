@@ -17,6 +17,7 @@ mod leases;
 mod openapi;
 mod pace;
 mod problem;
+mod queues;
 mod results;
 mod routes;
 pub mod server;
@@ -62,6 +63,10 @@ fn described() -> OpenApiRouter<App> {
         .routes(open(routes!(results::get_result)))
         .routes(open(routes!(results::get_file)))
         .routes(routes!(deliveries::of_job))
+        .routes(routes!(queues::list))
+        .routes(routes!(queues::get_queue, queues::change))
+        .routes(routes!(queues::pause))
+        .routes(routes!(queues::resume))
         .routes(routes!(leases::claim))
         .routes(routes!(leases::heartbeat))
         .routes(routes!(leases::complete))

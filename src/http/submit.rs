@@ -147,7 +147,7 @@ struct Order<'a> {
 }
 
 async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Response, Problem> {
-    let estimate = app.store.estimate(key.tenant(), &order.wish.kind).await;
+    let estimate = app.store.estimate(key.tenant(), &order.wish.kind, app.now()).await;
     let stamp = stamp(app, key.tenant(), estimate, &order.head, order.idempotency.clone());
     let submitted = match check(app, key, order.wish, stamp) {
         Ok(job) => store(app, job).await?,

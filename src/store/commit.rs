@@ -20,7 +20,7 @@ use super::model::{
 };
 use super::pool::{Pool, Tx};
 use super::submit::Many;
-use super::{Inner, Store, change, deliveries, lease, record, submit};
+use super::{Inner, Store, change, deliveries, lease, limits, record, submit};
 use crate::types::Millis;
 use crate::types::delivery::Verdict;
 use crate::types::id::NodeId;
@@ -305,7 +305,7 @@ async fn persist(
             Ok((replies, after)) => {
                 after.handed.into_iter().for_each(Handed::pass);
                 after.ended.iter().for_each(|job| inner.metrics.ended(job.state.as_str()));
-                after.ended.iter().for_each(|job| inner.estimates.learn(job));
+                after.ended.iter().for_each(|job| inner.learned.learn(job, &inner.metrics));
                 inner.metrics.committed(calls.len(), began.elapsed());
                 replies.iter().flatten().for_each(|r| count(inner, r));
                 return Ok(replies);
@@ -358,6 +358,8 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
     let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
 
     // One order of tables in every transaction, so that two of them cannot deadlock.
+    let wants = pick(calls, |op| if let Op::Lease(want) = op { Some(want) } else { None }).1;
+    let held = limits::held(inner, tx, &wants, now).await?;
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
     if !at.is_empty() {
         let flat: Vec<&JobChange> = changes.iter().flat_map(|c| c.iter()).collect();
@@ -387,7 +389,7 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
                 replies[i] = Some(Ok(Reply::Claim(got)));
             }
             Op::Lease(want) => {
-                let got = lease::lease(inner, tx, &mut out, want, now).await?;
+                let got = lease::lease(inner, tx, &mut out, want, &held, now).await?;
                 replies[i] = Some(Ok(Reply::Lease(got)));
             }
             Op::Submit(_) | Op::Change(_) | Op::Record(_) => {}

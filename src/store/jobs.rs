@@ -237,11 +237,6 @@ impl Store {
             data: api::raw(data),
         })
     }
-
-    /// Learned wait plus run of a type, seconds; 30 before there is history.
-    pub async fn estimate(&self, tenant: TenantId, kind: &str) -> u32 {
-        self.0.estimates.get(tenant, kind)
-    }
 }
 
 fn in_state(state: JobState, now: &str) -> String {

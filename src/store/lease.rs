@@ -8,6 +8,7 @@ use super::batch::{Col, Sql};
 use super::db::{Row, Value};
 use super::emit::Outbox;
 use super::error::Result;
+use super::limits;
 use super::model::{LeaseRequest, LeasedJob};
 use super::pool::Tx;
 use super::rows::{held, lease_random};
@@ -129,20 +130,22 @@ pub(super) async fn lease(
     tx: &mut Tx,
     out: &mut Outbox<'_>,
     want: &LeaseRequest,
+    held: &limits::Held,
     now: Millis,
 ) -> Result<Vec<LeasedJob>> {
+    let most = limits::room(tx, held, want, now).await? as usize;
     let seed: [u8; 16] = inner.dice.bytes();
     let until = now.plus(seconds(want.lease_seconds));
     let mut rows: Vec<Row> = Vec::new();
     let kinds = want.kinds();
     for (i, kind) in kinds.iter().enumerate() {
-        let left = (want.max as usize).saturating_sub(rows.len());
+        let left = most.saturating_sub(rows.len());
         // Its share, so that a busy type does not keep the next one waiting for ever; what one leaves the next may have.
         let share = left.div_ceil(kinds.len() - i);
         rows.extend(claim(inner, tx, want, kind.as_deref(), share, &seed, now).await?);
     }
     for kind in kinds.iter().filter(|_| kinds.len() > 1) {
-        let left = (want.max as usize).saturating_sub(rows.len());
+        let left = most.saturating_sub(rows.len());
         rows.extend(claim(inner, tx, want, kind.as_deref(), left, &seed, now).await?);
     }
     tell(tx, out, &rows, now).await?;
@@ -217,6 +220,9 @@ async fn claim(
 impl Store {
     /// Whether a claim would find something now. Takes nothing and writes nothing: for who waits.
     pub async fn any_due(&self, want: &LeaseRequest, now: Millis) -> Result<bool> {
+        if !self.lets_through(want, now).await? {
+            return Ok(false);
+        }
         for kind in want.kinds() {
             let floor = self.0.floors.get(&(want.tenant, want.queue.clone(), kind.clone()), now);
             let (levels, probe) = want.probe(kind.as_deref(), &floor, now);

@@ -28,10 +28,12 @@ mod keys;
 mod lanes;
 mod learn;
 mod lease;
+mod limits;
 mod migrate;
 pub mod model;
 pub mod pool;
 mod push;
+mod queues;
 mod record;
 mod redrive;
 mod rows;
@@ -72,7 +74,8 @@ struct Inner {
     ring: seal::KeyRing,
     token_keys: Vec<TokenKey>,
     floors: lease::Floors,
-    estimates: learn::Estimates,
+    limits: limits::Limits,
+    learned: learn::Learned,
     secrets: secrets::Cache,
     desk: OnceLock<Arc<dyn HandOver>>,
     metrics: Metrics,
@@ -149,7 +152,8 @@ impl Store {
             urls: options.urls,
             ring: options.ring,
             floors: lease::Floors::default(),
-            estimates: learn::Estimates::default(),
+            limits: limits::Limits::default(),
+            learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
             desk: OnceLock::new(),
             metrics: options.metrics,
@@ -176,7 +180,8 @@ impl Store {
             urls,
             ring,
             floors: lease::Floors::default(),
-            estimates: learn::Estimates::default(),
+            limits: limits::Limits::default(),
+            learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
             desk: OnceLock::new(),
             metrics: Metrics::new(),

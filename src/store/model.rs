@@ -185,6 +185,15 @@ pub struct Changed {
     pub lease_until: Option<Millis>,
 }
 
+/// What is to be set for a queue; what is `None` stays as it is, `Some(None)` takes it away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueChange {
+    /// Until when it hands out no jobs; [`Millis::MAX`] until someone resumes it.
+    pub paused_until: Option<Option<Millis>>,
+    /// How many of its jobs may be leased at once.
+    pub max_in_flight: Option<Option<u32>>,
+}
+
 /// A delivery in this node's hands, ready to be signed and sent.
 #[derive(Debug, Clone)]
 pub struct ClaimedDelivery {

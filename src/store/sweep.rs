@@ -144,6 +144,7 @@ static OLD_LANES: Sql = Sql::plain(
        AND used_at <= $1",
 );
 static OLD_REDRIVES: Sql = Sql::plain("DELETE FROM redrives WHERE ended_at <= $1");
+static OLD_LEARNED: Sql = Sql::plain("DELETE FROM learned WHERE updated_at <= $1");
 static OLD_SECRETS: Sql = Sql::plain("DELETE FROM secrets WHERE expires_at <= $1");
 /// A key whose job is owed is put off for so long.
 const KEY_AGAIN: Duration = Duration::from_secs(3600);
@@ -194,6 +195,7 @@ impl Store {
         gone += tx.run(&POSTPONE_KEYS, args![now, BITE, now.plus(KEY_AGAIN)]).await?;
         gone += tx.run(&OLD_KEYS, args![now, BITE]).await?;
         tx.run(&OLD_REDRIVES, args![now.minus(KEEP_TRACES)]).await?;
+        tx.run(&OLD_LEARNED, args![now.minus(KEEP_TRACES)]).await?;
         tx.run(&OLD_SECRETS, args![now.minus(KEEP_TRACES)]).await?;
         gone += tx.run(&OLD_LANES, args![now.minus(KEEP_LANES), now, BITE]).await?;
         tx.commit().await?;

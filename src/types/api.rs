@@ -6,12 +6,14 @@
 mod admin;
 mod deliveries;
 mod jobs;
+mod queues;
 mod urls;
 mod work;
 
 pub use admin::*;
 pub use deliveries::*;
 pub use jobs::*;
+pub use queues::*;
 pub use urls::*;
 pub use work::*;
 

@@ -8,6 +8,7 @@ mod keys;
 mod leases;
 mod operator;
 mod push;
+mod queues;
 mod refusals;
 mod result;
 mod seed;

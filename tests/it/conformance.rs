@@ -12,6 +12,7 @@ mod lanes;
 mod lease;
 mod letters;
 mod push;
+mod queues;
 mod read;
 mod retention;
 mod submit;

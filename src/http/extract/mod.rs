@@ -11,5 +11,5 @@ pub use auth::{Key, KeyCache, Reader, Worker, need};
 pub use body::{Bytes256, JsonBody, MaybeJson, Raw, Size, is_json, sizes};
 pub use head::{Head, Prefer, etag_matches, is_conditional};
 pub use path::{First, PathId, PathIds};
-pub use query::{FromQuery, NoQuery, Params, Query, next_link, page_of, paged};
+pub use query::{FromQuery, NoQuery, Params, Query, next_link, page_of, paged, paged_by};
 pub use waiting::Waiting;

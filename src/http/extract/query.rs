@@ -96,6 +96,14 @@ impl Params {
         Ok(PageOf { after, limit: self.limit()? })
     }
 
+    /// The name that `cursor` holds, in a list ordered by name.
+    pub fn after(&self, named: impl Fn(&str) -> bool) -> Result<Option<String>, Problem> {
+        let refused = || bad("cursor", "is not a cursor of this list");
+        let Some(text) = self.text("cursor") else { return Ok(None) };
+        let name = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        name.filter(|name| named(name)).map(Some).ok_or_else(refused)
+    }
+
     /// The value of either of two names for one thing, and the name that was used; the first by default.
     pub fn either<T: FromStr<Err: Display>>(
         &self,
@@ -125,16 +133,27 @@ pub fn page_of<K>(page: &PageOf<K>) -> PageOf<K> {
 
 /// The page of `rows` (one more than `limit` if there are more), with `Link: rel="next"`.
 pub fn paged<K: Kind, T>(
-    mut rows: Vec<T>,
+    rows: Vec<T>,
     limit: u32,
     id: impl Fn(&T) -> Id<K>,
+    uri: &Uri,
+    urls: &Urls,
+) -> (Option<HeaderValue>, Page<T>) {
+    paged_by(rows, limit, |row| id(row).to_string(), uri, urls)
+}
+
+/// The same for rows that go by a name.
+pub fn paged_by<T>(
+    mut rows: Vec<T>,
+    limit: u32,
+    name: impl Fn(&T) -> String,
     uri: &Uri,
     urls: &Urls,
 ) -> (Option<HeaderValue>, Page<T>) {
     let limit = limit as usize;
     let more = rows.len() > limit;
     rows.truncate(limit);
-    let last = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(id(row).to_string()));
+    let last = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(name(row)));
     let link = last.as_deref().and_then(|cursor| next_link(uri, urls, "cursor", cursor));
     (link, Page { items: rows, next_cursor: last })
 }

@@ -171,15 +171,15 @@ async fn an_external_job_fails_when_its_lease_runs_out(bed: &Bed) {
 }
 
 async fn estimates_are_learned_from_completed_jobs(bed: &Bed) {
-    assert_eq!(bed.store.estimate(bed.tenant, "report.generate").await, 30);
+    assert_eq!(bed.store.estimate(bed.tenant, "report.generate", bed.now()).await, 30);
     for seconds in [8, 2, 4] {
         bed.submit_n(1).await;
         bed.pass_seconds(seconds);
         let held = bed.lease_one().await;
         bed.held(&held, complete()).await.unwrap();
     }
-    assert_eq!(bed.store.estimate(bed.tenant, "report.generate").await, 4);
-    assert_eq!(bed.store.estimate(bed.tenant, "other").await, 30);
+    assert_eq!(bed.store.estimate(bed.tenant, "report.generate", bed.now()).await, 4);
+    assert_eq!(bed.store.estimate(bed.tenant, "other", bed.now()).await, 30);
 
     for _ in 0..9 {
         let id = bed.submit_n(1).await[0];
@@ -189,5 +189,5 @@ async fn estimates_are_learned_from_completed_jobs(bed: &Bed) {
         let held = bed.lease_one().await;
         bed.held(&held, complete()).await.unwrap();
     }
-    assert_eq!(bed.store.estimate(bed.tenant, "report.generate").await, 4, "days that it lay are no wait");
+    assert_eq!(bed.store.estimate(bed.tenant, "report.generate", bed.now()).await, 4, "days that it lay are no wait");
 }
