@@ -8,6 +8,7 @@ mod exit;
 mod jobs;
 mod keys;
 mod print;
+mod queues;
 mod serve;
 pub mod sign;
 mod stop;
@@ -56,6 +57,7 @@ enum Commands {
     Jobs(jobs::JobsArgs),
     Deliveries(deliveries::DeliveriesArgs),
     Lanes(deliveries::LanesArgs),
+    Queues(queues::QueuesArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Work(work::WorkArgs),
     Sign(sign::SignArgs),
@@ -166,6 +168,7 @@ impl Commands {
             | Commands::Jobs(_)
             | Commands::Deliveries(_)
             | Commands::Lanes(_)
+            | Commands::Queues(_)
             | Commands::DeadLetters(_)
             | Commands::Sign(_)
             | Commands::Verify(_)
@@ -189,6 +192,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Commands::Jobs(args) => jobs::run(args, out).await,
         Commands::Deliveries(args) => deliveries::run(args, out).await,
         Commands::Lanes(args) => deliveries::lanes(args, out).await,
+        Commands::Queues(args) => queues::run(args, out).await,
         Commands::DeadLetters(args) => dead_letters::run(args, out).await,
         Commands::Work(args) => work::run(args).await,
         Commands::Sign(args) => sign::run_sign(&args, out.json, std::io::stdin(), std::io::stdout()),
@@ -256,6 +260,12 @@ mod tests {
             "jobs --url http://x get job_01H455VB4PEX5VSKNK084SN02Q --api-key rbk_x",
             "deliveries list --state dead",
             "lanes list",
+            "queues list --limit 5",
+            "queues show q",
+            "queues pause q --until 2026-01-01T00:00:00Z",
+            "queues resume q",
+            "queues set q --max-in-flight 4",
+            "queues set q --unlimited",
             "dead-letters show dlv_01H455VB4PEX5VSKNK084SN02Q",
             "dead-letters replay --dry-run --reason exhausted",
             "dead-letters discard dlv_01H455VB4PEX5VSKNK084SN02Q",

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::types::key::LeaseToken;
 use crate::types::problem::ProblemBody;
-use crate::types::{DeliveryId, JobId, KeyId, RedriveId, api};
+use crate::types::{DeliveryId, JobId, KeyId, Millis, RedriveId, api};
 
 /// Jobs.
 impl Client {
@@ -178,6 +178,34 @@ impl Client {
     /// Reports many outcomes; one answer per outcome, in order.
     pub async fn ack(&self, acks: &api::Acks) -> Result<Vec<Answer<api::Job>>> {
         many(&answer(with_json(self.request(Method::POST, &["v1", "leases", "ack"]), acks)?).await?)
+    }
+}
+
+/// Queues.
+impl Client {
+    /// Queues, by name.
+    pub async fn queues(&self, page: &PageQuery) -> Result<api::Page<api::Queue>> {
+        self.list(&["v1", "queues"], page).await
+    }
+
+    /// One queue.
+    pub async fn queue(&self, queue: &str) -> Result<api::Queue> {
+        self.get(&["v1", "queues", queue]).await
+    }
+
+    /// Changes what is set for a queue.
+    pub async fn change_queue(&self, queue: &str, change: &api::ChangeQueue) -> Result<api::Queue> {
+        answer(with_json(self.request(Method::PATCH, &["v1", "queues", queue]), change)?).await?.json()
+    }
+
+    /// Pauses a queue, until then or until someone resumes it.
+    pub async fn pause_queue(&self, queue: &str, until: Option<Millis>) -> Result<api::Queue> {
+        self.post(&["v1", "queues", queue, "pause"], &api::PauseQueue { until }).await
+    }
+
+    /// Lets a queue hand out jobs again.
+    pub async fn resume_queue(&self, queue: &str) -> Result<api::Queue> {
+        self.poke(&["v1", "queues", queue, "resume"]).await
     }
 }
 

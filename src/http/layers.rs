@@ -143,8 +143,8 @@ pub async fn cors(request: Request, next: Next) -> Response {
     headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
         HeaderValue::from_static(
-            "ETag, Retry-After, Location, Link, Request-Id, Preference-Applied, Repr-Digest, Content-Range, \
-             Content-Disposition",
+            "ETag, Retry-After, Location, Link, Request-Id, Preference-Applied, Repr-Digest, Content-Digest, \
+             Content-Range, Content-Disposition",
         ),
     );
     response

@@ -1,5 +1,6 @@
 //! The OpenAPI 3.1 document: what the handlers say of themselves, and what is true of all of them.
 
+mod examples;
 #[cfg(test)]
 mod tests;
 
@@ -35,9 +36,7 @@ pub fn describe(document: &utoipa::openapi::OpenApi, routes: &[Route], urls: &Ur
         "leaseToken": { "type": "apiKey", "in": "header", "name": "Lease-Token",
             "description": "`rbl_...`: reports on its job; stands in the body as `leaseToken` where that is JSON" },
     });
-    doc["components"]["schemas"]["SubmitJob"]["examples"] = json!([{
-        "type": "report.generate", "input": { "reportType": "annual", "year": 2025 },
-        "callbackUrl": "https://hooks.example.com/reports", "ref": "build-4711" }]);
+    doc["components"]["schemas"]["SubmitJob"]["examples"] = json!([examples::short()]);
     for (path, method, operation) in operations(&mut doc) {
         parameters(operation);
         complete(&path, &method, operation);
@@ -90,6 +89,10 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         let told = format!("{text}\n\nScope: `{}`.", scopes.join("`, `"));
         operation["description"] = Value::from(told.trim());
     }
+    for (name, summary, value) in examples::of(&id) {
+        operation["requestBody"]["content"]["application/json"]["examples"][name] =
+            json!({ "summary": summary, "value": value });
+    }
     let body = operation.get("requestBody").is_some() || method == "delete" && path == "/v1/jobs/{jobId}";
     let by_token = operation["security"].to_string().contains("accessToken");
     let mut problems = vec![431, 500, 503];
@@ -130,9 +133,14 @@ fn fields(id: &str, status: &str) -> &'static [&'static str] {
         ("submitBatch", "202") => &["Idempotent-Replayed"],
         ("getJob", "200" | "304") => &["ETag", "Retry-After", "Preference-Applied"],
         ("getJob" | "getResult" | "getResultFile", "303") => &["Location", "ETag"],
-        ("getResult" | "getResultFile", "200" | "206") => {
-            &["ETag", "Repr-Digest", "Content-Disposition", "Content-Range", "Preference-Applied"]
-        }
+        ("getResult" | "getResultFile", "200" | "206") => &[
+            "ETag",
+            "Repr-Digest",
+            "Content-Digest",
+            "Content-Disposition",
+            "Content-Range",
+            "Preference-Applied",
+        ],
         ("getResult" | "getResultFile", "304") => &["ETag"],
         ("getResult" | "getResultFile", "409") => &["Retry-After"],
         ("retryJob", "202") => &["Location", "ETag", "Retry-After"],

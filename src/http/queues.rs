@@ -8,9 +8,7 @@ use axum::response::Response;
 use http::Uri;
 
 use super::app::App;
-use super::extract::{
-    First, FromQuery, JsonBody, Key, MaybeJson, NoQuery, Params, Query, need, paged_by,
-};
+use super::extract::{First, FromQuery, JsonBody, Key, MaybeJson, NoQuery, Params, Query, need, paged_by};
 use super::jobs::page;
 use super::problem::Problem;
 use crate::store::QueueChange;

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use sha2::{Digest, Sha256};
 
 use super::app::App;
@@ -46,6 +46,7 @@ pub async fn get_result(
     _: Query<ResultQuery>,
     prefer: Prefer,
     waiting: Waiting,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     reader.pace(&app)?;
@@ -53,7 +54,7 @@ pub async fn get_result(
     ready(&app, &job)?;
     let stored = app.ask_job(app.store.job_result(reader.tenant, reader.id, app.now())).await?;
     reader.sees(&stored.job)?;
-    let mut response = serve(&stored, &headers)?;
+    let mut response = serve(&stored, &method, &headers)?;
     if let Some(applied) = prefer.wait.and_then(|_| prefer.applied(false)) {
         response.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
     }
@@ -73,7 +74,7 @@ fn ready(app: &App, job: &Job) -> Result<(), Problem> {
     }
 }
 
-fn serve(stored: &StoredResult, headers: &HeaderMap) -> Result<Response, Problem> {
+fn serve(stored: &StoredResult, method: &Method, headers: &HeaderMap) -> Result<Response, Problem> {
     let missing = || Problem::new(ProblemCode::NotFound).detail("the job ended without a result");
     if let Some(location) = stored.job.result_url.as_deref() {
         let location = HeaderValue::from_str(location).map_err(|_| missing())?;
@@ -87,15 +88,24 @@ fn serve(stored: &StoredResult, headers: &HeaderMap) -> Result<Response, Problem
         guard(response.headers_mut(), &stored.job, &etag);
         return Ok(response);
     }
-    let mut response = match part(headers, &etag, bytes.len())? {
+    // RFC 9110, 14.2: a range is asked of GET alone.
+    let part = if method == Method::GET { part(headers, &etag, bytes.len())? } else { None };
+    // RFC 9530: Repr-Digest tells of the whole, also in a partial answer, Content-Digest of what this answer
+    // carries, which is nothing at HEAD. A `Want-...` is a wish; SHA-256 is what everyone reads.
+    let carried = match part {
+        _ if method == Method::HEAD => Sha256::digest(b""),
+        Some((first, last)) => Sha256::digest(&bytes[first..=last]),
+        None => digest,
+    };
+    let mut response = match part {
         None => Body::from(bytes).into_response(),
         Some(range) => partial(&bytes, range),
     };
     guard(response.headers_mut(), &stored.job, &etag);
-    let digest = format!("sha-256=:{}:", STANDARD.encode(digest));
-    // RFC 9530, 3.1: of the whole representation, also in a partial answer.
-    if let Ok(value) = HeaderValue::from_str(&digest) {
-        response.headers_mut().insert("repr-digest", value);
+    for (name, digest) in [("repr-digest", digest), ("content-digest", carried)] {
+        if let Ok(value) = HeaderValue::from_str(&format!("sha-256=:{}:", STANDARD.encode(digest))) {
+            response.headers_mut().insert(name, value);
+        }
     }
     Ok(response)
 }
@@ -195,9 +205,10 @@ pub async fn get_file(
     query: Query<ResultQuery>,
     prefer: Prefer,
     waiting: Waiting,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    get_result(app, reader, query, prefer, waiting, headers).await
+    get_result(app, reader, query, prefer, waiting, method, headers).await
 }
 
 #[cfg(test)]

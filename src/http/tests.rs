@@ -351,3 +351,25 @@ async fn a_node_without_the_role_serves_no_api() {
         assert_eq!(problem(router.clone(), empty(with_key("GET", path))).await.1, "not-found", "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_burst_of_polls_is_turned_away_before_the_store_is_asked() {
+    let options = Options { polls_per_second: Some(1), ..Options::default() };
+    let app = app(options, Scopes::every());
+    let token = app.store.access_token(Id::mint(Millis(0), [2; 10]), JOB.parse().unwrap());
+    let router = router(app).unwrap();
+    for path in ["", "/result", "/events"].map(|end| format!("/v1/jobs/{JOB}{end}")) {
+        for reader in [KEY, &token] {
+            let mut codes = Vec::new();
+            for _ in 0..4 {
+                let asked = ask("GET", &path).header(header::AUTHORIZATION, format!("Bearer {reader}"));
+                codes.push(problem(router.clone(), empty(asked)).await.1);
+            }
+            // The store is silent: whoever reaches it hears that.
+            let silent = codes.iter().filter(|code| *code == "storage-unavailable").count();
+            let turned_away = codes.iter().filter(|code| *code == "rate-limited").count();
+            assert_eq!(silent + turned_away, 4, "{path}: {codes:?}");
+            assert!(turned_away >= 2, "{path}: {codes:?}");
+        }
+    }
+}

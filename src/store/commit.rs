@@ -304,7 +304,6 @@ async fn persist(
         let error = match transaction(inner, pool, calls, in_doubt).await {
             Ok((replies, after)) => {
                 after.handed.into_iter().for_each(Handed::pass);
-                after.ended.iter().for_each(|job| inner.metrics.ended(job.state.as_str()));
                 after.ended.iter().for_each(|job| inner.learned.learn(job, &inner.metrics));
                 inner.metrics.committed(calls.len(), began.elapsed());
                 replies.iter().flatten().for_each(|r| count(inner, r));

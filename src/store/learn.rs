@@ -74,8 +74,9 @@ struct Entry {
 pub(super) struct Learned(Mutex<HashMap<Key, Entry>>);
 
 impl Learned {
-    /// Takes an ended job into account. A schedule is no wait: `runAt` counts from its instant.
+    /// Counts an ended job and takes it into account. A schedule is no wait: `runAt` counts from its instant.
     pub(super) fn learn(&self, job: &Job, metrics: &Metrics) {
+        metrics.ended(job.state.as_str());
         let (Some(start), Some(end)) = (job.started_at, job.ended_at) else { return };
         if !matches!(job.state, JobState::Complete | JobState::Failed) {
             return;
@@ -138,6 +139,14 @@ impl Learned {
             append(&mut known, &entry.fresh, key.1.window());
         }
         known
+    }
+
+    /// The tenant's queues with something that is not saved yet.
+    pub(super) fn queues(&self, tenant: TenantId) -> Vec<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsaved = all.iter().filter(|(_, entry)| !entry.fresh.is_empty());
+        let of_tenant = unsaved.filter(|((of, what, _), _)| *of == tenant && *what == What::Run);
+        of_tenant.map(|((_, _, name), _)| name.clone()).collect()
     }
 
     /// Whole seconds, at least 1.
@@ -305,6 +314,9 @@ mod tests {
         assert_eq!(parse(&text(&samples)), samples);
         let hundred: Vec<u32> = (1..=100).collect();
         assert_eq!((percentile(&hundred, 50), percentile(&hundred, 95)), (Some(50), Some(95)));
-        assert_eq!((percentile(&[7], 50), percentile(&[7], 95), percentile(&[], 50)), (Some(7), Some(7), None));
+        assert_eq!(
+            (percentile(&[7], 50), percentile(&[7], 95), percentile(&[], 50)),
+            (Some(7), Some(7), None)
+        );
     }
 }

@@ -168,11 +168,9 @@ impl Store {
             Some(limit) => limit,
             None => {
                 let changes = self.0.limits.changes();
-                let args =
-                    SETTINGS.args(engine, vec![], vec![args![want.tenant, want.queue.as_str()]])?;
+                let args = SETTINGS.args(engine, vec![], vec![args![want.tenant, want.queue.as_str()]])?;
                 let rows = self.scout(SETTINGS.text(engine), args).await?;
-                let limit =
-                    rows.first().map(|row| Limit::read(row, 2)).transpose()?.unwrap_or_default();
+                let limit = rows.first().map(|row| Limit::read(row, 2)).transpose()?.unwrap_or_default();
                 self.0.limits.put(key, limit, changes, now);
                 limit
             }

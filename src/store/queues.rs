@@ -12,8 +12,8 @@ use crate::types::{Millis, TenantId, api};
 
 // A queue is a name that jobs have, that was learned from, or for which something is set. From one name to the
 // next by the index, however many jobs lie between them.
-const NAMES: &str = "
-    WITH RECURSIVE owed (name, n) AS (
+static NAMES: Sql = Sql::batch(
+    "WITH RECURSIVE owed (name, n) AS (
         SELECT (SELECT q.queue FROM job_queue q WHERE q.tenant_id = $1 AND q.queue > $2
                 ORDER BY q.tenant_id, q.queue LIMIT 1), CAST(1 AS BIGINT)
         UNION ALL
@@ -24,7 +24,11 @@ const NAMES: &str = "
     SELECT owed.name FROM owed WHERE owed.name IS NOT NULL
     UNION SELECT s.name FROM queues s WHERE s.tenant_id = $1 AND s.name > $2
     UNION SELECT l.name FROM learned l WHERE l.tenant_id = $1 AND l.what = 'run' AND l.name > $2
-    ORDER BY 1 LIMIT $3";
+    UNION SELECT b.name FROM {b} WHERE b.name > $2  -- learned from, and not saved yet
+    ORDER BY 1 LIMIT $3",
+    3,
+    &[("name", Col::Text)],
+);
 
 static FIGURES: Sql = Sql::batch(
     "SELECT b.name, s.paused_until, s.max_in_flight,
@@ -78,7 +82,10 @@ impl Store {
                 names
             }
             None => {
-                let rows = self.read(NAMES, args![tenant, after, limit]).await?;
+                let engine = self.0.readers.engine();
+                let fresh = self.0.learned.queues(tenant).into_iter().map(|name| args![name]).collect();
+                let args = NAMES.args(engine, args![tenant, after, limit], fresh)?;
+                let rows = self.read(NAMES.text(engine), args).await?;
                 rows.iter().map(|row| row.text(0)).collect::<Result<_>>()?
             }
         };

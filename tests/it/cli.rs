@@ -5,6 +5,7 @@ mod jobs;
 mod keys;
 mod node;
 mod operate;
+mod queues;
 mod signatures;
 mod unreachable;
 mod work;

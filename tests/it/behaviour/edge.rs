@@ -2,6 +2,7 @@
 
 mod deadlines;
 mod described;
+mod examples;
 mod figures;
 mod limits;
 

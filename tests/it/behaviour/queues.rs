@@ -82,8 +82,7 @@ async fn a_paused_queue_takes_jobs_and_hands_out_none(site: &Site) {
     app.report(&claimed, "complete", json!({"result": 1})).await.ok(200);
 
     let waiting = app.post("/v1/queues/default/claim", &json!({"waitSeconds": 20})).into_future();
-    let (got, resumed) =
-        tokio::join!(waiting, app.ask("POST", "/v1/queues/default/resume").into_future());
+    let (got, resumed) = tokio::join!(waiting, app.ask("POST", "/v1/queues/default/resume").into_future());
     assert_eq!(resumed.ok(200)["state"], "open");
     assert_eq!(got.ok(200)["jobs"][0]["jobId"], job, "who waits is woken");
 }

@@ -8,6 +8,9 @@ both_engines! {
     json_comes_back_byte_for_byte,
     bytes_keep_their_type_and_never_run_in_a_browser,
     one_range_is_honoured,
+    digests_tell_of_the_whole_and_of_what_came,
+    pictures_and_documents_keep_their_type_and_ending,
+    head_tells_all_and_carries_nothing,
     no_result_yet_says_when_to_come_back,
     a_failed_job_has_none,
     a_result_kept_elsewhere_is_pointed_to,
@@ -97,6 +100,58 @@ async fn one_range_is_honoured(site: &Site) {
     assert_eq!(outside.header("content-range"), "bytes */10");
     assert_eq!(ask("lines=1-2").await.status, 200);
     assert_eq!(ask("bytes=0-1").header("if-range", "\"old\"").await.status, 200);
+}
+
+async fn digests_tell_of_the_whole_and_of_what_came(site: &Site) {
+    let app = site.start().await;
+    let job = with_bytes(&app, "application/pdf", b"xabcx").await;
+    let ask = || app.get(&format!("/results/{job}.pdf"));
+    let abc = "sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:";
+
+    let whole = ask().header("want-repr-digest", "sha-512=10").header("want-content-digest", "md5=1").await;
+    let part = ask().header("range", "bytes=1-3").await;
+
+    assert_eq!((whole.status, part.status, &part.body[..]), (200, 206, &b"abc"[..]));
+    assert!(whole.header("repr-digest").starts_with("sha-256=:"), "a wish, and not an order");
+    assert_eq!(whole.header("content-digest"), whole.header("repr-digest"));
+    assert_eq!(part.header("content-digest"), abc);
+    assert_eq!(part.header("repr-digest"), whole.header("repr-digest"));
+}
+
+async fn pictures_and_documents_keep_their_type_and_ending(site: &Site) {
+    let app = site.start().await;
+    for (content_type, ending, bytes) in [
+        ("application/pdf", "pdf", &b"%PDF-1.7\n\xe2\xe3\xcf\xd3"[..]),
+        ("image/png", "png", b"\x89PNG\r\n\x1a\n\0"),
+        ("image/jpeg", "jpg", b"\xff\xd8\xff\xe0"),
+    ] {
+        let job = with_bytes(&app, content_type, bytes).await;
+        let place = format!("/results/{job}.{ending}");
+        assert_eq!(app.job(&job).await["resultUrl"], format!("{}{place}", app.url));
+        let result = app.get(&place).await;
+        assert_eq!((result.header("content-type"), &result.body[..]), (content_type, bytes));
+    }
+}
+
+async fn head_tells_all_and_carries_nothing(site: &Site) {
+    let app = site.start().await;
+    let job = with_bytes(&app, "image/png", b"0123456789").await;
+    let path = format!("/v1/jobs/{job}/result");
+    let got = app.get(&path).await;
+
+    let head = app.ask("HEAD", &path).header("range", "bytes=0-1").await;
+
+    assert_eq!((head.status, head.body.len()), (200, 0), "no range is asked of HEAD");
+    for name in
+        ["content-type", "content-length", "etag", "repr-digest", "content-disposition", "accept-ranges"]
+    {
+        assert_eq!(head.header(name), got.header(name), "{name}");
+    }
+    assert_eq!(
+        head.header("content-digest"),
+        "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:",
+        "of nothing"
+    );
 }
 
 async fn no_result_yet_says_when_to_come_back(site: &Site) {

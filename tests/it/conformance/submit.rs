@@ -189,5 +189,9 @@ async fn estimates_are_learned_from_completed_jobs(bed: &Bed) {
         let held = bed.lease_one().await;
         bed.held(&held, complete()).await.unwrap();
     }
-    assert_eq!(bed.store.estimate(bed.tenant, "report.generate", bed.now()).await, 4, "days that it lay are no wait");
+    assert_eq!(
+        bed.store.estimate(bed.tenant, "report.generate", bed.now()).await,
+        4,
+        "days that it lay are no wait"
+    );
 }

@@ -30,7 +30,7 @@ const SCOPES: [&str; 11] = [
 ];
 
 /// Every closed route of a production node.
-const ROUTES: [(&str, &str, &str); 47] = [
+const ROUTES: [(&str, &str, &str); 52] = [
     ("POST", "/v1/jobs", "jobs:write"),
     ("POST", "/api/jobs", "jobs:write"),
     ("POST", "/v1/jobs/batch", "jobs:write"),
@@ -46,6 +46,11 @@ const ROUTES: [(&str, &str, &str); 47] = [
     ("GET", "/v1/jobs/{jobId}/result", "jobs:read"),
     ("GET", "/results/{file}", "jobs:read"),
     ("GET", "/v1/jobs/{jobId}/events", "jobs:read"),
+    ("GET", "/v1/queues", "jobs:read"),
+    ("GET", "/v1/queues/{queue}", "jobs:read"),
+    ("PATCH", "/v1/queues/{queue}", "admin"),
+    ("POST", "/v1/queues/{queue}/pause", "admin"),
+    ("POST", "/v1/queues/{queue}/resume", "admin"),
     ("POST", "/v1/queues/{queue}/claim", "work"),
     ("POST", "/v1/leases/ack", "work"),
     // Where no lease token is shown, the key must have it.

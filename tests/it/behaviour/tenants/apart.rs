@@ -19,8 +19,16 @@ both_engines! {
 }
 
 /// Every route that lists, as the document tells them.
-const LISTS: [&str; 7] =
-    ["/api/jobs", "/v1/dead-letters", "/v1/deliveries", "/v1/jobs", "/v1/keys", "/v1/lanes", "/v1/redrives"];
+const LISTS: [&str; 8] = [
+    "/api/jobs",
+    "/v1/dead-letters",
+    "/v1/deliveries",
+    "/v1/jobs",
+    "/v1/keys",
+    "/v1/lanes",
+    "/v1/queues",
+    "/v1/redrives",
+];
 
 /// A job whose callback is dead, and a replay of nothing: every list of the tenant has an entry.
 async fn something_in_every_list(app: &TestApp, receiver: &Receiver) -> (String, String) {

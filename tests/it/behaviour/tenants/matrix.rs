@@ -39,7 +39,7 @@ status_path = "/api/reports/status/{jobId}"
 "#;
 
 /// Every operation whose path holds a parameter. A new one without a row fails the first test.
-const MATRIX: [(&str, &str, Names); 31] = [
+const MATRIX: [(&str, &str, Names); 35] = [
     ("GET", "/v1/jobs/{jobId}", Names::Job),
     ("GET", "/api/jobs/{jobId}", Names::Job),
     ("GET", "/api/reports/status/{jobId}", Names::Job),
@@ -69,6 +69,10 @@ const MATRIX: [(&str, &str, Names); 31] = [
     ("POST", "/v1/tenants/{tenantId}/keys", Names::Tenant),
     ("GET", "/v1/tenants/{tenantId}/keys/{keyId}", Names::Tenant),
     ("DELETE", "/v1/tenants/{tenantId}/keys/{keyId}", Names::Tenant),
+    ("GET", "/v1/queues/{queue}", Names::Word),
+    ("PATCH", "/v1/queues/{queue}", Names::Word),
+    ("POST", "/v1/queues/{queue}/pause", Names::Word),
+    ("POST", "/v1/queues/{queue}/resume", Names::Word),
     ("POST", "/v1/queues/{queue}/claim", Names::Word),
     ("POST", "/v1/operations/{type}", Names::Word),
 ];

@@ -1,0 +1,112 @@
+//! What a request of each operation may look like. A test takes them out of the document and sends them.
+
+use serde_json::{Value, json};
+
+/// Stands for the token of the job's claim.
+const TOKEN: &str = "rbl_AAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAA";
+const JOB: &str = "job_01H455VB4PEX5VSKNK084SN02Q";
+
+type Named = (&'static str, &'static str, Value);
+
+/// The examples of an operation's body: name, summary, value.
+pub fn of(id: &str) -> Vec<Named> {
+    match id {
+        "submitJob" => vec![("short", "A reply to one URL", short()), ("long", "Everything", long())],
+        "submitBatch" => vec![("two", "Two jobs, all or none", batch())],
+        "submitOperation" => {
+            vec![("input", "The body is the input", json!({ "reportType": "annual", "year": 2025 }))]
+        }
+        "cancelJob" => vec![("reason", "With a reason", json!({ "reason": "ordered twice" }))],
+        "claimJobs" | "heartbeat" | "completeJob" | "failJob" | "releaseJob" | "ackJobs" => of_worker(id),
+        "changeQueue" | "pauseQueue" => of_queue(id),
+        "replayDeadLetters" => vec![
+            ("count", "Only count", json!({ "filter": { "host": "hooks.example.com" }, "dryRun": true })),
+            ("send", "At a rate", json!({ "filter": { "reason": "exhausted" }, "ratePerSecond": 50 })),
+        ],
+        "createKey" => vec![(
+            "worker",
+            "For the workers of one queue",
+            json!({ "name": "report workers", "scopes": ["work"], "queues": ["reports"] }),
+        )],
+        "createTenantKey" => vec![(
+            "admin",
+            "For the tenant's own administrators",
+            json!({ "name": "first", "scopes": ["admin"], "expiresAt": "2099-01-01T00:00:00.000Z" }),
+        )],
+        "createTenant" => vec![("tenant", "By its name", json!({ "name": "acme" }))],
+        "rotateWebhookSecret" => {
+            vec![("hour", "The old one signs for an hour more", json!({ "overlapSeconds": 3600 }))]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The seed's example with its reply.
+pub fn short() -> Value {
+    json!({ "type": "report.generate", "input": { "reportType": "annual", "year": 2025 },
+        "callbackUrl": "https://hooks.example.com/reports", "ref": "build-4711" })
+}
+
+fn long() -> Value {
+    json!({
+        "type": "report.generate", "input": { "reportType": "annual", "year": 2025 },
+        "callback": {
+            "url": "https://hooks.example.com/reports", "secret": "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=",
+            "events": ["job.completed", "job.failed"], "headers": { "X-Env": "prod" }, "payload": "full",
+            "format": "standard", "context": { "orderId": "o-1" },
+            "retry": { "maxAttempts": 5, "initialSeconds": 5, "factor": 4, "maxSeconds": 600 },
+        },
+        "queue": "default", "ref": "build-4711", "priority": 1, "timeoutSeconds": 600, "maxAttempts": 3,
+        "metadata": { "team": "billing" }, "retainSeconds": 604_800, "worker": "pull",
+    })
+}
+
+fn batch() -> Value {
+    let one = |year: u32| json!({ "type": "report.generate", "input": { "year": year } });
+    json!({ "atomic": true, "jobs": [one(2024), one(2025)] })
+}
+
+fn of_worker(id: &str) -> Vec<Named> {
+    match id {
+        "claimJobs" => vec![(
+            "wait",
+            "Up to ten jobs, waiting for the first",
+            json!({ "workerId": "w-1", "max": 10, "types": ["report.generate"], "leaseSeconds": 30, "waitSeconds": 20 }),
+        )],
+        "heartbeat" => vec![(
+            "progress",
+            "Alive and half done",
+            json!({ "leaseToken": TOKEN, "progress": 50, "message": "page 6 of 12" }),
+        )],
+        "completeJob" => vec![
+            ("result", "The result itself", json!({ "leaseToken": TOKEN, "result": { "pages": 12 } })),
+            (
+                "elsewhere",
+                "Where the result is kept",
+                json!({ "leaseToken": TOKEN, "resultUrl": "https://files.example.com/annual-2025.pdf" }),
+            ),
+        ],
+        "failJob" => vec![(
+            "final",
+            "No other attempt would help",
+            json!({ "leaseToken": TOKEN, "error": "Report data not found for year 2025",
+                "errorCode": "data_not_found", "retryable": false }),
+        )],
+        "releaseJob" => vec![("later", "In a minute", json!({ "leaseToken": TOKEN, "delaySeconds": 60 }))],
+        _ => vec![(
+            "one",
+            "One outcome of many",
+            json!({ "items": [{ "op": "complete", "jobId": JOB, "leaseToken": TOKEN, "result": { "pages": 12 } }] }),
+        )],
+    }
+}
+
+fn of_queue(id: &str) -> Vec<Named> {
+    match id {
+        "changeQueue" => vec![
+            ("limit", "At most 20 at once", json!({ "maxInFlight": 20 })),
+            ("free", "No limit", json!({ "maxInFlight": null })),
+        ],
+        _ => vec![("open", "Until someone resumes it", json!({}))],
+    }
+}
