@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup fmt lint test run demo contract clean
+.PHONY: help setup fmt lint client test run demo contract clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,9 +21,18 @@ fmt: ## format the code
 lint: ## clippy, every warning an error
 	cargo clippy --all-targets --locked -- -D warnings
 
+# What a program that only submits and does jobs must not have to build.
+SERVER_PARTS := sqlx|axum|clap|hickory-resolver|tower-http v0\.7|hyper v[^ ]* .*server
+
+client: ## the client and the worker SDK alone: no server part in them, and they compile
+	@if cargo tree --no-default-features --features client -e normal --prefix none --locked --format '{p} {f}' \
+		| grep -E '^($(SERVER_PARTS))'; \
+	then echo 'make client: a server part is in the client build' >&2; exit 1; fi
+	cargo check --lib --no-default-features --features client --locked
+
 test: setup ## everything CI checks: format, lint, all tests against real databases, doctests
 	cargo fmt --check
-	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory lint client
 	@if cargo nextest --version >/dev/null 2>&1; \
 	then echo 'tests/with-postgres cargo nextest run --locked'; tests/with-postgres cargo nextest run --locked --no-tests=pass; \
 	else echo 'tests/with-postgres cargo test --locked'; tests/with-postgres cargo test --locked --lib --bins --tests; fi

@@ -4,7 +4,7 @@
 //! a deadline that covers the body; nothing follows a redirect or reads a proxy from the environment.
 
 mod shapes;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;
 mod verbs;
 

@@ -11,23 +11,42 @@
 //! 1  clock  dice  wake  metrics                 small tools with no knowledge of jobs
 //! 0  types                                      ids, states, retry maths, signatures, API shapes
 //! ```
+//!
+//! Feature `client` alone (`default-features = false`) is [`client`], [`worker`] and [`types`], for programs that submit
+//! and do jobs; feature `server`, the default, is the whole house.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
 
+#[cfg(feature = "server")]
 pub mod app;
+#[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "server")]
 pub mod clock;
+#[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "client")]
 pub mod dice;
+#[cfg(feature = "server")]
 pub mod dispatch;
+#[cfg(feature = "server")]
 pub mod egress;
+#[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
 pub mod push;
+#[cfg(feature = "server")]
 pub mod store;
+#[cfg(feature = "server")]
 pub mod sweep;
+#[cfg(feature = "server")]
 pub mod telemetry;
 pub mod types;
+#[cfg(feature = "server")]
 pub mod wake;
+#[cfg(feature = "client")]
 pub mod worker;

@@ -14,7 +14,7 @@
 
 mod lease;
 mod report;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod tests;
 
 use std::sync::Arc;
@@ -90,7 +90,7 @@ pub struct Task {
     pub stop: CancellationToken,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 impl Task {
     /// A task without a service behind it, and where its progress shows.
     pub(crate) fn alone(job: api::ClaimedJob) -> (Task, impl Fn() -> (Option<u8>, Option<String>)) {

@@ -1,0 +1,2 @@
+//! A worker: two handlers, one worker.
+fn main() {}
