@@ -1,8 +1,44 @@
-//! The pull worker: claims jobs, runs a handler for each, keeps the leases, reports the outcomes.
+//! The worker SDK: handlers by type; claims, leases, heartbeats and reports are taken care of.
+//!
+//! ```no_run
+//! use ringback::client::Client;
+//! use ringback::worker::{CancellationToken, Failure, Options, Reply, Task, Worker};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Wanted {
+//!     year: u16,
+//! }
+//!
+//! async fn generate(task: Task) -> Result<Reply, Failure> {
+//!     let wanted: Wanted = task.input()?;
+//!     for chapter in 1..=4 {
+//!         // The client has cancelled, the lease is lost, or the worker is being stopped.
+//!         if task.stop.is_cancelled() {
+//!             return Err(Failure::new("stopped half-way"));
+//!         }
+//!         write(chapter).await.map_err(|e| Failure::new(e.to_string()).with_code("disk"))?;
+//!         task.progress.report(chapter * 25, Some("writing"));
+//!     }
+//!     Reply::json(&serde_json::json!({"year": wanted.year, "chapters": 4}))
+//! }
+//!
+//! # async fn write(_: u8) -> std::io::Result<()> { Ok(()) }
+//! # async fn example(shutdown: CancellationToken) -> Result<(), ringback::client::Error> {
+//! let client = Client::new("http://127.0.0.1:8080", Some("rbk_..."))?;
+//! Worker::new(client, Options { concurrency: 4, ..Options::new("default") })
+//!     .on("report.generate", generate)
+//!     .on("mail.send", async |_: Task| Ok(Reply::text("sent")))
+//!     .run(shutdown)
+//!     .await
+//! # }
+//! ```
+//!
+//! [`Worker`] claims only the types that it has a handler for; [`run`] gives every job to one handler. `docs/examples/worker.rs`
+//! is a whole program. [`Hold`] is for who holds a job without a claim: an external one.
 //!
 //! ```text
 //! run:  claim (long poll, as many as there are free slots)
-//!         -> per job: handler(Task)      beside it a heartbeat every third of the lease
+//!         -> per job: handler(Task)      beside it a heartbeat every third of the lease, every 20 s at least
 //!         -> complete | fail | release   repeated until it is answered or the lease is surely over
 //! ```
 //!
@@ -12,18 +48,19 @@
 //!   once nobody wants its result any more.
 //! * A worker that cannot reach the service keeps its jobs running and tries again with growing pauses.
 
+mod handlers;
+mod hold;
 mod lease;
 mod report;
+mod task;
 #[cfg(all(test, feature = "server"))]
 mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+pub use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::{Client, Error};
@@ -31,6 +68,9 @@ use crate::dice::Dice;
 use crate::types::api;
 pub use crate::types::job::Failure;
 use crate::types::problem::ProblemCode;
+pub use handlers::Worker;
+pub use hold::Hold;
+pub use task::{Progress, Reply, Task};
 
 /// How a worker works. [`Options::new`] gives the usual values.
 #[derive(Debug, Clone)]
@@ -61,65 +101,6 @@ impl Options {
             worker_id: None,
         }
     }
-}
-
-/// The result of a job.
-#[derive(Debug, Clone)]
-pub enum Reply {
-    /// A JSON value.
-    Json(api::Json),
-    /// Bytes of any type.
-    Bytes {
-        /// Their content type.
-        content_type: String,
-        /// At most 1 MiB.
-        bytes: Bytes,
-    },
-    /// Kept elsewhere, at this URL.
-    Elsewhere(String),
-}
-
-/// One job in the handler's hands.
-#[derive(Debug)]
-pub struct Task {
-    /// What is to be done.
-    pub job: api::ClaimedJob,
-    /// Tells the client how far the work is.
-    pub progress: Progress,
-    /// Fires when the work is to be stopped, for whatever reason.
-    pub stop: CancellationToken,
-}
-
-#[cfg(all(test, feature = "server"))]
-impl Task {
-    /// A task without a service behind it, and where its progress shows.
-    pub(crate) fn alone(job: api::ClaimedJob) -> (Task, impl Fn() -> (Option<u8>, Option<String>)) {
-        let (progress, marks) = watch::channel(Mark::default());
-        let seen = move || {
-            let mark = marks.borrow().clone();
-            (mark.percent, mark.message)
-        };
-        (Task { job, progress: Progress(progress), stop: CancellationToken::new() }, seen)
-    }
-}
-
-/// Tells the client how far the work is. Cheap to clone and to call; the newest word wins.
-#[derive(Debug, Clone)]
-pub struct Progress(watch::Sender<Mark>);
-
-impl Progress {
-    /// `percent` is held at 100, `message` cut after 1,000 characters.
-    pub fn report(&self, percent: u8, message: Option<&str>) {
-        let message = message.map(|text| text.chars().take(1_000).collect());
-        self.0.send_replace(Mark { percent: Some(percent.min(100)), message });
-    }
-}
-
-/// The last word of a handler on how far it is.
-#[derive(Debug, Clone, Default)]
-struct Mark {
-    percent: Option<u8>,
-    message: Option<String>,
 }
 
 /// The longest a claim waits for work. Stopping cuts it short.
@@ -227,19 +208,16 @@ where
 {
     let (id, token, attempt) = (job.job_id, job.lease_token, job.attempt);
     tracing::info!(job.id = %id, job.kind = %job.kind, attempt, "claimed job {id}");
-    let (progress, marks) = watch::channel(Mark::default());
-    let stop = CancellationToken::new();
-    let keeper = lease::Keeper::start(&shared.client, id, token, shared.options.lease, marks, stop.clone());
-    let task = Task { job, progress: Progress(progress), stop: stop.clone() };
-    let ended = lease::watch(&shared.hurry, &stop, keeper.lost(), handle(Arc::clone(&shared), task)).await;
-    let lost = keeper.lost().is_cancelled();
-    drop(keeper);
-    if lost {
+    let hold = Hold::new(&shared.client, id, token, shared.options.lease);
+    let task = Task { job, progress: hold.progress(), stop: hold.stop().clone() };
+    let handled = handle(Arc::clone(&shared), task);
+    let ended = lease::watch(&shared.hurry, hold.stop(), hold.lost(), handled).await;
+    if hold.lost().is_cancelled() {
         tracing::warn!(job.id = %id, attempt, "lost the lease of job {id}; its outcome is dropped");
         return;
     }
-    let outcome = report::Outcome::of(ended, shared.hurry.is_cancelled());
-    report::send(&shared.client, id, token, outcome, shared.options.lease).await;
+    // Whatever became of the report has been logged, and there is nobody else to tell.
+    let _ = hold.tell(report::Outcome::of(ended, shared.hurry.is_cancelled())).await;
 }
 
 /// In a task of its own, so that a handler that panics fails its job and nothing else.
@@ -249,10 +227,9 @@ where
     F: Future<Output = Result<Reply, Failure>> + Send + 'static,
 {
     let handling = tokio::spawn(async move { (shared.handler)(task).await });
-    AbortOnDropHandle::new(handling).await.unwrap_or_else(|_| {
-        let (error, code) = ("the worker's handler panicked".to_owned(), Some("panic".to_owned()));
-        Err(Failure { error, code, retryable: true, retry_after_seconds: None })
-    })
+    AbortOnDropHandle::new(handling)
+        .await
+        .unwrap_or_else(|_| Err(Failure::new("the worker's handler panicked").with_code("panic")))
 }
 
 async fn drain(running: &mut JoinSet<()>) {
@@ -260,7 +237,7 @@ async fn drain(running: &mut JoinSet<()>) {
 }
 
 /// Whether the same call may be answered better a little later.
-fn passing(error: &Error) -> bool {
+pub(crate) fn passing(error: &Error) -> bool {
     match error {
         Error::Unreachable(_) => true,
         Error::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),

@@ -6,13 +6,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Failure, Mark, Reply, over, passing, whole_seconds};
+use super::task::Mark;
+use super::{Failure, Reply, over, passing, whole_seconds};
 use crate::client::{Client, Error};
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, api};
 
 /// How long a handler whose result nobody wants may take to stop before it is dropped.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// The longest between two heartbeats: a cancel that its holder does not confirm within 30 s is enforced.
+const BEAT: Duration = Duration::from_secs(20);
 /// Progress is sent at most so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,7 +26,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts to beat every third of `lease`; fires `stop` when the client cancels or the lease is lost.
+    /// Starts to beat every third of `lease`, every 20 s at least; fires `stop` when the client cancels or the lease is lost.
     pub(super) fn start(
         client: &Client,
         id: JobId,
@@ -55,14 +58,15 @@ struct Heart {
 
 impl Heart {
     async fn beat(mut self) {
-        let mut every = self.lease / 3;
+        let usual = (self.lease / 3).min(BEAT);
+        let mut every = usual;
         loop {
             // News of the handler goes out at once, the next ones not before this pause is over.
             let rest = PROGRESS_EVERY.min(every / 2);
             self.news(every - rest).await;
             match self.beat_once().await {
                 Ok(alive) => {
-                    every = self.lease / 3;
+                    every = usual;
                     if alive.cancel_requested {
                         self.stop.cancel();
                     }
@@ -76,7 +80,7 @@ impl Heart {
                 // While nobody can reach the service nobody else can get the job: go on, and knock more often.
                 Err(error) => {
                     tracing::warn!(job.id = %self.id, "no heartbeat: {error}");
-                    every = (self.lease / 10).max(PROGRESS_EVERY);
+                    every = (usual / 3).max(PROGRESS_EVERY);
                 }
             }
             tokio::time::sleep(rest).await;

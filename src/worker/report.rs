@@ -39,60 +39,68 @@ impl Outcome {
     }
 }
 
-/// Reports `outcome`. Repeating is safe: the same token gets the same answer.
-pub(super) async fn send(client: &Client, id: JobId, token: LeaseToken, outcome: Outcome, lease: Duration) {
+/// Reports `outcome`, and gives the job as it stands then. Repeating is safe: the same token gets the same answer.
+pub(super) async fn send(
+    client: &Client,
+    id: JobId,
+    token: LeaseToken,
+    outcome: Outcome,
+    lease: Duration,
+) -> Result<Option<api::Job>, Error> {
     let mut outcome = outcome;
     let limit = tokio::time::sleep(lease.max(KEEP_TELLING));
     tokio::pin!(limit);
     let mut failures = 0;
     loop {
         let error = match once(client, id, token, &outcome).await {
-            Ok(()) => return,
+            Ok(job) => return Ok(job),
             Err(error) => error,
         };
         if passing(&error) {
             failures += 1;
             tracing::warn!(job.id = %id, failures, "the outcome could not be reported yet: {error}");
             tokio::select! {
-                () = &mut limit => return tracing::error!(job.id = %id, "gave up reporting an outcome: {error}"),
+                () = &mut limit => {
+                    tracing::error!(job.id = %id, "gave up reporting an outcome: {error}");
+                    return Err(error);
+                }
                 () = tokio::time::sleep(pause(failures, Dice::Os.bytes())) => {}
             }
             continue;
         }
-        match instead(&outcome, &error) {
-            Some(failure) => outcome = Outcome::Fail(failure),
-            None => return tracing::warn!(job.id = %id, "the outcome was refused: {error}"),
-        }
+        let Some(failure) = instead(&outcome, &error) else {
+            tracing::warn!(job.id = %id, "the outcome was refused: {error}");
+            return Err(error);
+        };
+        outcome = Outcome::Fail(failure);
     }
 }
 
-async fn once(client: &Client, id: JobId, token: LeaseToken, outcome: &Outcome) -> Result<(), Error> {
-    let (state, error) = match outcome {
+async fn once(
+    client: &Client,
+    id: JobId,
+    token: LeaseToken,
+    outcome: &Outcome,
+) -> Result<Option<api::Job>, Error> {
+    let done = |result, result_url| api::Complete { lease_token: token, result, result_url };
+    let (said, job) = match outcome {
         Outcome::Complete(Reply::Json(json)) => {
-            let done = api::Complete { lease_token: token, result: Some(json.clone()), result_url: None };
-            ("complete", client.complete(id, &done).await.err())
+            ("complete", Some(client.complete(id, &done(Some(json.clone()), None)).await?))
         }
         Outcome::Complete(Reply::Elsewhere(url)) => {
-            let done = api::Complete { lease_token: token, result: None, result_url: Some(url.clone()) };
-            ("complete", client.complete(id, &done).await.err())
+            ("complete", Some(client.complete(id, &done(None, Some(url.clone()))).await?))
         }
         Outcome::Complete(Reply::Bytes { content_type, bytes }) => {
-            let sent = client.complete_bytes(id, token, content_type, Bytes::clone(bytes)).await;
-            ("complete", sent.err())
+            ("complete", Some(client.complete_bytes(id, token, content_type, Bytes::clone(bytes)).await?))
         }
-        Outcome::Fail(failure) => ("failed", client.fail(id, &fail(token, failure)).await.err()),
+        Outcome::Fail(failure) => ("failed", Some(client.fail(id, &fail(token, failure)).await?)),
         Outcome::Release => {
-            let release = api::Release { lease_token: token, delay_seconds: None };
-            ("released", client.release(id, &release).await.err())
+            client.release(id, &api::Release { lease_token: token, delay_seconds: None }).await?;
+            ("released", None)
         }
     };
-    match error {
-        Some(error) => Err(error),
-        None => {
-            tracing::info!(job.id = %id, outcome = state, "reported job {id}: {state}");
-            Ok(())
-        }
-    }
+    tracing::info!(job.id = %id, outcome = said, "reported job {id}: {said}");
+    Ok(job)
 }
 
 fn fail(token: LeaseToken, failure: &Failure) -> api::Fail {
@@ -115,18 +123,12 @@ fn instead(outcome: &Outcome, error: &Error) -> Option<Failure> {
     }
     match outcome {
         // Another attempt would meet the same refusal.
-        Outcome::Complete(_) => Some(Failure {
-            error: format!("the result was refused: {error}"),
-            code: Some(problem.code.slug().to_owned()),
-            retryable: false,
-            retry_after_seconds: None,
-        }),
-        Outcome::Fail(failure) if failure.error != UNTOLD => Some(Failure {
-            error: UNTOLD.to_owned(),
-            code: None,
-            retryable: failure.retryable,
-            retry_after_seconds: None,
-        }),
+        Outcome::Complete(_) => {
+            Some(Failure::fatal(format!("the result was refused: {error}")).with_code(problem.code.slug()))
+        }
+        Outcome::Fail(failure) if failure.error != UNTOLD => {
+            Some(Failure { retryable: failure.retryable, ..Failure::new(UNTOLD) })
+        }
         Outcome::Fail(_) | Outcome::Release => None,
     }
 }

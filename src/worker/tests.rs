@@ -130,7 +130,7 @@ async fn with_worker<F>(
 }
 
 fn failed(error: &str) -> Failure {
-    Failure { error: error.to_owned(), code: None, retryable: true, retry_after_seconds: None }
+    Failure::new(error)
 }
 
 #[tokio::test]
@@ -268,6 +268,62 @@ async fn many_large_jobs_fit_one_claim_and_what_does_not_is_asked_for_in_less() 
     worker.await.unwrap().unwrap();
     let asked: Vec<Value> = fake.told("claim").iter().take(2).map(|claim| claim["max"].clone()).collect();
     assert_eq!(asked, [100, 50]);
+}
+
+#[tokio::test]
+async fn each_type_has_its_handler_and_no_other_type_is_claimed() {
+    let fake = Fake::with_job();
+    let shutdown = CancellationToken::new();
+    let worker = Worker::new(fake.client().await, Options { types: vec!["x".to_owned()], ..options() })
+        .on("t", async |task: Task| {
+            let input: Option<u8> = task.input()?;
+            Reply::json(&json!({"input": input}))
+        })
+        .on("a", async |_| Ok(Reply::text("never")));
+    let worker = tokio::spawn(worker.run(shutdown.clone()));
+    fake.hears("complete", 1).await;
+    shutdown.cancel();
+    worker.await.unwrap().unwrap();
+    assert_eq!(fake.told("claim")[0]["types"], json!(["a", "t"]));
+    assert_eq!(fake.told("complete")[0]["result"], json!({"input": null}));
+}
+
+#[tokio::test]
+async fn an_input_of_another_shape_fails_the_job_for_good() {
+    let fake = Fake::with_job();
+    let handler = async |task: Task| task.input::<u8>().map(|_| Reply::text("never"));
+    with_worker(&fake, handler, fake.hears("fail", 1)).await;
+    let told = &fake.told("fail")[0];
+    assert_eq!((&told["errorCode"], &told["retryable"]), (&json!("input-invalid"), &json!(false)));
+}
+
+#[tokio::test]
+async fn a_worker_without_handlers_claims_nothing() {
+    let fake = Fake::with_job();
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    Worker::new(fake.client().await, options()).run(shutdown).await.unwrap();
+    assert!(fake.told("claim").is_empty());
+}
+
+#[tokio::test]
+async fn a_job_held_without_a_claim_is_kept_and_reported() {
+    let fake = Arc::new(Fake::default());
+    fake.answer("fail", 503, problem("storage-unavailable", 503));
+    fake.answer("heartbeat", 200, json!({"leaseExpiresAt": AT, "cancelRequested": true}));
+    let token = format!("rbl_{}", "A".repeat(32)).parse().unwrap();
+    let hold = Hold::new(&fake.client().await, ID.parse().unwrap(), token, Duration::from_secs(1));
+    hold.progress().report(140, None);
+    tokio::time::timeout(Duration::from_secs(10), hold.stop().cancelled()).await.unwrap();
+    assert!(!hold.lost().is_cancelled());
+    let job = hold.report(Err(Failure::new("stopped").retry_after(5).with_code("gone"))).await.unwrap();
+    assert_eq!(job.job_id.to_string(), ID);
+    assert_eq!(fake.told("heartbeat")[0]["progress"], 100);
+    let told = fake.told("fail");
+    assert_eq!(
+        (told.len(), &told[1]["errorCode"], &told[1]["retryAfterSeconds"]),
+        (2, &json!("gone"), &json!(5))
+    );
 }
 
 #[test]

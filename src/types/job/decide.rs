@@ -57,6 +57,28 @@ pub struct Failure {
     pub retry_after_seconds: Option<u32>,
 }
 
+impl Failure {
+    /// An attempt that went wrong; another one may help.
+    pub fn new(error: impl Into<String>) -> Failure {
+        Failure { error: error.into(), code: None, retryable: true, retry_after_seconds: None }
+    }
+
+    /// Work that no other attempt can do.
+    pub fn fatal(error: impl Into<String>) -> Failure {
+        Failure { retryable: false, ..Failure::new(error) }
+    }
+
+    /// The same with a word for programs.
+    pub fn with_code(self, code: impl Into<String>) -> Failure {
+        Failure { code: Some(code.into()), ..self }
+    }
+
+    /// The same, not tried again before `seconds` have passed.
+    pub fn retry_after(self, seconds: u32) -> Failure {
+        Failure { retry_after_seconds: Some(seconds), ..self }
+    }
+}
+
 /// What becomes of the job.
 #[derive(Debug, Clone)]
 pub enum Next {
