@@ -35,7 +35,7 @@ test: setup ## everything CI checks: format, lint, all tests against real databa
 	$(MAKE) --no-print-directory lint client
 	@if cargo nextest --version >/dev/null 2>&1; \
 	then echo 'tests/with-postgres cargo nextest run --locked'; tests/with-postgres cargo nextest run --locked --no-tests=pass; \
-	else echo 'tests/with-postgres cargo test --locked'; tests/with-postgres cargo test --locked --lib --bins --tests; fi
+	else echo 'tests/with-postgres cargo test --locked'; tests/with-postgres cargo test --locked --lib --bins --tests --examples; fi
 	cargo test --doc --locked
 
 run demo: ## a server, a worker and a receiver on this machine, to play with

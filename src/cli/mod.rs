@@ -1,5 +1,7 @@
 //! The command line: what people and scripts type.
 
+mod callback;
+mod child;
 mod dead_letters;
 mod deliveries;
 mod demo;
@@ -9,6 +11,8 @@ mod jobs;
 mod keys;
 mod print;
 mod queues;
+mod run;
+mod said;
 mod serve;
 pub mod sign;
 mod stop;
@@ -60,6 +64,7 @@ enum Commands {
     Queues(queues::QueuesArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Work(work::WorkArgs),
+    Run(Box<run::RunArgs>),
     Sign(sign::SignArgs),
     Verify(sign::VerifyArgs),
     Openapi(OpenapiArgs),
@@ -169,6 +174,7 @@ impl Commands {
             | Commands::Deliveries(_)
             | Commands::Lanes(_)
             | Commands::Queues(_)
+            | Commands::Run(_)
             | Commands::DeadLetters(_)
             | Commands::Sign(_)
             | Commands::Verify(_)
@@ -195,6 +201,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Commands::Queues(args) => queues::run(args, out).await,
         Commands::DeadLetters(args) => dead_letters::run(args, out).await,
         Commands::Work(args) => work::run(args).await,
+        Commands::Run(args) => run::run(*args, out).await,
         Commands::Sign(args) => sign::run_sign(&args, out.json, std::io::stdin(), std::io::stdout()),
         Commands::Verify(args) => {
             let now = Clock::wall().seconds();
@@ -270,6 +277,8 @@ mod tests {
             "dead-letters replay --dry-run --reason exhausted",
             "dead-letters discard dlv_01H455VB4PEX5VSKNK084SN02Q",
             "work --exec cat --queue q --types a,b --concurrency 4 --lease-seconds 10",
+            "run --type t --queue q --ref r --callback-url https://x --callback-secret s --lease-seconds 60 --metadata {} -- make -j 2",
+            "run --idempotency-key k --result-file f --result-type text/html --anyway --json -- true",
             "sign --secret s --secret t --id i --timestamp 1",
             "verify --secret s --id i --timestamp 1 --signature v1,x --at 1 --json",
         ] {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::callback::{CallbackArgs, metadata};
 use super::exit::{Exit, Usage};
 use super::print::{self, Out};
-use super::sign::SecretText;
 use super::{Remote, jobs};
 use crate::client::{self, Client, Polled, SubmitOptions};
 use crate::types::job::Status;
@@ -26,15 +26,8 @@ pub struct SubmitArgs {
     /// The input: JSON, `-` for standard input, or `@FILE`.
     #[arg(long, env = "RINGBACK_INPUT", value_name = "JSON|-|@FILE", allow_hyphen_values = true)]
     input: Option<String>,
-    /// Where the reply is POSTed.
-    #[arg(long, env = "RINGBACK_CALLBACK_URL", value_name = "URL")]
-    callback_url: Option<String>,
-    /// What signs the reply, `whsec_...`; the tenant's default secret otherwise.
-    #[arg(long, env = "RINGBACK_CALLBACK_SECRET", hide_env_values = true, requires = "callback_url")]
-    callback_secret: Option<SecretText>,
-    /// Which events are POSTed; the four that end a job by default.
-    #[arg(long, env = "RINGBACK_CALLBACK_EVENTS", value_delimiter = ',', requires = "callback_url")]
-    callback_events: Option<Vec<String>>,
+    #[command(flatten)]
+    callback: CallbackArgs,
     /// Your own name for the work.
     #[arg(long = "ref", env = "RINGBACK_REF", value_name = "REF")]
     reference: Option<String>,
@@ -95,19 +88,9 @@ pub async fn run(args: SubmitArgs, out: Out) -> anyhow::Result<ExitCode> {
 }
 
 fn request(args: &SubmitArgs) -> anyhow::Result<api::SubmitJob> {
-    let metadata = args.metadata.as_deref().map(serde_json::from_str).transpose();
-    let plain = args.callback_secret.is_none() && args.callback_events.is_none();
-    let callback = (!plain).then(|| api::Callback {
-        url: args.callback_url.clone(),
-        secret: args.callback_secret.as_ref().map(|secret| secret.reveal().to_owned()),
-        events: args.callback_events.clone(),
-        ..api::Callback::default()
-    });
     Ok(api::SubmitJob {
         kind: args.kind.clone(),
         input: args.input.as_deref().map(|text| input(text, std::io::stdin())).transpose()?,
-        callback_url: args.callback_url.clone().filter(|_| plain),
-        callback,
         queue: args.queue.clone(),
         reference: args.reference.clone(),
         priority: args.priority,
@@ -115,9 +98,9 @@ fn request(args: &SubmitArgs) -> anyhow::Result<api::SubmitJob> {
         deadline_at: args.deadline_at,
         timeout_seconds: args.timeout_seconds,
         max_attempts: args.max_attempts,
-        metadata: metadata.map_err(|e| Usage(format!("--metadata is not a JSON object: {e}")))?,
+        metadata: metadata(args.metadata.as_deref())?,
         retain_seconds: args.retain_seconds,
-        ..api::SubmitJob::default()
+        ..args.callback.job()
     })
 }
 

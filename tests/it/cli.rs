@@ -1,11 +1,14 @@
 //! The real binary as programs and people use it: what it prints, and how it exits.
 
 mod callbacks;
+mod ci;
 mod jobs;
 mod keys;
 mod node;
 mod operate;
 mod queues;
+mod run;
+mod sdk;
 mod signatures;
 mod unreachable;
 mod work;
@@ -162,6 +165,21 @@ impl Desk {
     fn work(&self, exec: &str, more: &[&str]) -> Process {
         let mut command = self.command(&[&["work", "--exec", exec], more].concat());
         Process::start(&mut command, self.dir.path(), "work.log")
+    }
+
+    /// What a file of the desk's folder says.
+    #[track_caller]
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    }
+
+    /// Makes `gate`: who reads it waits until it is opened.
+    fn gate(&self) {
+        assert!(Command::new("mkfifo").arg(self.dir.path().join("gate")).status().unwrap().success());
+    }
+
+    fn open_gate(&self, text: &str) {
+        std::fs::write(self.dir.path().join("gate"), text).unwrap();
     }
 
     /// The job, once `wanted` holds of it. Read from the list, for whose reading there is no pace.

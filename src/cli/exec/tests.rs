@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn job() -> api::ClaimedJob {
@@ -11,35 +13,6 @@ fn job() -> api::ClaimedJob {
 async fn run(line: &str) -> Result<Reply, Failure> {
     let command = Arc::new(Command { line: line.to_owned(), retry: false });
     tokio::time::timeout(Duration::from_secs(20), command.run(Task::alone(job()).0)).await.unwrap()
-}
-
-#[test]
-fn a_progress_line_is_told_from_an_ordinary_one() {
-    for (line, wanted) in [
-        ("::progress 40", Some((40, None))),
-        ("::progress 0 a  b ", Some((0, Some("a  b")))),
-        ("  ::progress\t100%  done\r", Some((100, Some("done")))),
-        ("::progress 101", None),
-        ("::progress -1", None),
-        ("::progress 4.5", None),
-        ("::progress", None),
-        ("::progress40", None),
-        ("::progressive 40", None),
-        ("note: ::progress 40", None),
-    ] {
-        assert_eq!(parse_progress(line), wanted, "{line}");
-    }
-}
-
-#[test]
-fn lines_are_cut_and_repaired() {
-    let mut lines = Lines::default();
-    assert_eq!(lines.push(b"a\r\nb"), ["a"]);
-    assert_eq!(lines.push(b"c\n\n\xff"), ["bc", ""]);
-    assert_eq!(lines.rest().unwrap(), "\u{fffd}");
-    let long = lines.push(&vec![b'x'; LINE_MAX * 2 + 1]);
-    assert_eq!(long.iter().map(String::len).collect::<Vec<_>>(), [LINE_MAX, LINE_MAX]);
-    assert_eq!(lines.rest().unwrap(), "x");
 }
 
 #[tokio::test]

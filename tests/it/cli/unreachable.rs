@@ -32,6 +32,7 @@ fn every_client_command_says_that_it_cannot_reach_the_service() {
         &["keys", "create", "--scopes", "work"],
         &["keys", "list"],
         &["openapi"],
+        &["run", "--", "true"],
     ] {
         let ran = run(ringback().args(args).env("RINGBACK_URL", &url).env("RINGBACK_API_KEY", KEY));
         ran.refused(3, "cannot reach the service");

@@ -47,8 +47,7 @@ async fn a_command_that_fails_says_why() {
 #[tokio::test]
 async fn progress_shows_and_sigterm_lets_the_running_job_end() {
     let desk = Desk::open();
-    let gate = desk.dir.path().join("gate");
-    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    desk.gate();
     let mut worker = desk.work("echo '::progress 40 half way' >&2; cat gate", &["--lease-seconds", "3"]);
     let job = desk.submit(&[]);
 
@@ -56,7 +55,7 @@ async fn progress_shows_and_sigterm_lets_the_running_job_end() {
     assert_eq!((&running["status"], &running["message"]), (&json!("processing"), &json!("half way")));
     worker.signal("TERM");
     let late = desk.submit(&[]);
-    std::fs::write(&gate, "\"through\"").unwrap();
+    desk.open_gate("\"through\"");
 
     assert_eq!(worker.ended(), 0);
     let done = desk.job_in(&job, "complete").await;
@@ -68,8 +67,7 @@ async fn progress_shows_and_sigterm_lets_the_running_job_end() {
 #[tokio::test]
 async fn a_cancel_reaches_the_command() {
     let desk = Desk::open();
-    let gate = desk.dir.path().join("gate");
-    assert!(std::process::Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    desk.gate();
     let _worker = desk.work("cat gate", &["--lease-seconds", "3"]);
     let job = desk.submit(&[]);
     desk.job_in(&job, "processing").await;

@@ -1,0 +1,43 @@
+//! What `submit` and `run` say of a job in the same words.
+
+use super::exit::Usage;
+use super::sign::SecretText;
+use crate::types::api;
+
+/// Where the reply goes.
+#[derive(Debug, clap::Args)]
+pub struct CallbackArgs {
+    /// Where the reply is POSTed.
+    #[arg(long, env = "RINGBACK_CALLBACK_URL", value_name = "URL")]
+    callback_url: Option<String>,
+    /// What signs the reply, `whsec_...`; the tenant's default secret otherwise.
+    #[arg(long, env = "RINGBACK_CALLBACK_SECRET", hide_env_values = true, requires = "callback_url")]
+    callback_secret: Option<SecretText>,
+    /// Which events are POSTed; the four that end a job by default.
+    #[arg(long, env = "RINGBACK_CALLBACK_EVENTS", value_delimiter = ',', requires = "callback_url")]
+    callback_events: Option<Vec<String>>,
+}
+
+impl CallbackArgs {
+    /// A submission with this callback and nothing else.
+    pub fn job(&self) -> api::SubmitJob {
+        let plain = self.callback_secret.is_none() && self.callback_events.is_none();
+        let callback = (!plain).then(|| api::Callback {
+            url: self.callback_url.clone(),
+            secret: self.callback_secret.as_ref().map(|secret| secret.reveal().to_owned()),
+            events: self.callback_events.clone(),
+            ..api::Callback::default()
+        });
+        api::SubmitJob {
+            callback_url: self.callback_url.clone().filter(|_| plain),
+            callback,
+            ..api::SubmitJob::default()
+        }
+    }
+}
+
+/// Reads `--metadata`.
+pub fn metadata(text: Option<&str>) -> Result<Option<serde_json::Map<String, serde_json::Value>>, Usage> {
+    let read = text.map(serde_json::from_str).transpose();
+    read.map_err(|e| Usage(format!("--metadata is not a JSON object: {e}")))
+}

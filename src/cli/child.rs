@@ -1,0 +1,116 @@
+//! A command as a child: its process group, what it is told, and what its end means.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tokio::process::{Child, Command};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::types::{JobId, api};
+use crate::worker::{Failure, Reply};
+
+/// Between SIGTERM and SIGKILL.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// A grandchild may keep the pipes open after the command has ended.
+const PIPES: Duration = Duration::from_secs(2);
+
+/// Tells a command which job it does.
+pub fn tell(command: &mut Command, job: JobId, kind: &str, attempt: u32) {
+    command
+        .env("RINGBACK_JOB_ID", job.to_string())
+        .env("RINGBACK_JOB_TYPE", kind)
+        .env("RINGBACK_ATTEMPT", attempt.to_string());
+}
+
+/// A command's process group; ended when it is dropped before the command was reaped.
+pub struct Group {
+    pid: Option<Pid>,
+    whole: bool,
+}
+
+impl Group {
+    /// Of a command that was started in a process group of its own.
+    pub fn of(child: &Child) -> Group {
+        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        Group { pid, whole: true }
+    }
+
+    /// Of a command in our own process group: only itself is signalled.
+    pub fn alone(child: &Child) -> Group {
+        Group { whole: false, ..Group::of(child) }
+    }
+
+    /// SIGTERM, and SIGKILL for what has not ended by then.
+    pub async fn stop(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        if let Ok(ended) = tokio::time::timeout(PATIENCE, child.wait()).await {
+            return ended;
+        }
+        self.signal(Signal::KILL);
+        child.wait().await
+    }
+
+    /// Sends `signal`.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid {
+            // All that can go wrong is that nobody is left to hear it.
+            let _ = if self.whole { kill_process_group(pid, signal) } else { kill_process(pid, signal) };
+        }
+    }
+
+    /// Sends a signal that this process got. Ctrl-C in a terminal has reached all of our own group already.
+    pub fn pass_on(&self, signal: Signal) {
+        if self.whole || signal != Signal::INT {
+            self.signal(signal);
+        }
+    }
+
+    /// The command was reaped: its number may soon name another group.
+    pub fn forget(mut self) {
+        self.pid = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// Runs `work` beside; it ends when the handle is dropped.
+pub fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> AbortOnDropHandle<T> {
+    AbortOnDropHandle::new(tokio::spawn(work))
+}
+
+/// What the reader of a pipe gives, once its command has ended.
+pub async fn joined<T>(reader: Option<AbortOnDropHandle<T>>) -> Option<T> {
+    tokio::time::timeout(PIPES, reader?).await.ok()?.ok()
+}
+
+/// The failure that an exit code or a signal stands for, with the command's last words if it left any.
+pub fn judge(status: ExitStatus, said: String) -> Failure {
+    let (code, what) = match (status.code(), status.signal()) {
+        (Some(code), _) => (format!("exit-{code}"), format!("the command ended with exit code {code}")),
+        (None, Some(signal)) => {
+            (format!("signal-{signal}"), format!("the command was ended by signal {signal}"))
+        }
+        (None, None) => ("exit-unknown".to_owned(), "the command ended in an unknown way".to_owned()),
+    };
+    Failure::new(if said.is_empty() { what } else { said }).with_code(code)
+}
+
+/// JSON stays JSON, silence is `null`, anything else is kept as the bytes it is.
+pub fn reply(bytes: Vec<u8>) -> Reply {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Reply::Json(api::null());
+    }
+    if let Ok(json) = serde_json::from_slice(&bytes) {
+        return Reply::Json(json);
+    }
+    let text = str::from_utf8(&bytes).is_ok();
+    let content_type = if text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+    Reply::bytes(content_type, Bytes::from(bytes))
+}

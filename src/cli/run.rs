@@ -1,0 +1,168 @@
+//! `run`: a command as a step of somebody else's pipeline, told to the service as an external job.
+
+mod step;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use step::{Ended, Step};
+
+use super::callback::{CallbackArgs, metadata};
+use super::exit::Exit;
+use super::print::Out;
+use super::{Remote, jobs};
+use crate::client::{self, Accepted, Client, SubmitOptions};
+use crate::types::job::{Status, WorkerKind};
+use crate::types::{JobId, api};
+use crate::worker::{self, Failure, Hold};
+
+/// Run a command as a job: submit, heartbeat, report its outcome, end as it ends.
+///
+/// The command has this terminal or pipeline as its standard input, output and error, and RINGBACK_JOB_ID,
+/// RINGBACK_JOB_TYPE and RINGBACK_ATTEMPT in its environment. A line `::progress 40 some words` on standard
+/// error tells how far it is and is taken out. Exit code 0 completes the job, any other fails it with the
+/// last lines of standard error. If the client cancels, the command gets SIGTERM, and SIGKILL 5 s later.
+/// SIGINT and SIGTERM are passed on to it. Should the service go away meanwhile, the command goes on.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: the command's own, 128 + N if signal N ended it, 126 or 127 if it cannot be \
+    started; 1 if it\nended with 0 but its job did not complete. Without the command having run: 1, 2 and 3 as \
+    elsewhere."
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    remote: Remote,
+    /// What kind of work it is.
+    #[arg(long = "type", env = "RINGBACK_TYPE", value_name = "TYPE", default_value = "ci.run")]
+    kind: String,
+    /// The queue that it counts for.
+    #[arg(long, env = "RINGBACK_QUEUE")]
+    queue: Option<String>,
+    /// Your own name for the work, such as a build number; `jobs list --ref` finds it.
+    #[arg(long = "ref", env = "RINGBACK_REF", value_name = "REF")]
+    reference: Option<String>,
+    #[command(flatten)]
+    callback: CallbackArgs,
+    /// How long the service waits for a sign of life before the job ends as `worker-lost`.
+    #[arg(long, env = "RINGBACK_LEASE_SECONDS", value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    lease_seconds: u32,
+    /// A step started again with the same key goes on with its job; one whose job has ended is not run.
+    #[arg(long, env = "RINGBACK_IDEMPOTENCY_KEY", value_name = "KEY")]
+    idempotency_key: Option<String>,
+    /// A JSON object for your own use.
+    #[arg(long, env = "RINGBACK_METADATA", value_name = "JSON")]
+    metadata: Option<String>,
+    /// The file whose bytes are the result; the exit code and the duration otherwise.
+    #[arg(long, env = "RINGBACK_RESULT_FILE", value_name = "FILE")]
+    result_file: Option<PathBuf>,
+    /// The content type of that file; JSON, text or bytes by its content otherwise.
+    #[arg(long, env = "RINGBACK_RESULT_TYPE", value_name = "TYPE", requires = "result_file")]
+    result_type: Option<String>,
+    /// Run the command even if the service cannot be reached; then nobody hears of it.
+    #[arg(long, env = "RINGBACK_ANYWAY")]
+    anyway: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+/// Runs `ringback run`.
+pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let client = args.remote.client()?;
+    let order = request(&args)?;
+    let options = SubmitOptions { idempotency_key: args.idempotency_key.as_deref() };
+    let accepted = match client.submit(&order, options).await {
+        Ok(accepted) => Some(accepted),
+        Err(error) if args.anyway && worker::passing(&error) => {
+            eprintln!("running without a job: {error}");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let id = accepted.as_ref().map(|accepted| accepted.job.job_id);
+    let hold = accepted.as_ref().and_then(|accepted| hold(&client, accepted, args.lease_seconds));
+    if let (Some(accepted), None) = (&accepted, &hold) {
+        return earlier(&client, accepted, out).await;
+    }
+    if let (Some(id), false) = (id, out.json) {
+        eprintln!("submitted {id}");
+    }
+    let (file, command) = (args.result_file.as_deref(), &args.command);
+    let step = Step { command, kind: &args.kind, client: &client, id, hold: hold.as_ref(), file };
+    let mut ended = step.run().await?;
+    ended.name_type(args.result_type);
+    let code = ended.code;
+    let job = report(&client, id, hold, ended).await;
+    show(job.as_ref(), out)?;
+    let complete = job.is_none_or(|job| job.status == Status::Complete);
+    Ok(if code == 0 && !complete { Exit::Failed.into() } else { ExitCode::from(code) })
+}
+
+fn request(args: &RunArgs) -> anyhow::Result<api::SubmitJob> {
+    Ok(api::SubmitJob {
+        kind: args.kind.clone(),
+        queue: args.queue.clone(),
+        reference: args.reference.clone(),
+        metadata: metadata(args.metadata.as_deref())?,
+        worker: Some(WorkerKind::External),
+        lease_seconds: Some(args.lease_seconds),
+        ..args.callback.job()
+    })
+}
+
+/// Nothing if the job was made by an earlier submission with the same key and has ended.
+fn hold(client: &Client, accepted: &Accepted, lease_seconds: u32) -> Option<Hold> {
+    let lease = Duration::from_secs(lease_seconds.into());
+    Some(Hold::new(client, accepted.job.job_id, accepted.job.lease_token?, lease))
+}
+
+/// The step has been done before: its outcome is told again.
+async fn earlier(client: &Client, accepted: &Accepted, out: Out) -> anyhow::Result<ExitCode> {
+    let job = client.job(accepted.job.job_id).await?;
+    eprintln!("not run: an earlier run with this key has ended");
+    show(Some(&job), out)?;
+    Ok(jobs::exit(&job).into())
+}
+
+/// Tells the service how it ended; the job as it stands then, if that is known.
+async fn report(client: &Client, id: Option<JobId>, hold: Option<Hold>, ended: Ended) -> Option<api::Job> {
+    let (id, hold) = (id?, hold?);
+    let mut signals = ended.signals;
+    let mut refused: Option<client::Error> = None;
+    if !hold.lost().is_cancelled() {
+        let told = tokio::select! {
+            told = hold.report(ended.outcome) => told,
+            // Whoever asks a second time does not want to wait for the service.
+            _ = signals.next(), if ended.interrupted => return None,
+        };
+        match told {
+            Ok(job) => return Some(job),
+            Err(error) => refused = Some(error),
+        }
+    }
+    let job = client.job(id).await.ok();
+    match refused {
+        Some(error) => eprintln!("the outcome was not taken: {error}"),
+        None => eprintln!("{id} is no longer held here; the outcome was not reported"),
+    }
+    job
+}
+
+/// Standard output is the command's: only `--json` adds a line to it, `null` if nobody knows the job.
+fn show(job: Option<&api::Job>, out: Out) -> anyhow::Result<()> {
+    if out.json {
+        return out.value(&job);
+    }
+    if let Some(job) = job {
+        let why = job.error.as_deref().map(|error| error.lines().next().unwrap_or_default());
+        let why = why.map(|error| format!(": {}", super::print::clean(error))).unwrap_or_default();
+        eprintln!("{} {}{why}", job.job_id, job.state.as_str());
+    }
+    Ok(())
+}
+
+fn fatal(error: impl Into<String>, code: &str) -> Failure {
+    Failure::fatal(error).with_code(code)
+}
