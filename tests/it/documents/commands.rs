@@ -67,6 +67,23 @@ fn the_defaults_told_are_those_of_the_help() {
     }
 }
 
+#[test]
+fn every_flag_of_work_and_run_is_told() {
+    let page = read("docs/workers.md");
+    for command in ["work", "run"] {
+        let mut shown: BTreeSet<String> = flags(&help(&[command])).into_keys().collect();
+        for everywhere in ["--url", "--api-key", "--json"] {
+            assert!(shown.remove(everywhere), "{command} {everywhere}");
+        }
+        let (_, tables) = page.split_once(&format!("## `ringback {command}`")).unwrap();
+        let (_, rows) = tables.split_once("| Flag |").unwrap();
+        let rows = rows.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let told: BTreeSet<String> =
+            rows.flat_map(|row| spans(row.split(" | ").next().unwrap())).map(str::to_owned).collect();
+        assert_eq!(told, shown, "{command}");
+    }
+}
+
 /// The commands that a help text lists.
 fn commands(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
