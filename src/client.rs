@@ -86,6 +86,11 @@ impl Client {
         Ok(Client { http, base: Arc::new(base), key })
     }
 
+    /// The same service with another right, such as a job's access token, over the same connections.
+    pub fn with_key(&self, key: &str) -> Client {
+        Client { key: Some(Arc::new(Zeroizing::new(key.to_owned()))), ..self.clone() }
+    }
+
     /// The base URL.
     pub fn base(&self) -> &Url {
         &self.base

@@ -13,7 +13,7 @@ use super::callback::{CallbackArgs, metadata};
 use super::exit::Exit;
 use super::print::Out;
 use super::{Remote, jobs};
-use crate::client::{self, Accepted, Client, SubmitOptions};
+use crate::client::{Accepted, Client, SubmitOptions};
 use crate::types::job::{Status, WorkerKind};
 use crate::types::{JobId, api};
 use crate::worker::{self, Failure, Hold};
@@ -82,22 +82,25 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error.into()),
     };
     let id = accepted.as_ref().map(|accepted| accepted.job.job_id);
+    // The job's own token reads it, whatever else the key may not do.
+    let reader = accepted.as_ref().map_or_else(|| client.clone(), |a| client.with_key(&a.job.access_token));
     let hold = accepted.as_ref().and_then(|accepted| hold(&client, accepted, args.lease_seconds));
     if let (Some(accepted), None) = (&accepted, &hold) {
-        return earlier(&client, accepted, out).await;
+        return earlier(&reader, accepted.job.job_id, out).await;
     }
     if let (Some(id), false) = (id, out.json) {
         eprintln!("submitted {id}");
     }
     let (file, command) = (args.result_file.as_deref(), &args.command);
-    let step = Step { command, kind: &args.kind, client: &client, id, hold: hold.as_ref(), file };
+    let step = Step { command, kind: &args.kind, reader: &reader, id, hold: hold.as_ref(), file };
     let mut ended = step.run().await?;
     ended.name_type(args.result_type);
-    let code = ended.code;
-    let job = report(&client, id, hold, ended).await;
-    show(job.as_ref(), out)?;
-    let complete = job.is_none_or(|job| job.status == Status::Complete);
-    Ok(if code == 0 && !complete { Exit::Failed.into() } else { ExitCode::from(code) })
+    let (code, failed) = (ended.code, ended.outcome.is_err());
+    let told = report(&reader, id, hold, ended).await;
+    show(told.job.as_ref(), out)?;
+    // A service that is not there, or was away too long, does not make a good step a bad one.
+    let refused = told.taken && told.job.is_some_and(|job| job.status != Status::Complete);
+    Ok(if code == 0 && (failed || refused) { Exit::Failed.into() } else { ExitCode::from(code) })
 }
 
 fn request(args: &RunArgs) -> anyhow::Result<api::SubmitJob> {
@@ -119,35 +122,42 @@ fn hold(client: &Client, accepted: &Accepted, lease_seconds: u32) -> Option<Hold
 }
 
 /// The step has been done before: its outcome is told again.
-async fn earlier(client: &Client, accepted: &Accepted, out: Out) -> anyhow::Result<ExitCode> {
-    let job = client.job(accepted.job.job_id).await?;
+async fn earlier(reader: &Client, id: JobId, out: Out) -> anyhow::Result<ExitCode> {
+    let job = reader.job(id).await?;
     eprintln!("not run: an earlier run with this key has ended");
     show(Some(&job), out)?;
     Ok(jobs::exit(&job).into())
 }
 
-/// Tells the service how it ended; the job as it stands then, if that is known.
-async fn report(client: &Client, id: Option<JobId>, hold: Option<Hold>, ended: Ended) -> Option<api::Job> {
-    let (id, hold) = (id?, hold?);
-    let mut signals = ended.signals;
-    let mut refused: Option<client::Error> = None;
-    if !hold.lost().is_cancelled() {
-        let told = tokio::select! {
-            told = hold.report(ended.outcome) => told,
-            // Whoever asks a second time does not want to wait for the service.
-            _ = signals.next(), if ended.interrupted => return None,
-        };
-        match told {
-            Ok(job) => return Some(job),
-            Err(error) => refused = Some(error),
+/// What the service has heard of the end.
+#[derive(Default)]
+struct Told {
+    /// The job as it stands then, if that is known.
+    job: Option<api::Job>,
+    /// It took the outcome.
+    taken: bool,
+}
+
+/// Tells the service how the step ended.
+async fn report(reader: &Client, id: Option<JobId>, hold: Option<Hold>, ended: Ended) -> Told {
+    let (Some(id), Some(hold)) = (id, hold) else { return Told::default() };
+    let Ended { outcome, interrupted, mut signals, .. } = ended;
+    if hold.lost().is_cancelled() {
+        eprintln!("{id} is no longer held here; its outcome was not reported");
+        return Told { job: reader.job(id).await.ok(), taken: false };
+    }
+    let told = tokio::select! {
+        told = hold.report(outcome) => told,
+        // Whoever asks a second time does not want to wait for the service.
+        _ = signals.next(), if interrupted => return Told::default(),
+    };
+    match told {
+        Ok(job) => Told { job: Some(job), taken: true },
+        Err(error) => {
+            eprintln!("the outcome was not taken: {error}");
+            Told { job: reader.job(id).await.ok(), taken: false }
         }
     }
-    let job = client.job(id).await.ok();
-    match refused {
-        Some(error) => eprintln!("the outcome was not taken: {error}"),
-        None => eprintln!("{id} is no longer held here; the outcome was not reported"),
-    }
-    job
 }
 
 /// Standard output is the command's: only `--json` adds a line to it, `null` if nobody knows the job.

@@ -25,7 +25,8 @@ use crate::worker::{CancellationToken, Failure, Hold, Progress, Reply};
 pub struct Step<'a> {
     pub command: &'a [OsString],
     pub kind: &'a str,
-    pub client: &'a Client,
+    /// Reads the job.
+    pub reader: &'a Client,
     /// None if the service could not be reached.
     pub id: Option<JobId>,
     pub hold: Option<&'a Hold>,
@@ -176,7 +177,7 @@ impl Step<'_> {
         if !hold.lost().is_cancelled() {
             return;
         }
-        let job = self.client.job(id).await;
+        let job = self.reader.job(id).await;
         if !job.is_ok_and(|job| job.state == JobState::Cancelled) {
             std::future::pending::<()>().await;
         }

@@ -209,7 +209,33 @@ async fn a_service_that_goes_away_meanwhile_hears_the_outcome_later() {
 async fn a_key_that_may_only_submit_is_enough() {
     let desk = Desk::open();
     let key = desk.json(&["keys", "create", "--scopes", "jobs:write"])["key"].clone();
-    let mut command = desk.command(&["run", "--json", "--", "true"]);
-    let ran = run(command.env("RINGBACK_API_KEY", key.as_str().unwrap()));
-    assert_eq!(last(ran.done())["state"], "complete");
+    for _ in 0..2 {
+        let mut command = desk.command(&["run", "--json", "--idempotency-key", "k", "--", "true"]);
+        let ran = run(command.env("RINGBACK_API_KEY", key.as_str().unwrap()));
+        assert_eq!(last(ran.done())["state"], "complete");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_was_lost_ends_neither_the_command_nor_a_good_step() {
+    let desk = Desk::open();
+    desk.gate();
+    let mut step = desk.step(&["--json", "--lease-seconds", "1"], "echo ready; cat gate");
+    let job = desk.step_job().await;
+    assert_eq!(step.line(), "ready");
+
+    step.signal("STOP");
+    desk.job_in(&job, "failed").await;
+    step.signal("CONT");
+    until("the runner knows", async || {
+        let log = desk.read("run.log");
+        if log.contains("the lease is lost") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    desk.open_gate("through\n");
+
+    assert_eq!(step.line(), "through");
+    assert_eq!(last(&step.line())["errorInfo"]["code"], "worker-lost");
+    assert_eq!(step.ended(), 0);
+    assert!(desk.read("run.log").contains("its outcome was not reported"));
 }
