@@ -178,6 +178,10 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         servers.push(open(extra, http::metrics_router(app.clone())));
     }
     let serves = config.roles.contains(&Role::Api);
+    if serves {
+        let (app, token) = (app.clone(), loops.clone());
+        supervise(&tasks, &loops, "watch", move || http::watch(app.clone(), token.clone()));
+    }
     servers.push(open(listener, if serves { http::router(app)? } else { http::node_router(app) }));
     Ok(Running { addr, api_key, webhook_secret, store, doors, loops, servers, tasks })
 }

@@ -45,6 +45,15 @@ struct QueueWord {
     word: &'static str,
 }
 
+/// How a client follows events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Server-sent events of one job.
+    Sse,
+    /// A WebSocket.
+    Socket,
+}
+
 /// The figures of this process. Cheap to clone; all clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Inner>);
@@ -69,6 +78,9 @@ struct Inner {
     pushed: Family<QueueWord, Counter>,
     push_seconds: Family<Queue, Histogram, fn() -> Histogram>,
     push_in_flight: Family<Queue, Gauge>,
+    event_streams: Gauge,
+    websockets: Gauge,
+    slow_readers: Counter,
 }
 
 fn seconds() -> Histogram {
@@ -112,6 +124,9 @@ impl Metrics {
             pushed: Family::default(),
             push_seconds: Family::new_with_constructor(long_seconds),
             push_in_flight: Family::default(),
+            event_streams: Gauge::default(),
+            websockets: Gauge::default(),
+            slow_readers: Counter::default(),
         };
         inner.register();
         Metrics(Arc::new(inner))
@@ -190,6 +205,28 @@ impl Metrics {
         self.0.push_in_flight.get_or_create_owned(&named).set(i64::try_from(n).unwrap_or(i64::MAX));
     }
 
+    fn streams(&self, stream: Stream) -> &Gauge {
+        match stream {
+            Stream::Sse => &self.0.event_streams,
+            Stream::Socket => &self.0.websockets,
+        }
+    }
+
+    /// A client follows events; [`Metrics::stream_closed`] takes it back.
+    pub fn stream_opened(&self, stream: Stream) {
+        self.streams(stream).inc();
+    }
+
+    /// It does so no longer.
+    pub fn stream_closed(&self, stream: Stream) {
+        self.streams(stream).dec();
+    }
+
+    /// A WebSocket's client did not take what it was sent.
+    pub fn read_too_slowly(&self) {
+        self.0.slow_readers.inc();
+    }
+
     /// The figures as OpenMetrics text, with gauges read elsewhere just now (the store's), `ringback_` before
     /// each name.
     pub fn render_with(&self, gauges: &[(&'static str, i64)]) -> String {
@@ -226,6 +263,9 @@ impl Inner {
         r.register("push_attempts", "Requests to push workers, by the job's state", self.pushed.clone());
         r.register_with_unit("push", "Time of a push", Unit::Seconds, self.push_seconds.clone());
         r.register("push_in_flight", "Requests to push workers under way", self.push_in_flight.clone());
+        r.register("event_streams", "Open streams of server-sent events", self.event_streams.clone());
+        r.register("websockets", "Open WebSockets", self.websockets.clone());
+        r.register("slow_readers", "WebSockets closed for reading too slowly", self.slow_readers.clone());
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// The two nudges: "there may be work to claim" and "there may be something to deliver".
+/// The nudges: "there may be work to claim", "there may be something to deliver", "a job has moved".
 ///
 /// Losing one costs time, never work: every waiter also polls.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +14,8 @@ pub struct Wake {
     pub jobs: Nudge,
     /// A delivery may have become due.
     pub deliveries: Nudge,
+    /// A job that someone watches may have a new event; a claim makes one too.
+    pub events: Nudge,
 }
 
 /// Wakes everyone who waits at this moment.

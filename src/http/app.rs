@@ -11,14 +11,15 @@ use super::extract::KeyCache;
 use super::pace::Pace;
 use super::problem::Problem;
 use super::routes::Route;
+use super::watch::Hub;
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::metrics::Metrics;
 use crate::store::{self, Store};
-use crate::types::Millis;
 use crate::types::api::RESULT_MAX;
 use crate::types::problem::ProblemCode;
 use crate::types::target::UrlPolicy;
+use crate::types::{JobId, Millis};
 use crate::wake::{Listener, Wake};
 
 /// How long a handler waits for the store: the API answers 503 within 1.5 s instead of hanging.
@@ -111,6 +112,8 @@ pub struct Inner {
     pub(super) keys: KeyCache,
     /// Who polled how often.
     pub(super) pace: Pace,
+    /// Who watches which job.
+    pub(super) hub: Hub,
     /// A place for each request at work.
     pub(super) slots: Arc<Semaphore>,
     /// Counts real time for what lives in memory only, also where tests hold `clock` still.
@@ -136,7 +139,8 @@ impl App {
     pub fn new(parts: Parts) -> App {
         let slots = Arc::new(Semaphore::new(parts.options.concurrency));
         let pace = Pace::new(parts.options.polls_per_second);
-        App(Arc::new(Inner { parts, keys: KeyCache::default(), pace, slots, real: Clock::system() }))
+        let (keys, hub) = (KeyCache::default(), Hub::default());
+        App(Arc::new(Inner { parts, keys, pace, hub, slots, real: Clock::system() }))
     }
 
     /// The present instant, as the store will see it.
@@ -179,6 +183,35 @@ impl App {
                 () = &mut end => return Ok(seen),
                 () = self.draining.cancelled() => return Ok(seen),
                 () = pause(nudge) => {}
+            }
+        }
+    }
+
+    /// The same for one job, told by the node's own look at all that is watched ([`Hub`]).
+    ///
+    /// `at` is how far the job is in what was seen; None once that is enough.
+    pub(super) async fn watch_job<T, F: Future<Output = Result<T, Problem>>>(
+        &self,
+        id: JobId,
+        patience: Duration,
+        mut look: impl FnMut() -> F,
+        at: impl Fn(&T) -> Option<i64>,
+    ) -> Result<T, Problem> {
+        let end = tokio::time::sleep(patience);
+        tokio::pin!(end);
+        let mut watcher = self.hub.watcher();
+        if !patience.is_zero() {
+            watcher.watch(id, 0)?;
+        }
+        loop {
+            let seen = look().await?;
+            let Some(sequence) = at(&seen).filter(|_| !patience.is_zero()) else { return Ok(seen) };
+            watcher.watch(id, sequence)?;
+            tokio::select! {
+                biased;
+                () = &mut end => return Ok(seen),
+                () = self.draining.cancelled() => return Ok(seen),
+                () = watcher.passed(sequence) => {}
             }
         }
     }

@@ -7,10 +7,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
 use super::app::App;
 use super::extract::{
-    FromQuery, Key, MaybeJson, NoQuery, Params, PathId, Prefer, Query, Reader, Waiting, etag_matches,
-    is_conditional, need::JobsRead, need::JobsWrite, next_link, page_of, paged,
+    Form, FromQuery, Key, MaybeJson, NoQuery, Params, PathId, Prefer, Query, Reader, Waiting, etag_matches,
+    is_conditional, need::JobsRead, need::JobsWrite, negotiate, next_link, page_of, paged,
 };
 use super::problem::Problem;
+use super::stream;
 use crate::store::{Changed, JobChange, JobFilter, PageOf, Right, What};
 use crate::types::api::{Cancel, Event, Job as JobView, Page};
 use crate::types::id;
@@ -57,8 +58,8 @@ pub async fn get_job(
     reader.pace(&app)?;
     let known = |job: &Job| etag_matches(&headers, header::IF_NONE_MATCH, &job.etag());
     let conditional = is_conditional(&headers);
-    let done = |job: &Job| if conditional { !known(job) } else { job.state.ended() };
-    let job = waiting.for_reader(&app, prefer, &reader, done).await?;
+    let changed = conditional.then_some(|job: &Job| !known(job));
+    let job = waiting.for_reader(&app, prefer, &reader, changed).await?;
     let unchanged = conditional && known(&job);
     let target = if query.redirect { target(&app, &job, &reader) } else { None };
     Ok(answer(&app, &job, prefer, target, unchanged))
@@ -231,6 +232,7 @@ pub async fn change(
     let one = done.pop().ok_or_else(|| Problem::new(ProblemCode::Internal))?.map_err(Problem::of_job)?;
     app.wake.jobs.nudge();
     app.wake.deliveries.nudge();
+    app.wake.events.nudge();
     Ok(one)
 }
 
@@ -264,12 +266,19 @@ impl FromQuery for EventsQuery {
 
 /// Read a job's events above `after` (`cursor` is another name for it), oldest first.
 ///
-/// With `Prefer: wait=N` an empty answer comes only after N seconds or the end of the job.
+/// As JSON one page of them; with `Prefer: wait=N` an empty answer comes only after N seconds or the end of
+/// the job. As an event stream each of them as it comes, up to the job's end: `id` is its sequence, `event` its
+/// type, `data` the same as in JSON. A client that was cut off says in `Last-Event-ID` how far it was; 204 tells
+/// it that nothing follows.
 #[utoipa::path(get, path = "/v1/jobs/{jobId}/events", tag = "jobs", operation_id = "listJobEvents",
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
     params(("jobId" = JobId, Path), ("after" = Option<u32>, Query), ("cursor" = Option<u32>, Query),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200), ("Prefer" = Option<String>, Header)),
-    responses((status = 200, body = Page<Event>), (status = 406, description = "not-acceptable")))]
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200), ("Prefer" = Option<String>, Header),
+        ("Last-Event-ID" = Option<u32>, Header)),
+    responses((status = 200, content(
+            (Page<Event> = "application/json"), (String = "text/event-stream"))),
+        (status = 204, description = "The job has ended, and no event follows"),
+        (status = 406, description = "not-acceptable")))]
 pub async fn events(
     State(app): State<App>,
     reader: Reader,
@@ -279,32 +288,38 @@ pub async fn events(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    if only_streams(&headers) {
-        return Err(Problem::new(ProblemCode::NotAcceptable).detail("events are served as JSON here"));
-    }
+    let form = negotiate(&headers).ok_or_else(|| {
+        Problem::new(ProblemCode::NotAcceptable)
+            .detail("events are served as application/json and as text/event-stream")
+    })?;
     reader.pace(&app)?;
+    if form == Form::Stream {
+        let after = stream::last_event_id(&headers)?.unwrap_or(query.after);
+        return stream::open(&app, reader, after, &waiting).await;
+    }
     let look = || look_for_events(&app, &reader, &query);
-    let enough = |(ended, items): &(bool, Vec<Event>)| *ended || !items.is_empty();
-    let (_, items) = waiting.watch(&app, prefer.patience(), look, enough).await?;
+    let waited = (reader.id, prefer.patience());
+    let (_, items) = waiting.watch_job(&app, waited, look, |seen| nothing_yet(seen)).await?;
     let full = items.len() >= query.limit as usize;
     let next_cursor = items.last().filter(|_| full).map(|event| event.sequence.to_string());
     let link = next_cursor.as_deref().and_then(|after| next_link(&uri, app.store.urls(), query.name, after));
-    Ok(page((link, Page { items, next_cursor })))
+    let mut answer = page((link, Page { items, next_cursor }));
+    answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Authorization, Prefer"));
+    Ok(answer)
 }
 
-/// Whether the client takes an event stream and nothing else, as a browser's EventSource does.
-fn only_streams(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    accept.contains("text/event-stream") && !accept.contains("json") && !accept.contains("*/*")
+/// How far the job is if it goes on and has no event to show.
+fn nothing_yet((job, items): &(Job, Vec<Event>)) -> Option<i64> {
+    (!job.state.ended() && items.is_empty()).then_some(job.sequence)
 }
 
-/// Whether the job had ended before, and its events: in this order the last one is never missed.
+/// The job as it stood before, and its events: in this order the last one is never missed.
 async fn look_for_events(
     app: &App,
     reader: &Reader,
     query: &EventsQuery,
-) -> Result<(bool, Vec<Event>), Problem> {
+) -> Result<(Job, Vec<Event>), Problem> {
     let job = reader.job(app).await?;
-    let events = app.store.job_events(reader.tenant, reader.id, query.after, query.limit, app.now());
-    Ok((job.state.ended(), app.ask_job(events).await?))
+    let events = app.store.job_events(reader.tenant(), reader.id, query.after, query.limit, app.now());
+    Ok((job, app.ask_job(events).await?))
 }

@@ -60,7 +60,11 @@ async fn look(app: &App, wish: &LeaseRequest, probe: bool) -> Result<Vec<LeasedJ
     if probe && !app.ask(app.store.any_due(wish, app.now())).await? {
         return Ok(Vec::new());
     }
-    app.ask(app.store.lease(wish.clone(), app.now())).await
+    let leased = app.ask(app.store.lease(wish.clone(), app.now())).await?;
+    if !leased.is_empty() {
+        app.wake.events.nudge();
+    }
+    Ok(leased)
 }
 
 fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseRequest, Invalid> {
@@ -303,6 +307,7 @@ pub async fn ack(
     };
     app.wake.jobs.nudge();
     app.wake.deliveries.nudge();
+    app.wake.events.nudge();
     let mut done = done.into_iter();
     let items = places.into_iter().map(|place| {
         let one = place.and_then(|()| match done.next() {

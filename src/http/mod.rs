@@ -21,6 +21,8 @@ mod queues;
 mod results;
 mod routes;
 pub mod server;
+mod socket;
+mod stream;
 mod submit;
 mod system;
 mod tenant;
@@ -28,6 +30,7 @@ mod tenants;
 #[cfg(test)]
 mod tests;
 mod unread;
+mod watch;
 
 use std::sync::Arc;
 
@@ -43,6 +46,7 @@ pub use app::{App, Mode, Options, Parts};
 pub use problem::Problem;
 pub use routes::{BadRoute, Route, check_routes};
 pub use server::serve;
+pub use watch::watch;
 
 /// What one job's access token reads: open to every origin, preflight included.
 fn open(routes: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<App> {
@@ -60,6 +64,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::retry))
         .routes(open(routes!(jobs::events)))
+        .routes(routes!(socket::open))
         .routes(open(routes!(results::get_result)))
         .routes(open(routes!(results::get_file)))
         .routes(routes!(deliveries::of_job))

@@ -9,7 +9,7 @@ use utoipa::OpenApi;
 
 use super::routes::Route;
 use super::system::Description;
-use crate::types::api::{Event, Urls};
+use crate::types::api::{Event, SocketMessage, SocketRequest, Urls};
 use crate::types::job::JobEvent;
 use crate::types::problem::{ProblemBody, ProblemCode};
 
@@ -18,7 +18,7 @@ pub fn skeleton() -> utoipa::openapi::OpenApi {
     #[derive(OpenApi)]
     #[openapi(
         info(title = "Ringback", description = "Submit a job, get 202, receive the signed reply."),
-        components(schemas(ProblemBody, Event))
+        components(schemas(ProblemBody, Event, SocketRequest, SocketMessage))
     )]
     struct Skeleton;
     Skeleton::openapi()
@@ -105,7 +105,8 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
     if body {
         problems.extend([400, 408, 413, 415, 422]);
     }
-    if by_token {
+    // One job can be polled too often.
+    if by_token && path.contains('{') {
         problems.push(429);
     }
     if ["{jobId}", "{file}", "{deliveryId}"].iter().any(|id| path.contains(id)) {

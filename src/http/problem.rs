@@ -117,6 +117,11 @@ impl Problem {
         self.code
     }
 
+    /// Whether the same may go well in a moment: the store is silent or busy.
+    pub fn is_passing(&self) -> bool {
+        self.code.status() == 503
+    }
+
     /// The document, as an entry of a batch's answer.
     pub fn body(self, request_id: Option<&str>) -> ProblemBody {
         ProblemBody {

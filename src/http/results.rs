@@ -50,9 +50,9 @@ pub async fn get_result(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     reader.pace(&app)?;
-    let job = waiting.for_reader(&app, prefer, &reader, |job| job.state.ended()).await?;
+    let job = waiting.for_reader(&app, prefer, &reader, None::<fn(&Job) -> bool>).await?;
     ready(&app, &job)?;
-    let stored = app.ask_job(app.store.job_result(reader.tenant, reader.id, app.now())).await?;
+    let stored = app.ask_job(app.store.job_result(reader.tenant(), reader.id, app.now())).await?;
     reader.sees(&stored.job)?;
     let mut response = serve(&stored, &method, &headers)?;
     if let Some(applied) = prefer.wait.and_then(|_| prefer.applied(false)) {

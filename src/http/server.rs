@@ -19,9 +19,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::Service;
 
 use crate::metrics::Metrics;
@@ -84,13 +85,14 @@ pub async fn serve(
                 continue;
             }
         };
-        let conn = connection(stream, peer, router.clone(), options.clone(), shutdown.clone());
-        let (metrics, cut) = (metrics.clone(), cut.clone());
+        // Nobody closes it.
+        let Ok(place) = place else { break };
+        let seat = Seat::take(metrics.clone(), place, open.token());
+        let client = Client { peer, seat };
+        let conn = connection(stream, client, router.clone(), options.clone(), shutdown.clone());
+        let cut = cut.clone();
         open.spawn(async move {
-            metrics.connected();
             tokio::select! { () = conn => {}, () = cut.cancelled() => {} }
-            metrics.disconnected();
-            drop(place);
         });
     }
     drop(listener);
@@ -99,6 +101,40 @@ pub async fn serve(
         tracing::warn!(connections = open.len(), "requests under way did not end in time and were cut");
         cut.cancel();
     }
+}
+
+/// A connection's place. It is free again when the last holder is done with it.
+///
+/// An upgraded connection outlives the one that hyper serves, so its task holds the place too: it is counted,
+/// and a stop waits for it.
+#[derive(Clone)]
+pub struct Seat {
+    _taken: Arc<Taken>,
+}
+
+struct Taken {
+    metrics: Metrics,
+    _place: OwnedSemaphorePermit,
+    _open: TaskTrackerToken,
+}
+
+impl Seat {
+    fn take(metrics: Metrics, place: OwnedSemaphorePermit, open: TaskTrackerToken) -> Seat {
+        metrics.connected();
+        Seat { _taken: Arc::new(Taken { metrics, _place: place, _open: open }) }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.metrics.disconnected();
+    }
+}
+
+/// Who is at the other end, and on which place.
+struct Client {
+    peer: SocketAddr,
+    seat: Seat,
 }
 
 /// A client that went away is its own affair; a lack of file handles is given time to pass.
@@ -113,7 +149,7 @@ async fn recover(e: &std::io::Error) {
 
 async fn connection(
     stream: TcpStream,
-    peer: SocketAddr,
+    client: Client,
     router: Router,
     options: Arc<ServerOptions>,
     shutdown: CancellationToken,
@@ -125,10 +161,17 @@ async fn connection(
     let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
         phase.begin();
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(ConnectInfo(client.peer));
+        request.extensions_mut().insert(client.seat.clone());
         let answer = router.clone().call(request);
         let phase = phase.clone();
-        async move { answer.await.map(|response| response.map(|body| Watched::new(body, phase))) }
+        async move {
+            let response = answer.await?;
+            if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                phase.upgrade();
+            }
+            Ok::<_, std::convert::Infallible>(response.map(|body| Watched::new(body, phase)))
+        }
     });
     let conn = http1::Builder::new()
         .timer(TokioTimer::new())

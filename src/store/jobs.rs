@@ -191,6 +191,7 @@ impl Store {
         for row in &rows {
             events.push(api::Event {
                 event_id: row.id(0)?,
+                job_id: Some(id),
                 sequence: row.int(1)?,
                 kind: row.text(2)?,
                 timestamp: row.time(3)?,
@@ -233,6 +234,7 @@ impl Store {
             kind: event.as_str().to_owned(),
             timestamp: at,
             event_id: derived_id(job.id, job.sequence),
+            job_id: Some(job.id),
             sequence: job.sequence,
             data: api::raw(data),
         })

@@ -42,6 +42,7 @@ mod secrets;
 mod submit;
 mod sweep;
 mod verbs;
+mod watch;
 
 pub use error::{Error, Result};
 pub use invariants::{Finding, check};

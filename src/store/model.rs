@@ -334,3 +334,14 @@ pub struct LaneState {
     /// `retry-after`, `breaker` or `paused`.
     pub held_reason: Option<String>,
 }
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The job.
+    pub id: JobId,
+    /// Of its last event.
+    pub sequence: i64,
+    /// Nothing follows unless it is retried.
+    pub ended: bool,
+}

@@ -7,6 +7,7 @@ mod admin;
 mod deliveries;
 mod jobs;
 mod queues;
+mod streams;
 mod urls;
 mod work;
 
@@ -14,6 +15,7 @@ pub use admin::*;
 pub use deliveries::*;
 pub use jobs::*;
 pub use queues::*;
+pub use streams::*;
 pub use urls::*;
 pub use work::*;
 

@@ -17,3 +17,4 @@ mod read;
 mod retention;
 mod submit;
 mod together;
+mod watch;

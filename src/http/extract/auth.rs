@@ -1,22 +1,21 @@
-//! Who asks, and what they may: API keys with scopes, and the capability that reads one job.
+//! Who asks, and what they may: API keys with scopes.
 
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, MatchedPath};
+use axum::extract::FromRequestParts;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use super::path::First;
 use crate::http::app::App;
 use crate::http::layers::Ctx;
 use crate::http::problem::Problem;
 use crate::store::KeyRecord;
 use crate::types::job::Job;
-use crate::types::key::{AccessToken, ApiKey, Scope};
+use crate::types::key::{ApiKey, Scope};
 use crate::types::problem::ProblemCode;
 use crate::types::{JobId, Millis, TenantId};
 
@@ -72,20 +71,15 @@ impl<'a> Bearer<'a> {
 }
 
 /// The record of a valid key.
-async fn authenticate(app: &App, ctx: Option<&Ctx>, text: &str) -> Result<Arc<KeyRecord>, Problem> {
+pub(super) async fn authenticate(
+    app: &App,
+    ctx: Option<&Ctx>,
+    text: &str,
+) -> Result<Arc<KeyRecord>, Problem> {
     // One text for every reason: who guesses learns nothing.
     let refused = || Problem::unauthorized("the API key is not valid");
     let key = ApiKey::parse(text).map_err(|_| refused())?;
-    let hash = key.hash();
-    let now = app.real.now();
-    let record = match app.keys.get(&hash, now) {
-        Some(seen) => seen,
-        None => {
-            let read = app.ask(app.store.key_by_hash(hash)).await?.map(Arc::new);
-            app.keys.put(hash, read.clone(), now);
-            read
-        }
-    };
+    let record = recall(app, key.hash()).await?;
     let record = record.filter(|record| key.matches(&record.hash)).ok_or_else(refused)?;
     if record.expires_at.is_some_and(|at| at <= app.now()) {
         return Err(refused());
@@ -96,14 +90,32 @@ async fn authenticate(app: &App, ctx: Option<&Ctx>, text: &str) -> Result<Arc<Ke
     Ok(record)
 }
 
-fn require(record: &KeyRecord, scope: Scope) -> Result<(), Problem> {
+/// What the store says of a key, or said within the last second.
+async fn recall(app: &App, hash: [u8; 32]) -> Result<Option<Arc<KeyRecord>>, Problem> {
+    let now = app.real.now();
+    if let Some(seen) = app.keys.get(&hash, now) {
+        return Ok(seen);
+    }
+    let read = app.ask(app.store.key_by_hash(hash)).await?.map(Arc::new);
+    app.keys.put(hash, read.clone(), now);
+    Ok(read)
+}
+
+/// Whether a key that was let in before would be again.
+pub(super) async fn still_valid(app: &App, key: &KeyRecord, scope: Scope) -> Result<bool, Problem> {
+    let record = recall(app, key.hash).await?;
+    let lives = |record: &KeyRecord| record.expires_at.is_none_or(|at| at > app.now());
+    Ok(record.is_some_and(|record| lives(&record) && record.scopes.allows(scope)))
+}
+
+pub(super) fn require(record: &KeyRecord, scope: Scope) -> Result<(), Problem> {
     if record.scopes.allows(scope) {
         return Ok(());
     }
     Err(Problem::new(ProblemCode::Forbidden).detail(format!("the key lacks the scope `{scope}`")))
 }
 
-fn in_queues(queues: Option<&[String]>, queue: &str) -> bool {
+pub(super) fn in_queues(queues: Option<&[String]>, queue: &str) -> bool {
     queues.is_none_or(|queues| queues.iter().any(|q| q == queue))
 }
 
@@ -242,86 +254,6 @@ impl FromRequestParts<App> for Worker {
         let record = authenticate(app, Ctx::of(parts), text).await?;
         Ok(Worker(Some(Key { record, need: PhantomData })))
     }
-}
-
-/// Someone who may read the job that the path names: a key with `jobs:read`, or the job's access token.
-pub struct Reader {
-    /// Whose job it is.
-    pub tenant: TenantId,
-    /// The job.
-    pub id: JobId,
-    queues: Option<Vec<String>>,
-    /// The access token, if it came in the query and counted.
-    by_query: Option<String>,
-    /// Tells readers apart when polls are counted.
-    who: u64,
-}
-
-impl Reader {
-    /// The job as it stands.
-    pub async fn job(&self, app: &App) -> Result<Job, Problem> {
-        let job = app.ask_job(app.store.job(self.tenant, self.id, app.now())).await?;
-        self.sees(&job)?;
-        Ok(job)
-    }
-
-    /// Refuses a job outside the key's queues, as if it were not there.
-    pub fn sees(&self, job: &Job) -> Result<(), Problem> {
-        visible(self.queues.as_deref(), job)
-    }
-
-    /// The access token that came in the query.
-    pub fn query_token(&self) -> Option<&str> {
-        self.by_query.as_deref()
-    }
-
-    /// Refuses a burst of polls.
-    pub fn pace(&self, app: &App) -> Result<(), Problem> {
-        if app.pace.allows(self.who, self.id, app.real.now()) {
-            return Ok(());
-        }
-        Err(Problem::new(ProblemCode::RateLimited).detail("this job is polled too often; obey Retry-After"))
-    }
-}
-
-impl FromRequestParts<App> for Reader {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let required = || Problem::unauthorized("an API key or access token is required");
-        let (token, by_query) = match Bearer::read(&parts.headers)? {
-            Some(Bearer(token)) => (token.to_owned(), None),
-            None => query_token(parts).map(|token| (token.clone(), Some(token))).ok_or_else(required)?,
-        };
-        let missing = || Problem::new(ProblemCode::JobNotFound);
-        if token.starts_with(AccessToken::PREFIX) {
-            let refused = || Problem::unauthorized("the access token is not valid");
-            let (tenant, opened) = app.store.open_access_token(&token).ok_or_else(refused)?;
-            let id = job_in_path(parts, app).await.filter(|id| *id == opened).ok_or_else(missing)?;
-            return Ok(Reader { tenant, id, queues: None, by_query, who: 0 });
-        }
-        let record = authenticate(app, Ctx::of(parts), &token).await?;
-        require(&record, Scope::JobsRead)?;
-        let id = job_in_path(parts, app).await.ok_or_else(missing)?;
-        let who = record.id.uuid().as_u64_pair().1;
-        Ok(Reader { tenant: record.tenant, id, queues: record.queues.clone(), by_query, who })
-    }
-}
-
-/// The token of `?access_token=`; an API key is never taken there, it would stand in logs.
-fn query_token(parts: &Parts) -> Option<String> {
-    url::form_urlencoded::parse(parts.uri.query()?.as_bytes())
-        .find(|(name, _)| name == "access_token")
-        .map(|(_, value)| value.into_owned())
-        .filter(|token| token.starts_with(AccessToken::PREFIX))
-}
-
-/// The job of the path; on `/results/{file}` the ending does not count.
-async fn job_in_path(parts: &mut Parts, app: &App) -> Option<JobId> {
-    let with_ending = parts.extensions.get::<MatchedPath>().is_some_and(|p| p.as_str() == "/results/{file}");
-    let First(text) = First::from_request_parts(parts, app).await.ok()?;
-    let id = if with_ending { text.split('.').next().unwrap_or_default() } else { &text };
-    id.parse().ok()
 }
 
 #[cfg(test)]

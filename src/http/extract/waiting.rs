@@ -10,6 +10,7 @@ use super::{Prefer, Reader};
 use crate::http::app::App;
 use crate::http::layers::Ctx;
 use crate::http::problem::Problem;
+use crate::types::JobId;
 use crate::types::job::Job;
 
 /// The right to wait on purpose, and the request's name.
@@ -37,10 +38,33 @@ impl Waiting {
         look: impl FnMut() -> F,
         done: impl Fn(&T) -> bool,
     ) -> Result<T, Problem> {
-        if let Some(ctx) = self.0.as_ref().filter(|_| !patience.is_zero()) {
+        self.rest_for(patience);
+        app.watch(patience, look, done).await
+    }
+
+    /// Looks again when the job has moved; see [`App::watch_job`].
+    pub async fn watch_job<T, F: Future<Output = Result<T, Problem>>>(
+        &self,
+        app: &App,
+        (id, patience): (JobId, Duration),
+        look: impl FnMut() -> F,
+        at: impl Fn(&T) -> Option<i64>,
+    ) -> Result<T, Problem> {
+        self.rest_for(patience);
+        app.watch_job(id, patience, look, at).await
+    }
+
+    /// Gives the request's place away for good.
+    pub fn rest(&self) {
+        if let Some(ctx) = &self.0 {
             ctx.rest();
         }
-        app.watch(patience, look, done).await
+    }
+
+    fn rest_for(&self, patience: Duration) {
+        if !patience.is_zero() {
+            self.rest();
+        }
     }
 
     /// The job just stored, once it has ended or the client's patience has.
@@ -49,17 +73,27 @@ impl Waiting {
             return Ok(job);
         }
         let look = || app.ask_job(app.store.job(job.tenant, job.id, app.now()));
-        self.watch(app, prefer.patience(), look, |job| job.state.ended()).await
+        self.watch_job(app, (job.id, prefer.patience()), look, until_end).await
     }
 
-    /// The job a reader asks for, once `done` or the client's patience has run out.
+    /// The job a reader asks for, once `changed`, or without it at its end, or when the client's patience has
+    /// run out.
     pub async fn for_reader(
         &self,
         app: &App,
         prefer: Prefer,
         reader: &Reader,
-        done: impl Fn(&Job) -> bool,
+        changed: Option<impl Fn(&Job) -> bool>,
     ) -> Result<Job, Problem> {
-        self.watch(app, prefer.patience(), || reader.job(app), done).await
+        let (look, patience) = (|| reader.job(app), prefer.patience());
+        match changed {
+            // Its callback's state changes a job too, which makes no event.
+            Some(changed) => self.watch(app, patience, look, changed).await,
+            None => self.watch_job(app, (reader.id, patience), look, until_end).await,
+        }
     }
+}
+
+fn until_end(job: &Job) -> Option<i64> {
+    (!job.state.ended()).then_some(job.sequence)
 }

@@ -36,6 +36,8 @@ const HEAD: u8 = 0;
 const BUSY: u8 = 1;
 /// Between two requests.
 const IDLE: u8 = 2;
+/// Another protocol's for good: whoever speaks it keeps its own deadlines, and only writes that stall end it.
+const UPGRADED: u8 = 3;
 
 impl Phase {
     /// A head has come.
@@ -44,17 +46,24 @@ impl Phase {
         self.0.answering.store(true, Ordering::Relaxed);
     }
 
+    /// The connection leaves HTTP with this answer.
+    pub fn upgrade(&self) {
+        self.set(UPGRADED);
+    }
+
     fn now(&self) -> u8 {
         self.0.now.load(Ordering::Relaxed)
     }
 
     fn set(&self, phase: u8) {
-        self.0.now.store(phase, Ordering::Relaxed);
+        if self.now() != UPGRADED {
+            self.0.now.store(phase, Ordering::Relaxed);
+        }
     }
 
     /// hyper flushes after its last byte.
     fn flushed(&self) {
-        if self.now() != BUSY {
+        if !matches!(self.now(), BUSY | UPGRADED) {
             self.0.answering.store(false, Ordering::Relaxed);
         }
     }
@@ -89,7 +98,7 @@ impl Guarded {
     fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let phase = self.phase.now();
         let limit = match phase {
-            BUSY => {
+            BUSY | UPGRADED => {
                 self.reading = None;
                 return Poll::Pending;
             }

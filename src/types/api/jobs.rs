@@ -263,6 +263,9 @@ pub struct Event {
     pub timestamp: Millis,
     /// Names the event.
     pub event_id: EventId,
+    /// Whose event it is; a webhook's body tells it in `data` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
     /// Gap-free per job.
     pub sequence: i64,
     /// The job as it stood at the event.

@@ -27,6 +27,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /v1/jobs/{jobId}/result", "jobs:read"),
     ("GET /results/{file}", "jobs:read"),
     ("GET /v1/jobs/{jobId}/events", "jobs:read"),
+    ("GET /v1/ws", "jobs:read"),
     ("GET /v1/jobs/{jobId}/deliveries", "deliveries:read"),
     ("GET /v1/jobs", "jobs:read"),
     ("GET /api/jobs", "jobs:read"),

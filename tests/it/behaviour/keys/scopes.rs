@@ -30,7 +30,7 @@ const SCOPES: [&str; 11] = [
 ];
 
 /// Every closed route of a production node.
-const ROUTES: [(&str, &str, &str); 52] = [
+const ROUTES: [(&str, &str, &str); 53] = [
     ("POST", "/v1/jobs", "jobs:write"),
     ("POST", "/api/jobs", "jobs:write"),
     ("POST", "/v1/jobs/batch", "jobs:write"),
@@ -51,6 +51,7 @@ const ROUTES: [(&str, &str, &str); 52] = [
     ("PATCH", "/v1/queues/{queue}", "admin"),
     ("POST", "/v1/queues/{queue}/pause", "admin"),
     ("POST", "/v1/queues/{queue}/resume", "admin"),
+    ("GET", "/v1/ws", "jobs:read"),
     ("POST", "/v1/queues/{queue}/claim", "work"),
     ("POST", "/v1/leases/ack", "work"),
     // Where no lease token is shown, the key must have it.

@@ -1,0 +1,142 @@
+//! Who reads jobs: a key with `jobs:read`, or the capability that reads one job.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, MatchedPath};
+use http::request::Parts;
+
+use super::auth::{Bearer, authenticate, in_queues, require, still_valid};
+use super::path::First;
+use crate::http::app::App;
+use crate::http::layers::Ctx;
+use crate::http::problem::Problem;
+use crate::store::KeyRecord;
+use crate::types::job::Job;
+use crate::types::key::{AccessToken, Scope};
+use crate::types::problem::ProblemCode;
+use crate::types::{JobId, TenantId};
+
+/// Someone who may read jobs: all that a key sees, or the one of an access token.
+pub struct Viewer {
+    /// Whose jobs.
+    pub tenant: TenantId,
+    /// The one job of an access token.
+    only: Option<JobId>,
+    key: Option<Arc<KeyRecord>>,
+    /// The access token, if it came in the query and counted.
+    by_query: Option<String>,
+}
+
+impl Viewer {
+    /// The job as it stands, unless it is not to be seen.
+    pub async fn job(&self, app: &App, id: JobId) -> Result<Job, Problem> {
+        if self.only.is_some_and(|only| only != id) {
+            return Err(Problem::new(ProblemCode::JobNotFound));
+        }
+        let job = app.ask_job(app.store.job(self.tenant, id, app.now())).await?;
+        self.sees(&job)?;
+        Ok(job)
+    }
+
+    /// Refuses a job outside the key's queues, as if it were not there.
+    pub fn sees(&self, job: &Job) -> Result<(), Problem> {
+        let queues = self.key.as_ref().and_then(|key| key.queues.as_deref());
+        if in_queues(queues, &job.queue) { Ok(()) } else { Err(Problem::new(ProblemCode::JobNotFound)) }
+    }
+
+    /// Whether the key still lets in whom it let in: for what goes on after the request was judged.
+    ///
+    /// An access token lives as long as its job. A silent store takes no right away.
+    pub async fn is_let_in(&self, app: &App) -> bool {
+        match &self.key {
+            Some(key) => still_valid(app, key, Scope::JobsRead).await.unwrap_or(true),
+            None => true,
+        }
+    }
+}
+
+impl FromRequestParts<App> for Viewer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let required = || Problem::unauthorized("an API key or access token is required");
+        let (token, by_query) = match Bearer::read(&parts.headers)? {
+            Some(Bearer(token)) => (token.to_owned(), None),
+            None => query_token(parts).map(|token| (token.clone(), Some(token))).ok_or_else(required)?,
+        };
+        if token.starts_with(AccessToken::PREFIX) {
+            let refused = || Problem::unauthorized("the access token is not valid");
+            let (tenant, job) = app.store.open_access_token(&token).ok_or_else(refused)?;
+            return Ok(Viewer { tenant, only: Some(job), key: None, by_query });
+        }
+        let key = authenticate(app, Ctx::of(parts), &token).await?;
+        require(&key, Scope::JobsRead)?;
+        Ok(Viewer { tenant: key.tenant, only: None, key: Some(key), by_query })
+    }
+}
+
+/// Someone who may read the job that the path names.
+pub struct Reader {
+    /// The job.
+    pub id: JobId,
+    /// Who it is.
+    pub viewer: Viewer,
+}
+
+impl Reader {
+    /// Whose job it is.
+    pub fn tenant(&self) -> TenantId {
+        self.viewer.tenant
+    }
+
+    /// The job as it stands.
+    pub async fn job(&self, app: &App) -> Result<Job, Problem> {
+        self.viewer.job(app, self.id).await
+    }
+
+    /// See [`Viewer::sees`].
+    pub fn sees(&self, job: &Job) -> Result<(), Problem> {
+        self.viewer.sees(job)
+    }
+
+    /// The access token that came in the query.
+    pub fn query_token(&self) -> Option<&str> {
+        self.viewer.by_query.as_deref()
+    }
+
+    /// Refuses a burst of polls. Readers are told apart by their key; bearers of the job's token are one.
+    pub fn pace(&self, app: &App) -> Result<(), Problem> {
+        let who = self.viewer.key.as_ref().map_or(0, |key| key.id.uuid().as_u64_pair().1);
+        if app.pace.allows(who, self.id, app.real.now()) {
+            return Ok(());
+        }
+        Err(Problem::new(ProblemCode::RateLimited).detail("this job is polled too often; obey Retry-After"))
+    }
+}
+
+impl FromRequestParts<App> for Reader {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let viewer = Viewer::from_request_parts(parts, app).await?;
+        let id = job_in_path(parts, app).await;
+        let id = id.filter(|id| viewer.only.is_none_or(|only| only == *id));
+        Ok(Reader { id: id.ok_or_else(|| Problem::new(ProblemCode::JobNotFound))?, viewer })
+    }
+}
+
+/// The token of `?access_token=`; an API key is never taken there, it would stand in logs.
+fn query_token(parts: &Parts) -> Option<String> {
+    url::form_urlencoded::parse(parts.uri.query()?.as_bytes())
+        .find(|(name, _)| name == "access_token")
+        .map(|(_, value)| value.into_owned())
+        .filter(|token| token.starts_with(AccessToken::PREFIX))
+}
+
+/// The job of the path; on `/results/{file}` the ending does not count.
+async fn job_in_path(parts: &mut Parts, app: &App) -> Option<JobId> {
+    let with_ending = parts.extensions.get::<MatchedPath>().is_some_and(|p| p.as_str() == "/results/{file}");
+    let First(text) = First::from_request_parts(parts, app).await.ok()?;
+    let id = if with_ending { text.split('.').next().unwrap_or_default() } else { &text };
+    id.parse().ok()
+}

@@ -1,0 +1,88 @@
+//! The events of many jobs over one WebSocket (RFC 6455), subprotocol `ringback.v1`.
+
+mod session;
+
+use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::{Extension, FromRequestParts, State};
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, header};
+
+use super::app::App;
+use super::extract::{FromQuery, Params, Query, Viewer};
+use super::problem::Problem;
+use super::server::Seat;
+use crate::types::api::SUBPROTOCOL;
+use crate::types::problem::ProblemCode;
+use session::Session;
+
+/// The most bytes of a client's message: room for 1,000 ids, each with an `after`.
+const MESSAGE_MAX: usize = 128 * 1024;
+/// What is gathered before it is written, and the most that is held beside a message under way.
+const BUFFER: usize = 16 * 1024;
+
+/// How the socket is asked for.
+pub struct OpenQuery;
+
+impl FromQuery for OpenQuery {
+    const NAMES: &'static [&'static str] = &["access_token"];
+    fn from_params(_: &Params) -> Result<Self, Problem> {
+        Ok(OpenQuery)
+    }
+}
+
+/// A request that may become a WebSocket of ours.
+pub struct Upgrade(WebSocketUpgrade);
+
+impl FromRequestParts<App> for Upgrade {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let refused = |e: WebSocketUpgradeRejection| {
+            Problem::new(ProblemCode::InvalidRequest)
+                .detail(format!("a WebSocket is opened here: {}", e.body_text()))
+                .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
+        };
+        let upgrade = WebSocketUpgrade::from_request_parts(parts, app).await.map_err(refused)?;
+        if speaks(&parts.headers) {
+            return Ok(Upgrade(upgrade));
+        }
+        Err(Problem::new(ProblemCode::InvalidRequest)
+            .at("Sec-WebSocket-Protocol", &format!("must offer `{SUBPROTOCOL}`")))
+    }
+}
+
+fn speaks(headers: &HeaderMap) -> bool {
+    let fields = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
+    fields.flat_map(|field| field.split(',')).any(|protocol| protocol.trim() == SUBPROTOCOL)
+}
+
+/// Follow many jobs over one WebSocket with the subprotocol `ringback.v1`.
+///
+/// The client sends SocketRequest and the node SocketMessage, each as one text message. The events of a job come
+/// in order, from `after` on and up to its end; one that cannot be watched is told with `error`, and the rest
+/// goes on. The node closes with 4401 when the key no longer counts, with 4429 when the client does not take
+/// what it is sent, and with 1001 when it stops.
+#[utoipa::path(get, path = "/v1/ws", tag = "jobs", operation_id = "openSocket",
+    security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
+    params(("Sec-WebSocket-Protocol" = String, Header, example = "ringback.v1")),
+    responses((status = 101, description = "The connection speaks WebSocket from here on")))]
+pub async fn open(
+    State(app): State<App>,
+    viewer: Viewer,
+    _: Query<OpenQuery>,
+    upgrade: Upgrade,
+    seat: Option<Extension<Seat>>,
+) -> Response {
+    upgrade
+        .0
+        .protocols([SUBPROTOCOL])
+        .max_message_size(MESSAGE_MAX)
+        .max_frame_size(MESSAGE_MAX)
+        .write_buffer_size(BUFFER)
+        .on_upgrade(async move |socket| {
+            Session::new(app, viewer, socket).run().await;
+            // The connection's place is free only now.
+            drop(seat);
+        })
+}

@@ -1,0 +1,366 @@
+//! One WebSocket from its opening to its close.
+//!
+//! One task reads, looks and writes, in turn: nothing is read from the store before the client has taken what
+//! was there, and of its own messages it gets no more read than it may send. So all that is held for a client
+//! is its list of jobs and one page of events.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use tokio::time::{interval, timeout};
+
+use crate::http::app::App;
+use crate::http::extract::Viewer;
+use crate::http::json;
+use crate::http::problem::Problem;
+use crate::http::stream::{Goal, Open, PAGE};
+use crate::http::watch::Watcher;
+use crate::metrics::Stream;
+use crate::store::Standing;
+use crate::types::api::{SocketMessage, SocketOp, SocketRequest};
+use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::{JobId, Millis};
+
+/// Jobs that one connection watches at once, and in one message.
+const JOBS_MAX: usize = 1_000;
+/// How often the right to go on and the client's signs of life are looked at.
+const TICK: Duration = Duration::from_secs(2);
+/// Messages read in one [`TICK`].
+const MESSAGES: u32 = 40;
+/// How often the client is pinged.
+const PING: Duration = Duration::from_secs(25);
+/// A client of which nothing was heard for so long, a pong at least, is gone.
+const SILENCE: Duration = Duration::from_secs(45);
+/// How long a message may wait for the client to take it.
+const STALL: Duration = Duration::from_secs(10);
+/// How long a close may take; to who has much before it on the way, it takes longer.
+const FAREWELL: Duration = Duration::from_secs(2);
+const LONG_FAREWELL: Duration = Duration::from_secs(5);
+
+/// RFC 6455, 7.4.1: the node goes away.
+const AWAY: u16 = 1001;
+/// The same: what was sent is not of this protocol.
+const PROTOCOL: u16 = 1002;
+/// The same: a message is too big.
+const TOO_BIG: u16 = 1009;
+/// The key no longer counts.
+const UNAUTHORIZED: u16 = 4401;
+/// The client does not take what it is sent.
+const TOO_SLOW: u16 = 4429;
+
+/// Why a session ends.
+enum End {
+    /// The client has left.
+    Left,
+    /// The client has said goodbye, and has to be answered.
+    Answer,
+    /// The client is told this.
+    Close(u16, &'static str),
+}
+
+/// What is known of a job that the client watches.
+struct Subscription {
+    /// The sequence of the last event sent.
+    last: i64,
+    /// How far there are events; None until the client's right to see the job is known.
+    goal: Option<Goal>,
+}
+
+/// A WebSocket and what its client watches.
+pub struct Session {
+    app: App,
+    viewer: Viewer,
+    socket: WebSocket,
+    watcher: Watcher,
+    jobs: HashMap<JobId, Subscription>,
+    /// Jobs that have, or may have, events to send; each once.
+    due: VecDeque<JobId>,
+    /// Messages that may still be read in this tick.
+    allowance: u32,
+    heard: Millis,
+    pinged: Millis,
+    _open: Open,
+}
+
+impl Session {
+    /// A session that watches nothing yet.
+    pub fn new(app: App, viewer: Viewer, socket: WebSocket) -> Session {
+        let now = app.real.now();
+        Session {
+            watcher: app.hub.watcher(),
+            _open: Open::new(&app.metrics, Stream::Socket),
+            jobs: HashMap::new(),
+            due: VecDeque::new(),
+            allowance: MESSAGES,
+            heard: now,
+            pinged: now,
+            app,
+            viewer,
+            socket,
+        }
+    }
+
+    /// Serves the client until either side ends it.
+    pub async fn run(mut self) {
+        let end = self.serve().await;
+        let farewell = match end {
+            End::Left => return,
+            End::Answer => timeout(FAREWELL, self.hear_out()).await,
+            End::Close(TOO_SLOW, reason) => {
+                self.app.metrics.read_too_slowly();
+                timeout(LONG_FAREWELL, self.close(TOO_SLOW, reason)).await
+            }
+            End::Close(code, reason) => timeout(FAREWELL, self.close(code, reason)).await,
+        };
+        if farewell.is_err() {
+            tracing::debug!("a WebSocket's client did not answer the close");
+        }
+    }
+
+    async fn serve(&mut self) -> End {
+        let (mut tick, draining) = (interval(TICK), self.app.draining.clone());
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = draining.cancelled() => Err(stopping()),
+                _ = tick.tick() => self.tick().await,
+                message = self.socket.recv(), if self.allowance > 0 => self.hear(message).await,
+                job = next(&mut self.due, &self.watcher) => self.follow(job).await,
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    /// Says why, and hears the client out: a connection that is closed on unread bytes is reset, and the reason
+    /// lost.
+    async fn close(&mut self, code: u16, reason: &'static str) {
+        let frame = CloseFrame { code, reason: reason.into() };
+        if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
+            self.hear_out().await;
+        }
+    }
+
+    async fn hear_out(&mut self) {
+        while let Some(Ok(_)) = self.socket.recv().await {}
+    }
+
+    async fn tick(&mut self) -> Result<(), End> {
+        self.allowance = MESSAGES;
+        let now = self.app.real.now();
+        if now.since(self.heard) > SILENCE {
+            return Err(End::Left);
+        }
+        if !self.viewer.is_let_in(&self.app).await {
+            return Err(End::Close(UNAUTHORIZED, "the API key is no longer valid"));
+        }
+        if now.since(self.pinged) >= PING {
+            self.pinged = now;
+            self.send(Message::Ping(Default::default())).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends, unless the client takes nothing for too long.
+    async fn send(&mut self, message: Message) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            sent = timeout(STALL, self.socket.send(message)) => match sent {
+                Ok(sent) => sent.map_err(|_| End::Left),
+                Err(_) => Err(End::Close(TOO_SLOW, "events are not taken as fast as they come")),
+            },
+            () = self.app.draining.cancelled() => Err(stopping()),
+        }
+    }
+
+    async fn tell(&mut self, message: &SocketMessage) -> Result<(), End> {
+        let text = serde_json::to_string(message).unwrap_or_default();
+        self.send(Message::text(text)).await
+    }
+
+    async fn refuse(&mut self, job_id: Option<JobId>, problem: Problem) -> Result<(), End> {
+        self.tell(&SocketMessage::Error { job_id, problem: problem.body(None) }).await
+    }
+}
+
+/// What the client says.
+impl Session {
+    async fn hear(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<(), End> {
+        self.allowance -= 1;
+        self.heard = self.app.real.now();
+        match message {
+            None => Err(End::Left),
+            Some(Ok(Message::Close(_))) => Err(End::Answer),
+            Some(Err(e)) => Err(fault(&e)),
+            Some(Ok(Message::Text(text))) => match json::object(text.as_bytes()) {
+                Ok(request) => self.obey(request).await,
+                Err(refusal) => self.refuse(None, refusal.into()).await,
+            },
+            Some(Ok(Message::Binary(_))) => {
+                let problem = Problem::new(ProblemCode::InvalidRequest);
+                self.refuse(None, problem.detail("messages are JSON in text frames")).await
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(()),
+        }
+    }
+
+    async fn obey(&mut self, request: SocketRequest) -> Result<(), End> {
+        if let Err(refusal) = check(&request) {
+            return self.refuse(None, refusal.into()).await;
+        }
+        for (i, text) in request.job_ids.iter().enumerate() {
+            match request.op {
+                SocketOp::Subscribe => self.subscribe(i, text, request.after.get(text).copied()).await?,
+                SocketOp::Unsubscribe => {
+                    if let Ok(id) = text.parse() {
+                        self.unsubscribe(id);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&mut self, i: usize, text: &str, after: Option<u32>) -> Result<(), End> {
+        let pointer = format!("/jobIds/{i}");
+        let Ok(id) = text.parse::<JobId>() else {
+            let problem = Problem::new(ProblemCode::JobNotFound).at(&pointer, "names no job");
+            return self.refuse(None, problem).await;
+        };
+        if self.jobs.contains_key(&id) && after.is_none() {
+            return Ok(());
+        }
+        if self.jobs.len() >= JOBS_MAX && !self.jobs.contains_key(&id) {
+            let rule = format!("one connection watches at most {JOBS_MAX} jobs at once");
+            return self.refuse(Some(id), Problem::new(ProblemCode::QuotaExceeded).at(&pointer, &rule)).await;
+        }
+        let last = i64::from(after.unwrap_or(0));
+        if let Err(full) = self.watcher.watch(id, last) {
+            return self.refuse(Some(id), full).await;
+        }
+        self.jobs.insert(id, Subscription { last, goal: None });
+        self.put_due(id);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, id: JobId) {
+        self.watcher.leave(id);
+        self.jobs.remove(&id);
+        self.due.retain(|due| *due != id);
+    }
+}
+
+/// What the client is told.
+impl Session {
+    fn put_due(&mut self, id: JobId) {
+        if !self.due.contains(&id) {
+            self.due.push_back(id);
+        }
+    }
+
+    /// Sends the next page of a job's events, if it has any.
+    async fn follow(&mut self, (id, news): News) -> Result<(), End> {
+        // The bell may tell of a job that was given up since.
+        let Some(subscription) = self.jobs.get_mut(&id) else { return Ok(()) };
+        if let (Some(now), Some(goal)) = (news, &mut subscription.goal) {
+            *goal = Goal { sequence: now.sequence, ended: now.ended };
+        }
+        let last = subscription.last;
+        let goal = match subscription.goal {
+            Some(goal) => goal,
+            None => match self.admit(id).await {
+                Ok(goal) => goal,
+                Err(problem) => return self.give_up(id, problem).await,
+            },
+        };
+        let verb = self.app.store.job_events(self.viewer.tenant, id, last, PAGE, self.app.now());
+        let events = match self.app.ask_job(verb).await {
+            Ok(events) => events,
+            // The hub rings again for what is behind.
+            Err(problem) if problem.is_passing() => return Ok(()),
+            Err(problem) => return self.give_up(id, problem).await,
+        };
+        let read = !events.is_empty();
+        for event in events {
+            self.advance(id, event.sequence);
+            self.tell(&SocketMessage::Event(event)).await?;
+        }
+        self.go_on(id, goal, read);
+        Ok(())
+    }
+
+    /// Looks for the first time: whether the client may see the job, and how far it is.
+    async fn admit(&mut self, id: JobId) -> Result<Goal, Problem> {
+        let job = self.viewer.job(&self.app, id).await?;
+        let goal = Goal { sequence: job.sequence, ended: job.state.ended() };
+        if let Some(subscription) = self.jobs.get_mut(&id) {
+            subscription.goal = Some(goal);
+        }
+        Ok(goal)
+    }
+
+    async fn give_up(&mut self, id: JobId, problem: Problem) -> Result<(), End> {
+        self.unsubscribe(id);
+        self.refuse(Some(id), problem).await
+    }
+
+    fn advance(&mut self, id: JobId, sequence: i64) {
+        if let Some(subscription) = self.jobs.get_mut(&id) {
+            subscription.last = sequence;
+        }
+    }
+
+    /// Gives up what has come to its end; looks again at what has more.
+    fn go_on(&mut self, id: JobId, goal: Goal, read: bool) {
+        let Some(last) = self.jobs.get(&id).map(|subscription| subscription.last) else { return };
+        if goal.reached(last) {
+            self.unsubscribe(id);
+            return;
+        }
+        // It is watched already, so there is a place for it.
+        let _ = self.watcher.watch(id, last);
+        if read && last < goal.sequence {
+            self.put_due(id);
+        }
+    }
+}
+
+/// A job to look at, and what the hub said of it.
+type News = (JobId, Option<Standing>);
+
+async fn next(due: &mut VecDeque<JobId>, watcher: &Watcher) -> News {
+    match due.pop_front() {
+        Some(id) => (id, None),
+        None => watcher.moved().await,
+    }
+}
+
+fn stopping() -> End {
+    End::Close(AWAY, "this node is stopping; connect again")
+}
+
+fn fault(e: &axum::Error) -> End {
+    // The size is the one limit of a message that the protocol's reader knows.
+    match e.to_string().contains("too long") {
+        true => End::Close(TOO_BIG, "a message has at most 131072 bytes"),
+        false => End::Close(PROTOCOL, "not a message of this protocol"),
+    }
+}
+
+fn check(request: &SocketRequest) -> Result<(), Invalid> {
+    if request.job_ids.is_empty() || request.job_ids.len() > JOBS_MAX {
+        return Err(Invalid::member("/jobIds", format!("must have 1 to {JOBS_MAX} entries")));
+    }
+    let known: std::collections::HashSet<&String> = request.job_ids.iter().collect();
+    let unknown = request.after.keys().find(|id| !known.contains(id) || request.op != SocketOp::Subscribe);
+    match unknown {
+        Some(id) => {
+            let name: String = id.chars().take(64).collect();
+            let pointer = format!("/after/{}", crate::types::submit::escape(&name));
+            Err(Invalid::member(pointer, "is not among the jobs to subscribe to"))
+        }
+        None => Ok(()),
+    }
+}

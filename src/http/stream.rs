@@ -1,0 +1,249 @@
+//! A job's events as they come: server-sent events (WHATWG HTML, 9.2).
+//!
+//! The body is pulled: nothing is read from the store before the client has taken what was there, so a slow
+//! reader costs one page at most, until the deadline of the connection's writes cuts it.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::time::Interval;
+
+use super::app::App;
+use super::extract::{Reader, Waiting};
+use super::problem::Problem;
+use super::watch::Watcher;
+use crate::metrics::{Metrics, Stream};
+use crate::types::api::Event;
+use crate::types::problem::ProblemCode;
+
+/// Events read at once.
+pub const PAGE: u32 = 32;
+/// How often a stream that rests looks at its own right to go on.
+const LOOK: Duration = Duration::from_secs(5);
+/// A comment is sent when nothing else was for this many looks: 15 s keep proxies from closing.
+const QUIET: u32 = 3;
+/// When a client that was cut off comes again, and a first byte for who waits for one.
+const HELLO: &[u8] = b"retry: 2000\n\n";
+const HEARTBEAT: &[u8] = b": alive\n\n";
+
+/// The sequence in `Last-Event-ID`; None if there is none.
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    let bad = || {
+        Problem::new(ProblemCode::InvalidRequest)
+            .at("Last-Event-ID", "must be given once, as the sequence of an event")
+    };
+    let mut values = headers.get_all("last-event-id").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().map_err(|_| bad())?.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let sequence: u32 = text.parse().map_err(|_| bad())?;
+    if values.next().is_some() { Err(bad()) } else { Ok(Some(sequence.into())) }
+}
+
+/// The stream of what follows `after`; 204 if nothing can.
+pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> Result<Response, Problem> {
+    let mut watcher = app.hub.watcher();
+    watcher.watch(reader.id, after)?;
+    let job = reader.job(app).await?;
+    let goal = Goal { sequence: job.sequence, ended: job.state.ended() };
+    if goal.reached(after) {
+        return Ok((StatusCode::NO_CONTENT, head()).into_response());
+    }
+    waiting.rest();
+    let feed = Feed {
+        app: app.clone(),
+        reader,
+        watcher,
+        last: after,
+        goal,
+        page: VecDeque::new(),
+        hello: true,
+        looks: tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK),
+        quiet: 0,
+        _open: Open::new(&app.metrics, Stream::Sse),
+    };
+    let frames = unfold(feed, |mut feed| async move {
+        let frame = feed.next().await?;
+        Some((Ok::<_, Infallible>(frame), feed))
+    });
+    let kind = (header::CONTENT_TYPE, "text/event-stream");
+    Ok((head(), [kind], Body::from_stream(frames)).into_response())
+}
+
+/// No cache may keep it and no proxy hold it back.
+fn head() -> [(HeaderName, HeaderValue); 3] {
+    [
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::VARY, HeaderValue::from_static("Accept, Authorization, Last-Event-ID")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ]
+}
+
+/// How far there are events to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Goal {
+    /// Of the last event known of.
+    pub sequence: i64,
+    /// None follows it.
+    pub ended: bool,
+}
+
+impl Goal {
+    /// Whether nothing is left to wait for.
+    pub fn reached(self, last: i64) -> bool {
+        self.ended && last >= self.sequence
+    }
+}
+
+/// Counts an open stream.
+pub struct Open(Metrics, Stream);
+
+impl Open {
+    /// Until it is dropped.
+    pub fn new(metrics: &Metrics, stream: Stream) -> Open {
+        metrics.stream_opened(stream);
+        Open(metrics.clone(), stream)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.stream_closed(self.1);
+    }
+}
+
+/// What one stream knows.
+struct Feed {
+    app: App,
+    reader: Reader,
+    watcher: Watcher,
+    /// The sequence of the last event sent.
+    last: i64,
+    goal: Goal,
+    page: VecDeque<Event>,
+    hello: bool,
+    looks: Interval,
+    /// Looks since something was sent.
+    quiet: u32,
+    _open: Open,
+}
+
+impl Feed {
+    /// The next bytes; None at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if std::mem::take(&mut self.hello) {
+            return Some(Bytes::from_static(HELLO));
+        }
+        loop {
+            if let Some(event) = self.page.pop_front() {
+                return self.send(&event);
+            }
+            if self.app.draining.is_cancelled() || self.goal.reached(self.last) {
+                return None;
+            }
+            // What cannot be read now is rung for again.
+            if self.last < self.goal.sequence && self.read().await? {
+                continue;
+            }
+            if self.rest().await? {
+                return Some(Bytes::from_static(HEARTBEAT));
+            }
+        }
+    }
+
+    fn send(&mut self, event: &Event) -> Option<Bytes> {
+        self.last = event.sequence;
+        self.quiet = 0;
+        self.watcher.watch(self.reader.id, self.last).ok()?;
+        frame(event)
+    }
+
+    /// Reads the next page, and says whether there was something; None when the job is gone.
+    async fn read(&mut self) -> Option<bool> {
+        let (app, reader) = (&self.app, &self.reader);
+        let verb = app.store.job_events(reader.tenant(), reader.id, self.last, PAGE, app.now());
+        match app.ask_job(verb).await {
+            Ok(events) => self.page = events.into(),
+            Err(problem) if problem.is_passing() => {}
+            Err(_) => return None,
+        }
+        Some(!self.page.is_empty())
+    }
+
+    /// Waits for news of the job. True when it is time for a sign of life; None when the stream has to end.
+    async fn rest(&mut self) -> Option<bool> {
+        tokio::select! {
+            biased;
+            () = self.app.draining.cancelled() => None,
+            (_, standing) = self.watcher.moved() => {
+                let now = standing?;
+                self.goal = Goal { sequence: now.sequence, ended: now.ended };
+                Some(false)
+            }
+            _ = self.looks.tick() => {
+                self.quiet += 1;
+                let due = self.quiet >= QUIET;
+                if due {
+                    self.quiet = 0;
+                }
+                self.reader.viewer.is_let_in(&self.app).await.then_some(due)
+            }
+        }
+    }
+}
+
+/// JSON on one line has no line break, so one `data` field holds it.
+fn frame(event: &Event) -> Option<Bytes> {
+    let data = serde_json::to_string(event).ok()?;
+    let frame = format!("id: {}\nevent: {}\ndata: ", event.sequence, event.kind);
+    // What a client sent is kept byte for byte, line breaks between its members too.
+    let lines = data.split(['\r', '\n']).collect::<Vec<_>>().join("\ndata: ");
+    Some(format!("{frame}{lines}\n\n").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{EventId, JobId, Millis, api};
+
+    #[test]
+    fn a_frame_tells_one_event_whatever_line_breaks_it_holds() {
+        let event = Event {
+            kind: "job.progress".to_owned(),
+            timestamp: Millis(0),
+            event_id: EventId::mint(Millis(0), [0; 10]),
+            job_id: Some(JobId::mint(Millis(0), [0; 10])),
+            sequence: 7,
+            data: api::raw("{\n\"a\":\r\n1}".to_owned()),
+        };
+        let frame = frame(&event).unwrap();
+        let text = std::str::from_utf8(&frame).unwrap();
+        assert!(text.starts_with("id: 7\nevent: job.progress\ndata: {"), "{text}");
+        assert!(text.ends_with("\n\n"), "{text}");
+        let fields: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+        let told: serde_json::Value = serde_json::from_str(&fields.join("\n")).unwrap();
+        assert_eq!((&told["sequence"], &told["data"]["a"]), (&7.into(), &1.into()));
+    }
+
+    #[test]
+    fn a_last_event_id_is_a_sequence() {
+        let read = |values: &[&'static str]| {
+            let all = values.iter().map(|v| ("last-event-id".parse().unwrap(), HeaderValue::from_static(v)));
+            last_event_id(&all.collect())
+        };
+        assert_eq!(read(&[]).unwrap(), None);
+        assert_eq!(read(&[""]).unwrap(), None);
+        assert_eq!(read(&["12"]).unwrap(), Some(12));
+        for bad in [&["x"][..], &["-1"], &["1.5"], &["1", "2"], &["99999999999"]] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+}
