@@ -20,7 +20,7 @@ use crate::types::problem::ProblemCode;
 /// The shortest time between two looks: under load every commit nudges.
 const GAP: Duration = Duration::from_millis(10);
 /// The longest on a shared store, where another node's change brings no nudge.
-const SHARED: Duration = Duration::from_millis(100);
+const SHARED: Duration = Duration::from_millis(80);
 /// The same where every change comes from this process: only a lost nudge is made good.
 const ALONE: Duration = Duration::from_secs(1);
 /// Jobs in one statement.

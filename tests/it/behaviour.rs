@@ -1,5 +1,6 @@
 //! The contract over HTTP, the same on both engines.
 
+mod channels;
 mod dead_letters;
 mod deliveries;
 mod edge;
@@ -12,8 +13,10 @@ mod queues;
 mod refusals;
 mod result;
 mod seed;
+mod sockets;
 mod status;
 mod steering;
+mod streams;
 mod submit;
 mod tenants;
 mod workers;

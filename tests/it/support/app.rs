@@ -336,12 +336,21 @@ pub fn instant(value: &Value) -> Millis {
 }
 
 /// Looks until there is something; the error is what was seen instead.
-pub async fn until<T, E: std::fmt::Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
-    let end = Instant::now() + LIMIT;
+pub async fn until<T, E: std::fmt::Debug>(what: &str, look: impl AsyncFnMut() -> Result<T, E>) -> T {
+    until_in(LIMIT, what, look).await
+}
+
+/// The same for what takes its time.
+pub async fn until_in<T, E: std::fmt::Debug>(
+    limit: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
+    let end = Instant::now() + limit;
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(seen) => assert!(Instant::now() < end, "not in {LIMIT:?}: {what}; last seen: {seen:?}"),
+            Err(seen) => assert!(Instant::now() < end, "not in {limit:?}: {what}; last seen: {seen:?}"),
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }

@@ -7,3 +7,4 @@ pub mod probe;
 pub mod process;
 pub mod receiver;
 pub mod store;
+pub mod stream;

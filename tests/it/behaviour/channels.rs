@@ -1,0 +1,133 @@
+//! One job watched in every way at once: all channels tell one story.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::support::app::{LIMIT, Site, TestApp, both_engines, id};
+use crate::support::receiver::Receiver;
+use crate::support::stream::{Socket, Sse};
+
+both_engines! { every_channel_tells_the_same_sequences }
+
+const EVENTS: [&str; 8] = [
+    "job.queued",
+    "job.started",
+    "job.progress",
+    "job.retrying",
+    "job.completed",
+    "job.failed",
+    "job.cancelled",
+    "job.expired",
+];
+
+/// The job's life: claimed, at work, released into a retry, claimed again, done. Gives how many events it has.
+async fn live(app: &TestApp, job: &str) -> i64 {
+    let claimed = app.claim_one().await;
+    assert_eq!(claimed["jobId"], job);
+    app.report(&claimed, "heartbeat", json!({"progress": 30})).await.ok(200);
+    app.report(&claimed, "fail", json!({"error": "x", "retryAfterSeconds": 1})).await.ok(200);
+    let wish = json!({"workerId": "w", "max": 1, "waitSeconds": 20});
+    let again = app.post("/v1/queues/default/claim", &wish).await.ok(200)["jobs"][0].clone();
+    app.report(&again, "heartbeat", json!({"progress": 60})).await.ok(200);
+    let done = app.report(&again, "complete", json!({"result": 1})).await.ok(200);
+    done["sequence"].as_i64().unwrap()
+}
+
+/// Reads pages of events, again and again, until the job has ended; `prefer` makes it a long poll.
+async fn poll(app: &TestApp, job: &str, prefer: &str) -> Vec<i64> {
+    let mut seen: Vec<i64> = Vec::new();
+    let end = Instant::now() + LIMIT;
+    while Instant::now() < end {
+        let path = format!("/v1/jobs/{job}/events?after={}", seen.last().copied().unwrap_or(0));
+        let reply = app.get(&path).header("prefer", prefer).await;
+        if reply.status == 429 {
+            // A poller that is told to wait does.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            continue;
+        }
+        let items = reply.ok(200)["items"].as_array().unwrap().clone();
+        seen.extend(items.iter().map(|event| event["sequence"].as_i64().unwrap()));
+        if items.last().is_some_and(|event| event["type"] == "job.completed") {
+            return seen;
+        }
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+    panic!("no end in {LIMIT:?}: {seen:?}");
+}
+
+/// Reads an event stream whose connection is cut after the first and after the third event.
+async fn cut_twice(app: &TestApp, job: &str) -> Vec<i64> {
+    let mut seen = Sse::open(app, job, None).await.sequences(1).await;
+    seen.extend(Sse::open(app, job, seen.last().copied()).await.sequences(2).await);
+    seen.extend(Sse::open(app, job, seen.last().copied()).await.rest().await);
+    seen
+}
+
+async fn socket(app: &TestApp, job: &str) -> Vec<i64> {
+    let mut socket = Socket::open(app).await;
+    socket.subscribe(&[job], Value::Null).await;
+    let mut seen = Vec::new();
+    loop {
+        let message = socket.next().await.expect("an event");
+        seen.push(message["sequence"].as_i64().unwrap());
+        if message["type"] == "job.completed" {
+            return seen;
+        }
+    }
+}
+
+async fn every_channel_tells_the_same_sequences(site: &Site) {
+    let app = site.start().await;
+    let receiver = Receiver::start().await;
+    let callback = json!({"url": receiver.url("/x"), "events": EVENTS});
+    let job = app.submit_id(json!({"type": "t", "callback": callback})).await;
+
+    let (last, polled, waited, streamed, socketed) = tokio::join!(
+        live(&app, &job),
+        poll(&app, &job, "handling=lenient"),
+        poll(&app, &job, "wait=10"),
+        cut_twice(&app, &job),
+        socket(&app, &job),
+    );
+
+    let all: Vec<i64> = (1..=last).collect();
+    assert!(last >= 7, "{last}");
+    assert_eq!((&polled, &waited, &streamed, &socketed), (&all, &all, &all, &all));
+    let told = receiver.wait("/x", all.len(), LIMIT).await;
+    assert_eq!(told.len(), all.len(), "nothing is told twice");
+    let told: BTreeSet<i64> = told.iter().map(|one| one.json()["sequence"].as_i64().unwrap()).collect();
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), all);
+}
+
+/// A change made at one node is seen by the streams of another.
+#[tokio::test]
+async fn a_stream_sees_what_another_node_does() {
+    let site = Site::postgres().await;
+    let (here, there) = (site.start().await, site.start().await);
+    let (mut by_stream, mut by_socket) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        let job = id(&there.submit(json!({"type": "t"})).await["jobId"]);
+        let mut stream = Sse::open(&here, &job, None).await;
+        let mut socket = Socket::open(&here).await;
+        socket.subscribe(&[&job], Value::Null).await;
+        assert_eq!((stream.sequences(1).await, socket.event().await.1), (vec![1], 1));
+
+        there.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await.ok(200);
+
+        let committed = Instant::now();
+        let streamed = async { (stream.sequences(1).await, committed.elapsed()) };
+        let socketed = async { (socket.event().await.1, committed.elapsed()) };
+        let ((streamed, one), (socketed, other)) = tokio::join!(streamed, socketed);
+        assert_eq!((streamed, socketed), (vec![2], 2));
+        by_stream.push(one);
+        by_socket.push(other);
+    }
+    by_stream.sort();
+    by_socket.sort();
+    println!("from another node's change to the event: stream {by_stream:?}, socket {by_socket:?}");
+    assert!(by_stream[9] < Duration::from_secs(3) && by_socket[9] < Duration::from_secs(3));
+    site.finish().await;
+}
