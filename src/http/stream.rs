@@ -149,8 +149,9 @@ impl Feed {
             if self.app.draining.is_cancelled() || self.goal.reached(self.last) {
                 return None;
             }
-            // What cannot be read now is rung for again.
-            if self.last < self.goal.sequence && self.read().await? {
+            // What cannot be read now is rung for again. Boxed, as below: the room for a look at the store is
+            // taken while it lasts, not by thousands of streams that rest.
+            if self.last < self.goal.sequence && Box::pin(self.read()).await? {
                 continue;
             }
             if self.rest().await? {
@@ -194,7 +195,7 @@ impl Feed {
                 if due {
                     self.quiet = 0;
                 }
-                self.reader.viewer.is_let_in(&self.app).await.then_some(due)
+                Box::pin(self.reader.viewer.is_let_in(&self.app)).await.then_some(due)
             }
         }
     }

@@ -191,8 +191,8 @@ async fn keep_looking(app: &App) {
         if let Err(e) = look(app).await {
             tracing::warn!(error = %e, "cannot ask the store for the jobs that are watched");
         }
-        // A look over many jobs takes its time, and must leave the store most of it.
-        let gap = (3 * app.real.now().since(began)).clamp(GAP, SHARED);
+        // A look over many jobs takes its time, and must leave the store as much.
+        let gap = app.real.now().since(began).clamp(GAP, SHARED);
         tokio::time::sleep(gap).await;
         nudge.wait(longest.saturating_sub(gap)).await;
     }

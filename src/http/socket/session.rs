@@ -121,12 +121,13 @@ impl Session {
     async fn serve(&mut self) -> End {
         let (mut tick, draining) = (interval(TICK), self.app.draining.clone());
         loop {
+            // Boxed: a socket that rests keeps no room for what it does when it is woken.
             let step = tokio::select! {
                 biased;
                 () = draining.cancelled() => Err(stopping()),
-                _ = tick.tick() => self.tick().await,
-                message = self.socket.recv(), if self.allowance > 0 => self.hear(message).await,
-                job = next(&mut self.due, &self.watcher) => self.follow(job).await,
+                _ = tick.tick() => Box::pin(self.tick()).await,
+                message = self.socket.recv(), if self.allowance > 0 => Box::pin(self.hear(message)).await,
+                job = next(&mut self.due, &self.watcher) => Box::pin(self.follow(job)).await,
             };
             if let Err(end) = step {
                 return end;
