@@ -16,7 +16,7 @@ use super::submit::READ_JOBS;
 use crate::args;
 use crate::types::api::ErrorInfo;
 use crate::types::job::{
-    CANCEL_GRACE, CallbackState, Change, Job, JobEvent, JobState, Next, Outcome, WorkerKind, decide,
+    CANCEL_GRACE, CallbackState, Change, Job, JobEvent, JobState, Next, Outcome, RELEASED, WorkerKind, decide,
 };
 use crate::types::{DeliveryId, JobId, Millis};
 
@@ -185,6 +185,8 @@ fn ended(work: &mut Work, out: &mut Outbox<'_>, change: &JobChange, now: Millis)
         (Right::Lease(token), what) => {
             let random = job.token.map(|seed| lease_random(seed, job.id));
             let holder = token.fence == job.fence && random == Some(token.random);
+            let given_back =
+                || job.error_info.as_ref().and_then(|info| info.code.as_deref()) == Some(RELEASED);
             match (what, job.state) {
                 (What::Change(Change::Complete(_)), JobState::Complete)
                 | (What::Change(Change::Fail(_)), JobState::Failed | JobState::Cancelled)
@@ -193,6 +195,8 @@ fn ended(work: &mut Work, out: &mut Outbox<'_>, change: &JobChange, now: Millis)
                 {
                     Ok(())
                 }
+                // An external job ends when its holder gives it back.
+                (What::Change(Change::Release { .. }), JobState::Failed) if holder && given_back() => Ok(()),
                 _ => Err(Error::LeaseLost),
             }
         }

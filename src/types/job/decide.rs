@@ -111,6 +111,8 @@ pub enum Next {
 
 /// How long the holder of a cancelled job has to react.
 pub const CANCEL_GRACE: std::time::Duration = std::time::Duration::from_secs(30);
+/// The error code of an external job that its holder gave back.
+pub const RELEASED: &str = "released";
 
 /// Seconds before attempt `n + 1` of a job: 5, 20, 80, 320, then every 10 minutes.
 pub fn job_backoff_seconds(attempt: u32) -> u32 {
@@ -133,7 +135,7 @@ pub fn decide(job: &Job, change: Change, now: Millis) -> Next {
         Change::Fail(failure) => fail(job, failure, now),
         // Nobody else does an external job: without its holder it would be owed for ever.
         Change::Release { .. } if job.worker == WorkerKind::External => {
-            end(job, JobState::Failed, "released by its holder".to_owned(), "released", true)
+            end(job, JobState::Failed, "released by its holder".to_owned(), RELEASED, true)
         }
         Change::Release { delay_seconds } => {
             Next::Again { due_at: after(now, delay_seconds), refund: true, error: None }

@@ -152,6 +152,14 @@ async fn an_external_job_is_leased_to_its_submitter(bed: &Bed) {
     assert_eq!(bed.kinds(told.job.id).await, ["queued", "started", "progress", "completed"]);
     let back = bed.by_lease(told.job.id, token, release(0)).await;
     assert!(matches!(back, Err(Error::LeaseLost)));
+
+    for (what, again) in [(release(0), true), (failure(false), false)] {
+        let held = bed.submit(bed.job_with(|j| j.worker = WorkerKind::External)).await;
+        let (id, token) = (held.job.id, held.lease.unwrap().0);
+        assert_eq!(bed.by_lease(id, token, what).await.unwrap().job.state, JobState::Failed);
+        let repeated = bed.by_lease(id, token, release(0)).await;
+        assert_eq!(repeated.is_ok(), again, "the same report again, and no other: {repeated:?}");
+    }
 }
 
 async fn an_external_job_fails_when_its_lease_runs_out(bed: &Bed) {
