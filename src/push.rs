@@ -168,7 +168,10 @@ impl Push {
             let jobs = inner.claim(*tenant, left.div_ceil(tenants.len() - i)).await?;
             inner.desk().turn = Some(*tenant);
             left = left.saturating_sub(jobs.len());
-            any |= !jobs.is_empty();
+            if !jobs.is_empty() {
+                any = true;
+                inner.tools.wake.events.nudge();
+            }
             jobs.into_iter().for_each(|job| inner.start(*tenant, job));
         }
         Ok(any)

@@ -66,6 +66,7 @@ impl Errand {
         tools.metrics.pushed(&self.inner.options.queue, state, begun.elapsed());
         tools.wake.jobs.nudge();
         tools.wake.deliveries.nudge();
+        tools.wake.events.nudge();
         drop(self.slot);
     }
 
