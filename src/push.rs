@@ -63,6 +63,8 @@ const SPACING: Duration = Duration::from_millis(10);
 const POLL: Duration = Duration::from_millis(500);
 /// A look that found the store away is repeated after this long.
 const STORE_AWAY: Duration = Duration::from_secs(1);
+/// Tenants looked at beyond the free slots.
+const LOOK: usize = 64;
 /// What is in flight at a stop may end within this time.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -95,7 +97,7 @@ struct Inner {
     freed: Nudge,
     /// No request is begun any more.
     stopping: CancellationToken,
-    /// The grace is over: what is still under way comes back by its lease.
+    /// The grace is over: what is still under way is given back.
     over: CancellationToken,
 }
 
@@ -159,14 +161,26 @@ impl Push {
             return Ok(false);
         }
         let (queue, turn) = (inner.options.queue.as_str(), inner.desk().turn);
-        let most = u32::try_from(left).unwrap_or(u32::MAX);
-        let mut tenants = inner.tools.store.tenants_due(queue, turn, most, now).await?;
-        tenants.truncate(left);
+        // More than there are slots: some of them may have paused the queue, or filled it.
+        let most = u32::try_from(left + LOOK).unwrap_or(u32::MAX);
+        let tenants = inner.tools.store.tenants_due(queue, turn, most, now).await?;
         let mut any = false;
         for (i, tenant) in tenants.iter().enumerate() {
-            // Its share; what one leaves, the next look gives to the others.
-            let jobs = inner.claim(*tenant, left.div_ceil(tenants.len() - i)).await?;
+            if left == 0 {
+                break;
+            }
+            // Its turn is over whatever comes of it, so that no tenant's trouble keeps the others waiting.
             inner.desk().turn = Some(*tenant);
+            // Its share; what one leaves, the next look gives to the others.
+            let request = inner.request(*tenant, left.div_ceil(tenants.len() - i));
+            let jobs = match inner.claim(request, now).await {
+                Ok(jobs) => jobs,
+                Err(e @ (Error::Down(_) | Error::Overloaded)) => return Err(e),
+                Err(e) => {
+                    tracing::warn!(queue, tenant = %tenant, error = %e, "a tenant's jobs cannot be claimed");
+                    continue;
+                }
+            };
             left = left.saturating_sub(jobs.len());
             if !jobs.is_empty() {
                 any = true;
@@ -187,8 +201,8 @@ impl Inner {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn claim(&self, tenant: TenantId, most: usize) -> Result<Vec<LeasedJob>> {
-        let request = LeaseRequest {
+    fn request(&self, tenant: TenantId, most: usize) -> LeaseRequest {
+        LeaseRequest {
             tenant,
             queue: self.options.queue.clone(),
             types: Vec::new(),
@@ -196,8 +210,15 @@ impl Inner {
             lease_seconds: whole_seconds(LEASE),
             renew_seconds: Some(HEARTBEAT_SECONDS),
             worker_id: Some("push".to_owned()),
-        };
-        self.tools.store.lease(request, self.tools.clock.now()).await
+        }
+    }
+
+    /// Looks before it claims: a queue that is paused or full costs no write.
+    async fn claim(&self, request: LeaseRequest, now: Millis) -> Result<Vec<LeasedJob>> {
+        if !self.tools.store.any_due(&request, now).await? {
+            return Ok(Vec::new());
+        }
+        self.tools.store.lease(request, now).await
     }
 
     fn start(self: &Arc<Self>, tenant: TenantId, leased: LeasedJob) {
@@ -238,6 +259,12 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// The grace is over, and with it the time to say so.
+    async fn over(&self) {
+        self.over.cancelled().await;
+        tokio::time::sleep(STORE_AWAY).await;
     }
 
     /// Lets what is under way end, its leases renewed, within the grace.

@@ -25,6 +25,12 @@ pub fn tell(command: &mut Command, job: JobId, kind: &str, attempt: u32) {
         .env("RINGBACK_ATTEMPT", attempt.to_string());
 }
 
+/// Takes from a command what it has no business with: it may be anybody's code, and the key would let it submit
+/// and read jobs.
+pub fn without_keys(command: &mut Command) {
+    command.env_remove("RINGBACK_API_KEY").env_remove("RINGBACK_CALLBACK_SECRET");
+}
+
 /// A command's process group; ended when it is dropped before the command was reaped.
 pub struct Group {
     pid: Option<Pid>,

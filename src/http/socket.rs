@@ -73,8 +73,12 @@ pub async fn open(
     _: Query<OpenQuery>,
     upgrade: Upgrade,
     seat: Option<Extension<Seat>>,
-) -> Response {
-    upgrade
+) -> Result<Response, Problem> {
+    // An access token ends with its job.
+    if let Some(id) = viewer.only() {
+        viewer.job(&app, id).await?;
+    }
+    let response = upgrade
         .0
         .protocols([SUBPROTOCOL])
         .max_message_size(MESSAGE_MAX)
@@ -84,5 +88,6 @@ pub async fn open(
             Session::new(app, viewer, socket).run().await;
             // The connection's place is free only now.
             drop(seat);
-        })
+        });
+    Ok(response)
 }

@@ -160,7 +160,7 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
         WorkerKind::External => Prefer { wait: None, ..order.head.prefer },
         WorkerKind::Pull => order.head.prefer,
     };
-    let job = order.waiting.for_end(app, prefer, submitted.job.clone()).await?;
+    let job = order.waiting.for_end(app, prefer, submitted.job.clone()).await;
     let asynchronous = !(prefer.wait.is_some() && job.state.ended());
     let mut response = match asynchronous {
         true => accepted(app, &submitted, order.status_path),

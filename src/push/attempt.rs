@@ -49,13 +49,14 @@ impl Errand {
         let begun = Instant::now();
         let report = tokio::select! {
             biased;
-            () = self.inner.over.cancelled() => return,
+            // The stop waits no longer: the job goes back, and its attempt is not used up.
+            () = self.inner.over.cancelled() => self.release(0, None),
             // Ends the job if its client wished so, and changes nothing if someone else holds it.
             () = self.drop.cancelled() => self.release(0, None),
             report = self.attempt() => report,
         };
         let state = tokio::select! {
-            () = self.inner.over.cancelled() => return,
+            () = self.inner.over() => return,
             state = self.tell(&report) => state,
         };
         self.log(&report, state);

@@ -243,6 +243,11 @@ static SAVE: Sql = Sql::batch(
 );
 
 impl Store {
+    /// As [`Store::estimate`], of what this node remembers: for who cannot wait for the store.
+    pub fn remembered_estimate(&self, tenant: TenantId, kind: &str) -> u32 {
+        self.0.learned.estimate(&(tenant, What::Type, kind.to_owned()))
+    }
+
     /// Learned wait plus run of a type, seconds; 30 before there is history, and where the store is silent.
     pub async fn estimate(&self, tenant: TenantId, kind: &str, now: Millis) -> u32 {
         let key = (tenant, What::Type, kind.to_owned());

@@ -55,17 +55,11 @@ pub fn slows_down(answer: &Answer) -> Option<Duration> {
 pub fn is_away(answer: &Answer) -> Option<bool> {
     match answer {
         Answer::Answered { .. } => Some(false),
+        // It was spoken to; one tenant's input that breaks it must not pause the queue of all.
+        Answer::Failed(Fault::Reset | Fault::BadResponse | Fault::ResponseTooLarge) => None,
         Answer::Failed(Fault::LeaseRanOut | Fault::Unknown) => None,
         Answer::Failed(Fault::Timeout(phase)) => (*phase < Phase::Head).then_some(true),
-        Answer::Failed(
-            Fault::Dns
-            | Fault::Connect
-            | Fault::Tls(_)
-            | Fault::Reset
-            | Fault::BadResponse
-            | Fault::ResponseTooLarge
-            | Fault::Refused(_),
-        ) => Some(true),
+        Answer::Failed(Fault::Dns | Fault::Connect | Fault::Tls(_) | Fault::Refused(_)) => Some(true),
     }
 }
 
@@ -228,6 +222,7 @@ mod tests {
         assert_eq!(is_away(&Answer::Failed(Fault::Connect)), Some(true));
         assert_eq!(is_away(&Answer::Failed(Fault::Timeout(Phase::Connect))), Some(true));
         assert_eq!(is_away(&Answer::Failed(Fault::Timeout(Phase::Head))), None, "it may be the job");
+        assert_eq!(is_away(&Answer::Failed(Fault::Reset)), None, "it may be the job");
         assert_eq!(is_away(&Answer::Failed(Fault::LeaseRanOut)), None);
     }
 }

@@ -28,6 +28,11 @@ pub struct Viewer {
 }
 
 impl Viewer {
+    /// The one job that an access token shows.
+    pub fn only(&self) -> Option<JobId> {
+        self.only
+    }
+
     /// The job as it stands, unless it is not to be seen.
     pub async fn job(&self, app: &App, id: JobId) -> Result<Job, Problem> {
         if self.only.is_some_and(|only| only != id) {

@@ -68,12 +68,14 @@ impl Waiting {
     }
 
     /// The job just stored, once it has ended or the client's patience has.
-    pub async fn for_end(&self, app: &App, prefer: Prefer, job: Job) -> Result<Job, Problem> {
+    pub async fn for_end(&self, app: &App, prefer: Prefer, job: Job) -> Job {
         if job.state.ended() || prefer.patience().is_zero() {
-            return Ok(job);
+            return job;
         }
         let look = || app.ask_job(app.store.job(job.tenant, job.id, app.now()));
-        self.watch_job(app, (job.id, prefer.patience()), look, until_end).await
+        // It is stored: whatever keeps us from waiting for it, the answer is that it was accepted.
+        let waited = self.watch_job(app, (job.id, prefer.patience()), look, until_end).await;
+        waited.unwrap_or(job)
     }
 
     /// The job a reader asks for, once `changed`, or without it at its end, or when the client's patience has
