@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Store;
 use super::batch::{Col, Sql};
-use super::db::Value;
+use super::db::{Row, Value};
 use super::error::{Error, Result};
 use super::model::Submitted;
 use super::pool::Tx;
@@ -70,26 +70,31 @@ impl Store {
         key: &Idempotency,
         now: Millis,
     ) -> Result<Option<Submitted>> {
-        let args = args![tenant, key.route.as_str(), key.key.as_str(), now];
-        let rows = self.read(FIRST_REQUEST, args).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
+        let named = (key.route.as_str(), key.key.as_str());
+        let Some(row) = self.first_row(tenant, named, now).await? else { return Ok(None) };
         if row.bytes(FINGERPRINT)? != key.fingerprint {
             return Err(Error::KeyReused);
         }
-        replay(row, now).map(Some)
+        replay(&row, now).map(Some)
     }
-}
 
-impl Store {
-    /// The fingerprint of the first request with that key; None if there was none.
+    /// The fingerprint of the first request with that route and key; None if there was none.
     pub async fn first_fingerprint(
+        &self,
+        tenant: TenantId,
+        named: (&str, &str),
+        now: Millis,
+    ) -> Result<Option<Vec<u8>>> {
+        self.first_row(tenant, named, now).await?.map(|row| row.bytes(FINGERPRINT)).transpose()
+    }
+
+    async fn first_row(
         &self,
         tenant: TenantId,
         (route, key): (&str, &str),
         now: Millis,
-    ) -> Result<Option<Vec<u8>>> {
-        let rows = self.read(FIRST_REQUEST, args![tenant, route, key, now]).await?;
-        rows.first().map(|row| row.bytes(FINGERPRINT)).transpose()
+    ) -> Result<Option<Row>> {
+        Ok(self.read(FIRST_REQUEST, args![tenant, route, key, now]).await?.into_iter().next())
     }
 }
 

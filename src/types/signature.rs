@@ -265,15 +265,8 @@ pub fn verify(
     now_seconds: i64,
     tolerance_seconds: i64,
 ) -> Result<(), BadSignature> {
-    if id.is_empty() {
-        return Err(BadSignature::MissingId);
-    }
-    let signed_at = parse_timestamp(timestamp)?;
-    let tags = items(signature_header, "v1")?;
-    if tags.is_empty() {
-        return Err(BadSignature::NoV1Item);
-    }
-    check_age(signed_at, now_seconds, tolerance_seconds)?;
+    let times = (now_seconds, tolerance_seconds);
+    let tags = received(id, timestamp, (signature_header, "v1"), BadSignature::NoV1Item, times)?;
     let matches = |secret: &Secret| {
         let mac = secret.mac(id, timestamp, body);
         tags.iter().any(|tag| mac.clone().verify_slice(tag).is_ok())
@@ -287,6 +280,27 @@ pub fn verify(
         }
         Some(_) | None => Err(BadSignature::Mismatch(hints::explain(secrets, id, timestamp, body, &tags))),
     }
+}
+
+/// What every scheme asks before it looks at a tag; gives the tags of its version, at least one. `none` is the
+/// refusal if there is none, and the times are now and the tolerance, in seconds.
+fn received(
+    id: &str,
+    timestamp: &str,
+    (header, version): (&str, &str),
+    none: BadSignature,
+    (now, tolerance): (i64, i64),
+) -> Result<Vec<Vec<u8>>, BadSignature> {
+    if id.is_empty() {
+        return Err(BadSignature::MissingId);
+    }
+    let signed_at = parse_timestamp(timestamp)?;
+    let tags = items(header, version)?;
+    if tags.is_empty() {
+        return Err(none);
+    }
+    check_age(signed_at, now, tolerance)?;
+    Ok(tags)
 }
 
 fn parse_timestamp(text: &str) -> Result<i64, BadSignature> {

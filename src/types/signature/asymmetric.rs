@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use zeroize::Zeroizing;
 
-use super::{BadSecret, BadSignature, check_age, items, parse_timestamp, signed};
+use super::{BadSecret, BadSignature, received, signed};
 
 const PRIVATE: &str = "whsk_";
 const PUBLIC: &str = "whpk_";
@@ -93,15 +93,8 @@ pub fn verify(
     now_seconds: i64,
     tolerance_seconds: i64,
 ) -> Result<(), BadSignature> {
-    if id.is_empty() {
-        return Err(BadSignature::MissingId);
-    }
-    let signed_at = parse_timestamp(timestamp)?;
-    let tags = items(signature_header, "v1a")?;
-    if tags.is_empty() {
-        return Err(BadSignature::NoV1aItem);
-    }
-    check_age(signed_at, now_seconds, tolerance_seconds)?;
+    let times = (now_seconds, tolerance_seconds);
+    let tags = received(id, timestamp, (signature_header, "v1a"), BadSignature::NoV1aItem, times)?;
     let content = signed(id, timestamp, body);
     let made_by = |key: &PublicKey, tag: &Vec<u8>| {
         Signature::from_slice(tag).is_ok_and(|tag| key.0.verify_strict(&content, &tag).is_ok())
