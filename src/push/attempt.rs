@@ -109,11 +109,7 @@ impl Errand {
     /// The worker completes later: the lease stays with it until the attempt's own time-out.
     fn stays(&self) -> What {
         let left = self.job.deadline_at.map_or(LEASE, |at| at.since(self.inner.tools.clock.now()));
-        What::Heartbeat {
-            progress: None,
-            message: None,
-            extend_seconds: Some(super::whole_seconds(left + MARGIN)),
-        }
+        What::Keep { seconds: super::whole_seconds(left + MARGIN) }
     }
 
     async fn prepare(&self) -> Option<(HeaderMap, Bytes)> {

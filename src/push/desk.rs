@@ -114,7 +114,7 @@ impl Desk {
             id: hold.0,
             tenant: Some(running.tenant),
             right: Right::Lease(running.token),
-            what: What::Heartbeat { progress: None, message: None, extend_seconds: Some(seconds) },
+            what: What::Keep { seconds },
         };
         old.map(renewal).collect()
     }
@@ -213,7 +213,7 @@ mod tests {
         let after = |seconds| begun + Duration::from_secs(seconds);
         assert_eq!(desk.renewals(every, 30, after(9)).len(), 0);
         let due = desk.renewals(every, 30, after(10));
-        assert!(matches!(due[0].what, What::Heartbeat { extend_seconds: Some(30), .. }), "{due:?}");
+        assert!(matches!(due[0].what, What::Keep { seconds: 30 }), "{due:?}");
         desk.renewed(&due, after(10));
         let left = [11, 19, 20].map(|at| desk.renewals(every, 30, after(at)).len());
         assert_eq!(left, [0, 0, 1]);

@@ -1,9 +1,9 @@
 //! `change`: complete, fail, release, heartbeat, cancel, retry and whatever the clock brings.
 
+mod beat;
 mod write;
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use super::batch::{Col, Sql};
 use super::emit::{Outbox, callback_of};
@@ -19,9 +19,6 @@ use crate::types::job::{
     CANCEL_GRACE, CallbackState, Change, Job, JobEvent, JobState, Next, Outcome, RELEASED, WorkerKind, decide,
 };
 use crate::types::{DeliveryId, JobId, Millis};
-
-/// Progress events of one job are at least this far apart.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 static LOCK_JOBS: Sql = Sql::batch(
     concat!(
@@ -155,7 +152,11 @@ fn apply(work: &mut Work, out: &mut Outbox<'_>, change: &JobChange, now: Millis)
     }
     match &change.what {
         What::Heartbeat { progress, message, extend_seconds } => {
-            heartbeat(work, out, *progress, message.as_deref(), *extend_seconds, now)
+            beat::heartbeat(work, out, *progress, message.as_deref(), *extend_seconds, now)
+        }
+        What::Keep { seconds } => {
+            beat::keep(work, *seconds, now);
+            Ok(())
         }
         What::Change(change) => transition(work, out, change.clone(), now),
         What::Overdue => match overdue(&work.held, now) {
@@ -227,35 +228,6 @@ fn overdue(held: &Held, now: Millis) -> Option<Change> {
     } else {
         None
     }
-}
-
-fn heartbeat(
-    work: &mut Work,
-    out: &mut Outbox<'_>,
-    progress: Option<u8>,
-    message: Option<&str>,
-    extend_seconds: Option<u32>,
-    now: Millis,
-) -> Result<()> {
-    let held = &mut work.held;
-    let job = &mut held.job;
-    job.due_at = Some(now.plus(seconds(extend_seconds.unwrap_or(job.lease_seconds))));
-    let news = (progress.is_some() && progress != job.progress)
-        || (message.is_some() && message != job.message.as_deref());
-    work.touched = true;
-    if !news {
-        return Ok(());
-    }
-    job.progress = progress.or(job.progress);
-    job.message = message.map(str::to_owned).or(job.message.take());
-    // Within the half second the next event will tell it; a poller sees it at once.
-    if held.progress_at.is_some_and(|at| now.since(at) < PROGRESS_EVERY) {
-        job.version += 1;
-        return Ok(());
-    }
-    held.progress_at = Some(now);
-    job.sequence += 1;
-    out.job_event(job, JobEvent::Progress, now, None).map(drop)
 }
 
 fn transition(work: &mut Work, out: &mut Outbox<'_>, change: Change, now: Millis) -> Result<()> {

@@ -108,7 +108,7 @@ impl Op {
 fn result_bytes(change: &JobChange) -> usize {
     match &change.what {
         What::Change(Change::Complete(Outcome::Bytes { bytes, .. })) => bytes.len(),
-        What::Change(_) | What::Heartbeat { .. } | What::Retry | What::Overdue => 0,
+        What::Change(_) | What::Heartbeat { .. } | What::Keep { .. } | What::Retry | What::Overdue => 0,
     }
 }
 

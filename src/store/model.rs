@@ -167,8 +167,14 @@ pub enum What {
         progress: Option<u8>,
         /// For people.
         message: Option<String>,
-        /// The new lease, seconds.
+        /// The new lease in seconds, longer or shorter than what is left of the old one. None: at least as long as the
+        /// claim's.
         extend_seconds: Option<u32>,
+    },
+    /// The lease holds for at least so many seconds more; nothing is told, and a longer one stays.
+    Keep {
+        /// From now on.
+        seconds: u32,
     },
     /// A failed, cancelled or expired job is queued again.
     Retry,

@@ -10,6 +10,7 @@ both_stores! {
     tenants_with_due_work_are_found_from_where_the_last_turn_ended,
     holdings_tell_whose_a_job_is_and_whether_it_is_to_end,
     a_claim_may_say_how_long_a_heartbeat_holds_it,
+    a_renewal_never_cuts_a_lease,
 }
 
 async fn tenants_with_due_work_are_found_from_where_the_last_turn_ended(bed: &Bed) {
@@ -71,4 +72,24 @@ async fn a_claim_may_say_how_long_a_heartbeat_holds_it(bed: &Bed) {
     let changed = bed.held(&held, beat).await.unwrap();
     assert_eq!(changed.lease_until.unwrap().since(bed.now()).as_secs(), 600);
     assert_eq!(changed.job.state, JobState::Processing);
+}
+
+async fn a_renewal_never_cuts_a_lease(bed: &Bed) {
+    bed.submit_n(1).await;
+    let held = bed.lease_one().await;
+    let left = async |what| {
+        let changed = bed.held(&held, what).await.unwrap();
+        assert_eq!((changed.job.sequence, changed.job.progress), (2, None), "nothing is told");
+        changed.lease_until.unwrap().since(bed.now()).as_secs()
+    };
+    let beat = |extend_seconds| What::Heartbeat { progress: None, message: None, extend_seconds };
+    // A worker that completes later holds the job for long; a renewal built before it is written after it.
+    assert_eq!(left(What::Keep { seconds: 600 }).await, 600);
+    assert_eq!(left(What::Keep { seconds: 30 }).await, 600);
+    bed.pass_seconds(10);
+    assert_eq!(left(beat(None)).await, 590, "as long as the claim's, or what is left");
+    assert_eq!(left(beat(Some(40))).await, 40, "who asks for less gets it");
+    assert_eq!(left(What::Keep { seconds: 41 }).await, 41);
+    bed.pass_seconds(40);
+    assert_eq!(left(beat(None)).await, 30, "what is over begins anew");
 }
