@@ -91,6 +91,11 @@ impl Client {
         Client { key: Some(Arc::new(Zeroizing::new(key.to_owned()))), ..self.clone() }
     }
 
+    /// The same service without any right, for requests that bring their own, such as a lease token.
+    pub fn without_key(&self) -> Client {
+        Client { key: None, ..self.clone() }
+    }
+
     /// The base URL.
     pub fn base(&self) -> &Url {
         &self.base

@@ -24,11 +24,14 @@ pub struct Hold {
 
 impl Hold {
     /// Keeps the lease from now on, with a heartbeat every third of `lease` and every 20 s at least.
+    ///
+    /// The lease token is right enough to report: a key that ends meanwhile costs no job that is held.
     pub fn new(client: &Client, id: JobId, token: LeaseToken, lease: Duration) -> Hold {
+        let client = client.without_key();
         let (progress, marks) = Progress::line();
         let stop = CancellationToken::new();
-        let keeper = lease::Keeper::start(client, id, token, lease, marks, stop.clone());
-        Hold { client: client.clone(), id, token, lease, progress, stop, keeper }
+        let keeper = lease::Keeper::start(&client, id, token, lease, marks, stop.clone());
+        Hold { client, id, token, lease, progress, stop, keeper }
     }
 
     /// Tells the client how far the work is.

@@ -217,6 +217,33 @@ async fn a_key_that_may_only_submit_is_enough() {
 }
 
 #[tokio::test]
+async fn a_key_that_ends_meanwhile_costs_no_lease() {
+    let desk = Desk::open();
+    let key = desk.json(&["keys", "create", "--scopes", "jobs:write,work"]);
+    let text = key["key"].as_str().unwrap();
+    desk.gate();
+    let args = ["run", "--json", "--ref", "step", "--lease-seconds", "3"];
+    let args =
+        [&args[..], &["--", "sh", "-c", "echo ready; cat gate; echo '::progress 70 on' >&2; cat gate"]];
+    let mut command = desk.command(&args.concat());
+    let mut step = Process::start(command.env("RINGBACK_API_KEY", text), desk.dir.path(), "run.log");
+    let job = desk.step_job().await;
+    assert_eq!(step.line(), "ready");
+
+    desk.json(&["keys", "revoke", key["keyId"].as_str().unwrap()]);
+    let mut command = desk.command(&["jobs", "list"]);
+    run(command.env("RINGBACK_API_KEY", text)).refused(1, "unauthorized");
+
+    desk.open_gate("one\n");
+    assert_eq!(step.line(), "one");
+    desk.job(&job, |job| job["progress"] == 70).await;
+    desk.open_gate("two\n");
+    assert_eq!(step.line(), "two");
+    assert_eq!(last(&step.line())["state"], "complete");
+    assert_eq!(step.ended(), 0);
+}
+
+#[tokio::test]
 async fn a_lease_that_was_lost_ends_neither_the_command_nor_a_good_step() {
     let desk = Desk::open();
     desk.gate();

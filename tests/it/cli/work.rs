@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Desk;
+use super::{Desk, Process};
 
 #[tokio::test]
 async fn a_command_gets_the_input_and_gives_the_result() {
@@ -92,4 +92,24 @@ async fn a_worker_takes_only_its_queue_and_types() {
     for job in [&elsewhere, other.as_str().unwrap()] {
         assert_eq!(desk.json(&["jobs", "get", job])["state"], "queued");
     }
+}
+
+#[tokio::test]
+async fn a_worker_whose_key_ends_still_reports_what_it_holds() {
+    let desk = Desk::open();
+    let key = desk.json(&["keys", "create", "--scopes", "work"]);
+    desk.gate();
+    let mut command =
+        desk.command(&["work", "--exec", "echo '::progress 40 on' >&2; cat gate", "--lease-seconds", "3"]);
+    command.env("RINGBACK_API_KEY", key["key"].as_str().unwrap());
+    let mut worker = Process::start(&mut command, desk.dir.path(), "work.log");
+    let job = desk.submit(&[]);
+    desk.job(&job, |job| job["progress"] == 40).await;
+
+    desk.json(&["keys", "revoke", key["keyId"].as_str().unwrap()]);
+    desk.open_gate("\"through\"");
+
+    desk.job_in(&job, "complete").await;
+    assert_eq!(desk.json(&["jobs", "result", &job])["result"], "through");
+    assert_eq!(worker.ended(), 1, "it gets no more jobs");
 }
