@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::egress::Sender;
 use crate::metrics::Metrics;
-use crate::store::{Error, LeaseRequest, LeasedJob, Result, Store};
+use crate::store::{Error, LeaseRequest, LeasedJob, Result, Store, Tour};
 use crate::types::target::CallbackUrl;
 use crate::types::{Millis, TenantId};
 use crate::wake::{Nudge, Wake};
@@ -63,8 +63,10 @@ const SPACING: Duration = Duration::from_millis(10);
 const POLL: Duration = Duration::from_millis(500);
 /// A look that found the store away is repeated after this long.
 const STORE_AWAY: Duration = Duration::from_secs(1);
-/// Tenants looked at beyond the free slots.
+/// Tenants asked for work beyond the free slots.
 const LOOK: usize = 64;
+/// Tenants visited in one look for those that have work; the next look goes on from there.
+const VISITS: u32 = 10_000;
 /// What is in flight at a stop may end within this time.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -163,7 +165,8 @@ impl Push {
         let (queue, turn) = (inner.options.queue.as_str(), inner.desk().turn);
         // More than there are slots: some of them may have paused the queue, or filled it.
         let most = u32::try_from(left + LOOK).unwrap_or(u32::MAX);
-        let tenants = inner.tools.store.tenants_due(queue, turn, most, now).await?;
+        let tour = Tour { after: turn, most, visits: VISITS };
+        let tenants = inner.tools.store.tenants_due(queue, tour, now).await?;
         let mut any = false;
         for (i, tenant) in tenants.iter().enumerate() {
             if left == 0 {

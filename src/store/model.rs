@@ -156,6 +156,17 @@ pub struct JobChange {
     pub what: What,
 }
 
+/// From tenant to tenant, in search of due work.
+#[derive(Debug, Clone, Copy)]
+pub struct Tour {
+    /// The tenant where the last one ended.
+    pub after: Option<TenantId>,
+    /// How many tenants with due work are enough.
+    pub most: u32,
+    /// How many tenants with any work are looked at.
+    pub visits: u32,
+}
+
 /// What is to happen to a job.
 #[derive(Debug, Clone)]
 pub enum What {

@@ -3,7 +3,7 @@
 use super::Store;
 use super::batch::{Col, Sql};
 use super::error::Result;
-use super::model::Holding;
+use super::model::{Holding, Tour};
 use crate::args;
 use crate::types::{JobId, Millis, TenantId};
 
@@ -16,13 +16,13 @@ const TENANTS_DUE: &str = "
         UNION ALL
         SELECT (SELECT q.tenant_id FROM job_queue q WHERE q.tenant_id > owed.tenant_id ORDER BY q.tenant_id LIMIT 1),
                owed.n + 1
-        FROM owed WHERE owed.tenant_id IS NOT NULL AND owed.n < 10000
+        FROM owed WHERE owed.tenant_id IS NOT NULL AND owed.n < $5
     )
-    SELECT o.tenant_id FROM owed o
+    SELECT o.tenant_id, o.n FROM owed o
     WHERE o.tenant_id IS NOT NULL
-      AND EXISTS (SELECT 1 FROM job_queue q
+      AND (o.n = $5 OR EXISTS (SELECT 1 FROM job_queue q
                   WHERE q.tenant_id = o.tenant_id AND q.queue = $2 AND q.level IN (0, 1, 2, 3, 4)
-                    AND q.due_at <= $3 AND q.attempts_left > 0 AND q.cancel_at IS NULL)
+                    AND q.due_at <= $3 AND q.attempts_left > 0 AND q.cancel_at IS NULL))
     LIMIT $4";
 
 static HOLDINGS: Sql = Sql::batch(
@@ -32,23 +32,29 @@ static HOLDINGS: Sql = Sql::batch(
 );
 
 impl Store {
-    /// Tenants that have due jobs in a queue, in the order of their ids: those after `after`, then the others.
-    pub async fn tenants_due(
-        &self,
-        queue: &str,
-        after: Option<TenantId>,
-        limit: u32,
-        now: Millis,
-    ) -> Result<Vec<TenantId>> {
+    /// Tenants that have due jobs in a queue, in the order of their ids: those after `tour.after`, then the others.
+    ///
+    /// A tour that is cut short brings the tenant that it came to as its last one, whether work is due there or
+    /// not: the next tour goes on from it, so that every tenant has its turn however many there are.
+    pub async fn tenants_due(&self, queue: &str, tour: Tour, now: Millis) -> Result<Vec<TenantId>> {
         let nobody = TenantId::from_uuid(uuid::Uuid::nil());
         let mut found: Vec<TenantId> = Vec::new();
-        for from in [Some(after.unwrap_or(nobody)), after.map(|_| nobody)].into_iter().flatten() {
-            let left = limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
-            let rows = self.scout(TENANTS_DUE, args![from, queue, now, left]).await?;
-            let mut more: Vec<TenantId> = rows.iter().map(|row| row.id(0)).collect::<Result<_>>()?;
+        for from in [Some(tour.after.unwrap_or(nobody)), tour.after.map(|_| nobody)].into_iter().flatten() {
+            let left = tour.most.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+            let args = args![from, queue, now, left, tour.visits];
+            let rows = if left == 0 { Vec::new() } else { self.scout(TENANTS_DUE, args).await? };
+            let mut cut = false;
+            let mut more = Vec::with_capacity(rows.len());
+            for row in rows {
+                cut |= row.count(1)? == tour.visits;
+                more.push(row.id(0)?);
+            }
             more.sort_unstable();
             more.retain(|tenant| !found.contains(tenant));
             found.extend(more);
+            if cut {
+                break;
+            }
         }
         Ok(found)
     }

@@ -1,6 +1,6 @@
 //! What push workers ask of the store.
 
-use ringback::store::{Holding, LeaseRequest, What};
+use ringback::store::{Holding, LeaseRequest, Tour, What};
 use ringback::types::TenantId;
 use ringback::types::job::{Change, JobState};
 
@@ -8,6 +8,7 @@ use crate::support::store::{Bed, both_stores, complete};
 
 both_stores! {
     tenants_with_due_work_are_found_from_where_the_last_turn_ended,
+    a_short_tour_goes_on_where_it_ended_until_every_tenant_had_its_turn,
     holdings_tell_whose_a_job_is_and_whether_it_is_to_end,
     a_claim_may_say_how_long_a_heartbeat_holds_it,
     a_renewal_never_cuts_a_lease,
@@ -18,7 +19,10 @@ async fn tenants_with_due_work_are_found_from_where_the_last_turn_ended(bed: &Be
     for name in ["a", "b", "c", "elsewhere", "later"] {
         tenants.push(bed.store.tenant(name, bed.now()).await.unwrap());
     }
-    let due = async |after, limit| bed.store.tenants_due("default", after, limit, bed.now()).await.unwrap();
+    let due = async |after, most| {
+        let tour = Tour { after, most, visits: 10_000 };
+        bed.store.tenants_due("default", tour, bed.now()).await.unwrap()
+    };
     assert_eq!(due(None, 10).await, []);
     for (n, tenant) in tenants.iter().enumerate() {
         for priority in [-2, 2] {
@@ -47,6 +51,31 @@ async fn tenants_with_due_work_are_found_from_where_the_last_turn_ended(bed: &Be
     assert_eq!(due(None, 10).await.len(), 3);
     bed.pass_seconds(26);
     assert_eq!(due(None, 10).await.len(), 5, "a lease that ran out is");
+}
+
+async fn a_short_tour_goes_on_where_it_ended_until_every_tenant_had_its_turn(bed: &Bed) {
+    let mut tenants: Vec<TenantId> = Vec::new();
+    for n in 0..7 {
+        tenants.push(bed.store.tenant(&format!("t{n}"), bed.now()).await.unwrap());
+    }
+    tenants.sort();
+    // Only the last one has work in this queue; the others have some elsewhere.
+    for (n, tenant) in tenants.iter().enumerate() {
+        let job = bed.job_with(|j| {
+            j.tenant = *tenant;
+            j.queue = if n == 6 { "default" } else { "elsewhere" }.to_owned();
+        });
+        bed.submit(job).await;
+    }
+    let tour = async |after| {
+        let tour = Tour { after, most: 10, visits: 3 };
+        bed.store.tenants_due("default", tour, bed.now()).await.unwrap()
+    };
+    assert_eq!(tour(None).await, [tenants[2]], "where it was cut short");
+    assert_eq!(tour(Some(tenants[2])).await, [tenants[5]]);
+    assert_eq!(tour(Some(tenants[5])).await, [tenants[6], tenants[2]], "the end, and from the beginning on");
+    let few = Tour { after: None, most: 1, visits: 3 };
+    assert_eq!(bed.store.tenants_due("elsewhere", few, bed.now()).await.unwrap(), [tenants[0]]);
 }
 
 async fn holdings_tell_whose_a_job_is_and_whether_it_is_to_end(bed: &Bed) {
