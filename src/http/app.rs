@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::extract::KeyCache;
+use super::followers::Followers;
 use super::pace::Pace;
 use super::problem::Problem;
 use super::routes::Route;
@@ -28,6 +29,9 @@ const STORE_DEADLINE: Duration = Duration::from_millis(1_400);
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The shortest time between two looks: under load every commit nudges.
 const LOOK_GAP: Duration = Duration::from_millis(15);
+
+/// A key may open so many WebSockets for each poll that it may make of one job.
+const OPENS: u32 = 10;
 
 /// How the service was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +116,10 @@ pub struct Inner {
     pub(super) keys: KeyCache,
     /// Who polled how often.
     pub(super) pace: Pace,
+    /// Who opened WebSockets how often.
+    pub(super) opens: Pace,
+    /// Who follows how much.
+    pub(super) followers: Followers,
     /// Who watches which job.
     pub(super) hub: Hub,
     /// A place for each request at work.
@@ -138,9 +146,17 @@ impl App {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> App {
         let slots = Arc::new(Semaphore::new(parts.options.concurrency));
-        let pace = Pace::new(parts.options.polls_per_second);
-        let (keys, hub) = (KeyCache::default(), Hub::default());
-        App(Arc::new(Inner { parts, keys, pace, hub, slots, real: Clock::system() }))
+        let polls = parts.options.polls_per_second;
+        App(Arc::new(Inner {
+            parts,
+            keys: KeyCache::default(),
+            pace: Pace::new(polls),
+            opens: Pace::new(polls.map(|polls| polls.saturating_mul(OPENS))),
+            followers: Followers::default(),
+            hub: Hub::default(),
+            slots,
+            real: Clock::system(),
+        }))
     }
 
     /// The present instant, as the store will see it.

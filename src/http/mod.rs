@@ -8,6 +8,7 @@ mod batch;
 mod dead_letters;
 mod deliveries;
 mod extract;
+mod followers;
 mod jobs;
 mod json;
 mod keys;

@@ -61,8 +61,9 @@ fn speaks(headers: &HeaderMap) -> bool {
 ///
 /// The client sends SocketRequest and the node SocketMessage, each as one text message. The events of a job come
 /// in order, from `after` on and up to its end; one that cannot be watched is told with `error`, and the rest
-/// goes on. The node closes with 4401 when the key no longer counts, with 4429 when the client does not take
-/// what it is sent, and with 1001 when it stops.
+/// goes on. The node closes with 4401 when the key no longer counts or the access token's job is gone, with 4429
+/// when the client does not take what it is sent, with 1000 when it followed no job for 60 s, and with 1001 when
+/// it stops. 429 to who has too many open, or opens them too often.
 #[utoipa::path(get, path = "/v1/ws", tag = "jobs", operation_id = "openSocket",
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
     params(("Sec-WebSocket-Protocol" = String, Header, example = "ringback.v1")),
@@ -74,10 +75,8 @@ pub async fn open(
     upgrade: Upgrade,
     seat: Option<Extension<Seat>>,
 ) -> Result<Response, Problem> {
-    // An access token ends with its job.
-    if let Some(id) = viewer.only() {
-        viewer.job(&app, id).await?;
-    }
+    viewer.may_open(&app).await?;
+    let places = viewer.places(&app)?;
     let response = upgrade
         .0
         .protocols([SUBPROTOCOL])
@@ -85,7 +84,7 @@ pub async fn open(
         .max_frame_size(MESSAGE_MAX)
         .write_buffer_size(BUFFER)
         .on_upgrade(async move |socket| {
-            Session::new(app, viewer, socket).run().await;
+            Session::new(app, viewer, places, socket).run().await;
             // The connection's place is free only now.
             drop(seat);
         });

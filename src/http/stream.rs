@@ -16,6 +16,7 @@ use tokio::time::Interval;
 
 use super::app::App;
 use super::extract::{Reader, Waiting};
+use super::followers::Places;
 use super::problem::Problem;
 use super::watch::Watcher;
 use crate::metrics::{Metrics, Stream};
@@ -50,13 +51,15 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
 
 /// The stream of what follows `after`; 204 if nothing can.
 pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> Result<Response, Problem> {
-    let mut watcher = app.hub.watcher();
-    watcher.watch(reader.id, after)?;
     let job = reader.job(app).await?;
     let goal = Goal { sequence: job.sequence, ended: job.state.ended() };
     if goal.reached(after) {
         return Ok((StatusCode::NO_CONTENT, head()).into_response());
     }
+    let open = Open::new(&app.metrics, Stream::Sse, reader.viewer.places(app)?);
+    // Only what may be seen is watched, for there is room for so much.
+    let mut watcher = app.hub.watcher();
+    watcher.watch(reader.id, after)?;
     waiting.rest();
     let feed = Feed {
         app: app.clone(),
@@ -66,9 +69,10 @@ pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> R
         goal,
         page: VecDeque::new(),
         hello: true,
+        unread: true,
         looks: tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK),
         quiet: 0,
-        _open: Open::new(&app.metrics, Stream::Sse),
+        _open: open,
     };
     let frames = unfold(feed, |mut feed| async move {
         let frame = feed.next().await?;
@@ -103,20 +107,24 @@ impl Goal {
     }
 }
 
-/// Counts an open stream.
-pub struct Open(Metrics, Stream);
+/// Counts an open stream, and holds its places.
+pub struct Open {
+    metrics: Metrics,
+    stream: Stream,
+    _places: Places,
+}
 
 impl Open {
     /// Until it is dropped.
-    pub fn new(metrics: &Metrics, stream: Stream) -> Open {
+    pub fn new(metrics: &Metrics, stream: Stream, places: Places) -> Open {
         metrics.stream_opened(stream);
-        Open(metrics.clone(), stream)
+        Open { metrics: metrics.clone(), stream, _places: places }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.stream_closed(self.1);
+        self.metrics.stream_closed(self.stream);
     }
 }
 
@@ -130,6 +138,8 @@ struct Feed {
     goal: Goal,
     page: VecDeque<Event>,
     hello: bool,
+    /// Nothing was read since the job is watched: what happened just before it is news to nobody else.
+    unread: bool,
     looks: Interval,
     /// Looks since something was sent.
     quiet: u32,
@@ -151,7 +161,8 @@ impl Feed {
             }
             // What cannot be read now is rung for again. Boxed, as below: the room for a look at the store is
             // taken while it lasts, not by thousands of streams that rest.
-            if self.last < self.goal.sequence && Box::pin(self.read()).await? {
+            let unread = std::mem::take(&mut self.unread);
+            if (unread || self.last < self.goal.sequence) && Box::pin(self.read()).await? {
                 continue;
             }
             if self.rest().await? {

@@ -8,6 +8,7 @@ use http::request::Parts;
 use super::auth::{Bearer, authenticate, in_queues, require, still_valid};
 use super::path::First;
 use crate::http::app::App;
+use crate::http::followers::{Places, Who};
 use crate::http::layers::Ctx;
 use crate::http::problem::Problem;
 use crate::store::KeyRecord;
@@ -28,11 +29,6 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// The one job that an access token shows.
-    pub fn only(&self) -> Option<JobId> {
-        self.only
-    }
-
     /// The job as it stands, unless it is not to be seen.
     pub async fn job(&self, app: &App, id: JobId) -> Result<Job, Problem> {
         if self.only.is_some_and(|only| only != id) {
@@ -49,9 +45,43 @@ impl Viewer {
         if in_queues(queues, &job.queue) { Ok(()) } else { Err(Problem::new(ProblemCode::JobNotFound)) }
     }
 
+    /// Lets a WebSocket be opened: not too often, and by an access token only while its job is there.
+    pub async fn may_open(&self, app: &App) -> Result<(), Problem> {
+        let now = app.real.now();
+        let (pace, job) = match self.only {
+            Some(job) => (&app.pace, job),
+            None => (&app.opens, JobId::from_uuid(uuid::Uuid::nil())),
+        };
+        if !pace.allows(self.number(), job, now) {
+            let detail = "WebSockets are opened too often; obey Retry-After";
+            return Err(Problem::new(ProblemCode::RateLimited).detail(detail));
+        }
+        match self.only {
+            Some(job) => self.job(app, job).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Places to follow jobs from, until they are dropped.
+    pub fn places(&self, app: &App) -> Result<Places, Problem> {
+        let who = self.key.as_ref().map_or(Who::Token(self.only), |key| Who::Key(key.id));
+        app.followers.connection(who, self.tenant)
+    }
+
+    /// Tells keys apart; bearers of a job's token are one.
+    fn number(&self) -> u64 {
+        self.key.as_ref().map_or(0, |key| key.id.uuid().as_u64_pair().1)
+    }
+
+    /// Whether the job of an access token is still there; a key needs none. A silent store takes no right away.
+    pub async fn has_its_job(&self, app: &App) -> bool {
+        let Some(job) = self.only else { return true };
+        self.job(app, job).await.err().is_none_or(|problem| problem.is_passing())
+    }
+
     /// Whether the key still lets in whom it let in: for what goes on after the request was judged.
     ///
-    /// An access token lives as long as its job. A silent store takes no right away.
+    /// An access token lives as long as its job, of which whoever watches it is told. A silent store takes no right away.
     pub async fn is_let_in(&self, app: &App) -> bool {
         match &self.key {
             Some(key) => still_valid(app, key, Scope::JobsRead).await.unwrap_or(true),
@@ -109,10 +139,9 @@ impl Reader {
         self.viewer.by_query.as_deref()
     }
 
-    /// Refuses a burst of polls. Readers are told apart by their key; bearers of the job's token are one.
+    /// Refuses a burst of polls.
     pub fn pace(&self, app: &App) -> Result<(), Problem> {
-        let who = self.viewer.key.as_ref().map_or(0, |key| key.id.uuid().as_u64_pair().1);
-        if app.pace.allows(who, self.id, app.real.now()) {
+        if app.pace.allows(self.viewer.number(), self.id, app.real.now()) {
             return Ok(());
         }
         Err(Problem::new(ProblemCode::RateLimited).detail("this job is polled too often; obey Retry-After"))

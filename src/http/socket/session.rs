@@ -12,6 +12,7 @@ use tokio::time::{interval, timeout};
 
 use crate::http::app::App;
 use crate::http::extract::Viewer;
+use crate::http::followers::{Place, Places};
 use crate::http::json;
 use crate::http::problem::Problem;
 use crate::http::stream::{Goal, Open, PAGE};
@@ -32,13 +33,17 @@ const MESSAGES: u32 = 40;
 const PING: Duration = Duration::from_secs(25);
 /// A client of which nothing was heard for so long, a pong at least, is gone.
 const SILENCE: Duration = Duration::from_secs(45);
+/// A client that follows no job for so long is sent away.
+const IDLE: Duration = Duration::from_secs(60);
 /// How long a message may wait for the client to take it.
 const STALL: Duration = Duration::from_secs(10);
 /// How long a close may take; to who has much before it on the way, it takes longer.
 const FAREWELL: Duration = Duration::from_secs(2);
 const LONG_FAREWELL: Duration = Duration::from_secs(5);
 
-/// RFC 6455, 7.4.1: the node goes away.
+/// RFC 6455, 7.4.1: there is nothing more to do.
+const DONE: u16 = 1000;
+/// The same: the node goes away.
 const AWAY: u16 = 1001;
 /// The same: what was sent is not of this protocol.
 const PROTOCOL: u16 = 1002;
@@ -65,6 +70,7 @@ struct Subscription {
     last: i64,
     /// How far there are events; None until the client's right to see the job is known.
     goal: Option<Goal>,
+    place: Place,
 }
 
 /// A WebSocket and what its client watches.
@@ -80,21 +86,24 @@ pub struct Session {
     allowance: u32,
     heard: Millis,
     pinged: Millis,
+    /// When it last followed a job, by the service's clock.
+    followed: Millis,
     _open: Open,
 }
 
 impl Session {
     /// A session that watches nothing yet.
-    pub fn new(app: App, viewer: Viewer, socket: WebSocket) -> Session {
+    pub fn new(app: App, viewer: Viewer, places: Places, socket: WebSocket) -> Session {
         let now = app.real.now();
         Session {
             watcher: app.hub.watcher(),
-            _open: Open::new(&app.metrics, Stream::Socket),
+            _open: Open::new(&app.metrics, Stream::Socket, places),
             jobs: HashMap::new(),
             due: VecDeque::new(),
             allowance: MESSAGES,
             heard: now,
             pinged: now,
+            followed: app.now(),
             app,
             viewer,
             socket,
@@ -156,6 +165,13 @@ impl Session {
         }
         if !self.viewer.is_let_in(&self.app).await {
             return Err(End::Close(UNAUTHORIZED, "the API key is no longer valid"));
+        }
+        // The hub tells of a job that is followed; of another one nobody does.
+        if self.jobs.is_empty() && !self.viewer.has_its_job(&self.app).await {
+            return Err(End::Close(UNAUTHORIZED, "the access token's job is gone"));
+        }
+        if self.jobs.is_empty() && self.app.now().since(self.followed) >= IDLE {
+            return Err(End::Close(DONE, "no job is followed"));
         }
         if now.since(self.pinged) >= PING {
             self.pinged = now;
@@ -237,17 +253,22 @@ impl Session {
             let rule = format!("one connection watches at most {JOBS_MAX} jobs at once");
             return self.refuse(Some(id), Problem::new(ProblemCode::QuotaExceeded).at(&pointer, &rule)).await;
         }
+        let place = match self.jobs.remove(&id) {
+            Some(before) => before.place,
+            None => match self.app.followers.job(self.viewer.tenant) {
+                Ok(place) => place,
+                Err(full) => return self.refuse(Some(id), full).await,
+            },
+        };
         let last = i64::from(after.unwrap_or(0));
-        if let Err(full) = self.watcher.watch(id, last) {
-            return self.refuse(Some(id), full).await;
-        }
-        self.jobs.insert(id, Subscription { last, goal: None });
+        self.jobs.insert(id, Subscription { last, goal: None, place });
         self.put_due(id);
         Ok(())
     }
 
     fn unsubscribe(&mut self, id: JobId) {
         self.watcher.leave(id);
+        self.followed = self.app.now();
         self.jobs.remove(&id);
         self.due.retain(|due| *due != id);
     }
@@ -292,11 +313,13 @@ impl Session {
         Ok(())
     }
 
-    /// Looks for the first time: whether the client may see the job, and how far it is.
+    /// Looks for the first time: whether the client may see the job, and how far it is. Only what it may see is
+    /// watched, for there is room for so much; what happens meanwhile is read next.
     async fn admit(&mut self, id: JobId) -> Result<Goal, Problem> {
         let job = self.viewer.job(&self.app, id).await?;
         let goal = Goal { sequence: job.sequence, ended: job.state.ended() };
         if let Some(subscription) = self.jobs.get_mut(&id) {
+            self.watcher.watch(id, subscription.last)?;
             subscription.goal = Some(goal);
         }
         Ok(goal)

@@ -1,5 +1,7 @@
 //! The events of many jobs over one WebSocket.
 
+mod limits;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -191,17 +191,26 @@ impl Socket {
         self.say(json!({"op": "subscribe", "jobIds": jobs, "after": after})).await;
     }
 
-    /// The next message; the error is the code of the close.
-    pub async fn next(&mut self) -> Result<Value, u16> {
+    /// The next frame, whatever it is.
+    pub async fn frame(&mut self, limit: Duration) -> Message {
+        let message = timeout(limit, self.0.next()).await.expect("a message in time");
+        message.expect("a close before the end").expect("a clean connection")
+    }
+
+    /// The next message as it was sent; the error is the code of the close.
+    pub async fn line(&mut self) -> Result<String, u16> {
         loop {
-            let message = timeout(LIMIT, self.0.next()).await.expect("a message in time");
-            match message {
-                Some(Ok(Message::Text(text))) => return Ok(serde_json::from_str(&text).unwrap()),
-                Some(Ok(Message::Close(frame))) => return Err(frame.map_or(1005, |f| f.code.into())),
-                Some(Ok(_)) => {}
-                other => panic!("the connection ended without a close: {other:?}"),
+            match self.frame(LIMIT).await {
+                Message::Text(text) => return Ok(text.to_string()),
+                Message::Close(frame) => return Err(frame.map_or(1005, |f| f.code.into())),
+                _ => {}
             }
         }
+    }
+
+    /// The next message; the error is the code of the close.
+    pub async fn next(&mut self) -> Result<Value, u16> {
+        Ok(serde_json::from_str(&self.line().await?).unwrap())
     }
 
     /// The next message, which is an event: its job and sequence.
