@@ -1,10 +1,12 @@
 //! Queues whose work is done by an HTTP endpoint.
 
 mod answers;
+mod channels;
 mod ends;
 mod guard;
 mod request;
 mod retries;
+mod tenants;
 
 use std::time::Duration;
 

@@ -84,6 +84,11 @@ impl Site {
         file
     }
 
+    /// Where its data are, as `--store` has it.
+    pub fn store(&self) -> &str {
+        &self.store
+    }
+
     /// Why a node does not start.
     pub async fn refuses(&self, change: impl FnOnce(&mut Config)) -> String {
         let mut config = self.config();
