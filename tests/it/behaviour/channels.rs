@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use crate::support::app::{LIMIT, Site, TestApp, both_engines, id};
@@ -23,39 +24,50 @@ const EVENTS: [&str; 8] = [
     "job.expired",
 ];
 
-/// The job's life: claimed, at work, released into a retry, claimed again, done. Gives how many events it has.
-async fn live(app: &TestApp, job: &str) -> i64 {
+/// The job's life: claimed, at work, released into a retry, claimed again, done. Each step is told to `steps`;
+/// gives how many events it has.
+async fn live(app: &TestApp, job: &str, steps: UnboundedSender<()>) -> i64 {
+    let step = || steps.send(()).unwrap();
     let claimed = app.claim_one().await;
     assert_eq!(claimed["jobId"], job);
+    step();
     app.report(&claimed, "heartbeat", json!({"progress": 30})).await.ok(200);
+    step();
     app.report(&claimed, "fail", json!({"error": "x", "retryAfterSeconds": 1})).await.ok(200);
+    step();
     let wish = json!({"workerId": "w", "max": 1, "waitSeconds": 20});
     let again = app.post("/v1/queues/default/claim", &wish).await.ok(200)["jobs"][0].clone();
+    step();
     app.report(&again, "heartbeat", json!({"progress": 60})).await.ok(200);
+    step();
     let done = app.report(&again, "complete", json!({"result": 1})).await.ok(200);
+    step();
     done["sequence"].as_i64().unwrap()
 }
 
-/// Reads pages of events, again and again, until the job has ended; `prefer` makes it a long poll.
-async fn poll(app: &TestApp, job: &str, prefer: &str) -> Vec<i64> {
-    let mut seen: Vec<i64> = Vec::new();
-    let end = Instant::now() + LIMIT;
-    while Instant::now() < end {
-        let path = format!("/v1/jobs/{job}/events?after={}", seen.last().copied().unwrap_or(0));
-        let reply = app.get(&path).header("prefer", prefer).await;
-        if reply.status == 429 {
-            // A poller that is told to wait does.
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            continue;
-        }
-        let items = reply.ok(200)["items"].as_array().unwrap().clone();
-        seen.extend(items.iter().map(|event| event["sequence"].as_i64().unwrap()));
-        if items.last().is_some_and(|event| event["type"] == "job.completed") {
-            return seen;
-        }
-        tokio::time::sleep(Duration::from_millis(120)).await;
+/// Adds the page of events after those that were seen; true if it brings the end.
+async fn read(app: &TestApp, job: &str, key: &str, prefer: &str, seen: &mut Vec<i64>) -> bool {
+    let path = format!("/v1/jobs/{job}/events?after={}", seen.last().copied().unwrap_or(0));
+    let page = app.get(&path).key(key).header("prefer", prefer).await.ok(200);
+    let items = page["items"].as_array().unwrap();
+    seen.extend(items.iter().map(|event| event["sequence"].as_i64().unwrap()));
+    items.last().is_some_and(|event| event["type"] == "job.completed")
+}
+
+/// Reads pages of events, one after each step.
+async fn poll(app: &TestApp, job: &str, mut steps: UnboundedReceiver<()>) -> Vec<i64> {
+    let mut seen = Vec::new();
+    while steps.recv().await.is_some() {
+        read(app, job, &app.key, "handling=lenient", &mut seen).await;
     }
-    panic!("no end in {LIMIT:?}: {seen:?}");
+    seen
+}
+
+/// Reads pages of events that come when there is something new, by the job's access token.
+async fn long_poll(app: &TestApp, job: &str, token: &str) -> Vec<i64> {
+    let mut seen = Vec::new();
+    while !read(app, job, token, "wait=10", &mut seen).await {}
+    seen
 }
 
 /// Reads an event stream whose connection is cut after the first and after the third event.
@@ -83,12 +95,14 @@ async fn every_channel_tells_the_same_sequences(site: &Site) {
     let app = site.start().await;
     let receiver = Receiver::start().await;
     let callback = json!({"url": receiver.url("/x"), "events": EVENTS});
-    let job = app.submit_id(json!({"type": "t", "callback": callback})).await;
+    let accepted = app.submit(json!({"type": "t", "callback": callback})).await;
+    let (job, token) = (id(&accepted["jobId"]), id(&accepted["accessToken"]));
+    let (tell, steps) = unbounded_channel();
 
     let (last, polled, waited, streamed, socketed) = tokio::join!(
-        live(&app, &job),
-        poll(&app, &job, "handling=lenient"),
-        poll(&app, &job, "wait=10"),
+        live(&app, &job, tell),
+        poll(&app, &job, steps),
+        long_poll(&app, &job, &token),
         cut_twice(&app, &job),
         socket(&app, &job),
     );
