@@ -37,18 +37,19 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, Invalid> {
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|e| {
         let mut pointer = pointer(e.path());
-        let message = without_value(strip_position(&e.inner().to_string()));
-        if let Some(name) = between(&message, "missing field `", "`") {
+        let message = e.inner().to_string();
+        let message = strip_position(&message);
+        if let Some(name) = between(message, "missing field `", "`") {
             return Invalid::member(format!("{pointer}/{}", escape(name)), "is required");
         }
-        let Some(name) = between(&message, "unknown field `", "`") else {
-            return Invalid::member(pointer, message);
+        let Some(name) = between(message, "unknown field `", "`") else {
+            return Invalid::member(pointer, rule(message));
         };
         let last = format!("/{}", escape(name));
         if !pointer.ends_with(&last) {
             pointer.push_str(&last);
         }
-        Invalid::member(pointer, unknown(name, &message))
+        Invalid::member(pointer, unknown(name, message))
     })
 }
 
@@ -88,16 +89,36 @@ fn strip_position(message: &str) -> &str {
     message.rsplit_once(" at line ").map_or(message, |(head, _)| head)
 }
 
-/// serde quotes the text it did not take. It may be a secret at the wrong place, so it is not given back.
-fn without_value(message: &str) -> String {
-    for kind in ["invalid type: string", "invalid value: string", "unknown variant"] {
-        if message.starts_with(kind)
-            && let Some((_, expected)) = message.rsplit_once(", expected ")
-        {
-            return format!("{kind}, expected {expected}");
-        }
+/// What serde says, as a rule for people. It names types of this program, and it quotes what it did not take, which
+/// may be a secret at the wrong place: neither is given back.
+fn rule(message: &str) -> String {
+    if let Some(number) = between(message, "invalid value: integer `", "`") {
+        return if number.starts_with('-') { "is too small" } else { "is too large" }.to_owned();
     }
-    message.to_owned()
+    let ours = ["invalid type:", "invalid value:", "invalid length", "unknown variant"];
+    match message.rsplit_once(", expected ") {
+        Some((_, expected)) if ours.iter().any(|kind| message.starts_with(kind)) => {
+            format!("must be {}", in_words(expected))
+        }
+        // Where a word of a list belongs there was a number, or the like.
+        None if message == "expected value" => "must be a word as text".to_owned(),
+        Some(_) | None => message.to_owned(),
+    }
+}
+
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "i8" | "i16" | "i32" | "i64" | "isize" | "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" | "a borrowed string" | "string or map" => "text",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        _ if expected.starts_with("struct ") || expected.starts_with("internally tagged enum ") => {
+            "an object"
+        }
+        _ => expected,
+    }
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
@@ -248,23 +269,34 @@ mod tests {
     fn what_breaks_a_rule_is_pointed_at() {
         for (body, pointer, says) in [
             (r#"{}"#, "/type", "is required"),
-            (r#"{"type":1}"#, "/type", "invalid type"),
-            (r#"{"type":"a","priority":"high"}"#, "/priority", "invalid type"),
-            (r#"{"type":"a","priority":300}"#, "/priority", "invalid value"),
-            (r#"{"type":"a","worker":"magic"}"#, "/worker", "unknown variant"),
+            (r#"{"type":1}"#, "/type", "must be text"),
+            (r#"{"type":null}"#, "/type", "must be text"),
+            (r#"{"type":"a","priority":"high"}"#, "/priority", "must be a whole number"),
+            (r#"{"type":"a","priority":1.5}"#, "/priority", "must be a whole number"),
+            (r#"{"type":"a","priority":300}"#, "/priority", "is too large"),
+            (r#"{"type":"a","priority":-300}"#, "/priority", "is too small"),
+            (r#"{"type":"a","timeoutSeconds":-1}"#, "/timeoutSeconds", "is too small"),
+            (r#"{"type":"a","worker":"magic"}"#, "/worker", "must be `pull` or `external`"),
+            (r#"{"type":"a","worker":"x, expected u8"}"#, "/worker", "must be `pull` or `external`"),
+            (r#"{"type":"a","worker":1}"#, "/worker", "must be a word as text"),
+            (r#"{"type":"a","callback":1}"#, "/callback", "must be an object"),
+            (r#"{"type":"a","callback":{"events":"a"}}"#, "/callback/events", "must be an array"),
             (r#"{"type":"a","runAt":"soon"}"#, "/runAt", "RFC 3339"),
             (r#"{"type":"a","callbackURL":"x"}"#, "/callbackURL", "did you mean `callbackUrl`?"),
             (r#"{"type":"a","zzz":"x"}"#, "/zzz", "unknown member"),
             (r#"{"type":"a","callback":{"urll":"x"}}"#, "/callback/urll", "did you mean `url`?"),
             (r#"{"type":"a","callback":{"retry":{"max":1}}}"#, "/callback/retry/max", "unknown member"),
-            (r#"{"type":"a","callback":{"events":["a",1]}}"#, "/callback/events/1", "invalid type"),
-            (r#"{"type":"a","callback":{"headers":{"a/b":1}}}"#, "/callback/headers/a~1b", "invalid type"),
+            (r#"{"type":"a","callback":{"events":["a",1]}}"#, "/callback/events/1", "must be text"),
+            (r#"{"type":"a","callback":{"headers":{"a/b":1}}}"#, "/callback/headers/a~1b", "must be text"),
             (r#"[]"#, "", "must be an object"),
             (r#""x""#, "", "must be an object"),
         ] {
             let (code, at, detail) = fault(body);
             assert_eq!((code, at.as_str()), (ProblemCode::ValidationFailed, pointer), "{body}: {detail}");
             assert!(detail.contains(says), "{body}: {detail}");
+            for word in ["invalid", "variant", "struct", "integer `", "i8", "u32", "sequence"] {
+                assert!(!detail.contains(word), "{body}: {detail}");
+            }
         }
     }
 
