@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::key;
+use super::{SCOPES, key};
 use crate::support::app::{Site, TestApp, both_engines};
 use crate::support::ask::Ask;
 
@@ -14,20 +14,6 @@ both_engines! {
     a_key_with_the_scope_alone_is_let_in,
     admin_opens_everything_and_operator_nothing_of_the_tenant,
 }
-
-const SCOPES: [&str; 11] = [
-    "jobs:write",
-    "jobs:read",
-    "work",
-    "events:write",
-    "endpoints:write",
-    "endpoints:read",
-    "deliveries:read",
-    "deadletters:replay",
-    "metrics:read",
-    "admin",
-    "operator",
-];
 
 /// Every closed route of a production node.
 const ROUTES: [(&str, &str, &str); 53] = [
