@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval_at, timeout};
 
 use crate::http::app::App;
 use crate::http::extract::Viewer;
@@ -128,7 +128,9 @@ impl Session {
     }
 
     async fn serve(&mut self) -> End {
-        let (mut tick, draining) = (interval(TICK), self.app.draining.clone());
+        // Not at once: a first tick would come after some messages, and double what may be read of them.
+        let mut tick = interval_at(Instant::now() + TICK, TICK);
+        let draining = self.app.draining.clone();
         loop {
             // Boxed: a socket that rests keeps no room for what it does when it is woken.
             let step = tokio::select! {
