@@ -4,6 +4,7 @@ mod push;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -154,8 +155,12 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
     let policy = policy(&config);
     let node = Node { store: &store, clock: &clock, wake: &wake, metrics: &metrics };
     start_sweep(&node, &loops, &tasks);
+    let sender = Sender::new(egress::Options { policy: policy.clone(), ..egress::Options::default() })
+        .context("cannot set up the sender")?;
+    let sends = dispatch::Options { policy: policy.clone(), ..dispatch::Options::default() };
+    let courier = courier(&node, sender.clone(), sends.clone());
     if config.roles.contains(&Role::Dispatch) {
-        start_dispatcher(&node, &dice, &policy, &loops, &tasks).await?;
+        start_dispatcher(&node, &dice, sender, sends, (&loops, &tasks)).await?;
         push::start(&node, workers, &loops, &tasks)?;
     }
     let app = http::App::new(http::Parts {
@@ -165,6 +170,7 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         wake,
         metrics: metrics.clone(),
         policy,
+        courier,
         options: http_options(&config, &file),
         draining: doors.clone(),
     });
@@ -196,24 +202,13 @@ struct Node<'a> {
 async fn start_dispatcher(
     node: &Node<'_>,
     dice: &Dice,
-    policy: &UrlPolicy,
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
+    sender: Sender,
+    options: dispatch::Options,
+    (stop, tasks): (&CancellationToken, &TaskTracker),
 ) -> anyhow::Result<()> {
-    let sender = Sender::new(egress::Options { policy: policy.clone(), ..egress::Options::default() })
-        .context("cannot set up the sender")?;
-    let options = dispatch::Options { policy: policy.clone(), ..dispatch::Options::default() };
     let (store, clock, wake) = (node.store.clone(), node.clock.clone(), node.wake.clone());
     let id = dice.id(clock.now());
-    let dispatcher = Dispatcher::new(
-        store.clone(),
-        sender,
-        clock.clone(),
-        wake.clone(),
-        node.metrics.clone(),
-        id,
-        options,
-    );
+    let dispatcher = Dispatcher::new(store, sender, clock, wake, node.metrics.clone(), id, options);
     dispatcher.arrive().await.context("cannot write to the store")?;
     let token = stop.clone();
     supervise(tasks, stop, "dispatcher", move || {
@@ -221,6 +216,15 @@ async fn start_dispatcher(
         async move { dispatcher.run(token).await }
     });
     Ok(())
+}
+
+/// What sends at once for the API: the dispatcher's way of sending, under the same guard.
+fn courier(node: &Node<'_>, sender: Sender, options: dispatch::Options) -> http::Courier {
+    let courier = dispatch::Courier::new(node.store.clone(), sender, node.clock.clone(), options);
+    Arc::new(move |claimed| {
+        let courier = courier.clone();
+        Box::pin(async move { courier.attempt(&claimed).await })
+    })
 }
 
 /// What any node does, whatever its roles.

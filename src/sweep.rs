@@ -56,6 +56,7 @@ impl Sweep {
         let now = self.clock.now();
         let ended = self.end_overdue(now).await;
         let redriven = self.redrive(now).await;
+        let drained = self.drain(now).await;
         let retained = match self.retained.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
             true => self.retain(now).await,
             false => Ok(()),
@@ -64,7 +65,7 @@ impl Sweep {
             true => self.save(now).await,
             false => Ok(()),
         };
-        ended.and(redriven).and(retained).and(saved)
+        ended.and(redriven).and(drained).and(retained).and(saved)
     }
 
     async fn end_overdue(&self, now: Millis) -> Result<()> {
@@ -87,6 +88,14 @@ impl Sweep {
             if !self.store.step_redrive(now).await? {
                 break;
             }
+            self.wake.deliveries.nudge();
+        }
+        Ok(())
+    }
+
+    /// What endpoints were resumed or deleted leave behind.
+    async fn drain(&self, now: Millis) -> Result<()> {
+        if self.store.step_drains(now).await? > 0 {
             self.wake.deliveries.nudge();
         }
         Ok(())

@@ -21,7 +21,7 @@ CREATE TABLE api_keys (
 ) STRICT;
 CREATE INDEX api_keys_tenant ON api_keys (tenant_id, id);
 
--- Signing secrets, sealed. owner_id is the tenant itself for its default secret.
+-- Signing secrets, sealed. owner_id is the endpoint, or the tenant itself for its default secret.
 CREATE TABLE secrets (
     id         BLOB PRIMARY KEY,
     tenant_id  BLOB NOT NULL,
@@ -31,6 +31,42 @@ CREATE TABLE secrets (
     expires_at INTEGER
 ) STRICT;
 CREATE INDEX secrets_owner ON secrets (owner_id, created_at);
+
+-- A standing endpoint. account is '' where it has none. due_at of its parked deliveries is theirs + 2^52.
+CREATE TABLE endpoints (
+    id              BLOB PRIMARY KEY,
+    tenant_id       BLOB NOT NULL,
+    account         TEXT NOT NULL,
+    url             TEXT NOT NULL,
+    description     TEXT,
+    patterns        TEXT NOT NULL,
+    -- its headers
+    sealed          BLOB,
+    rate_per_second INTEGER,
+    max_in_flight   INTEGER,
+    timeout_seconds INTEGER NOT NULL,
+    ordered         INTEGER NOT NULL,
+    policy          TEXT NOT NULL,
+    payload         TEXT NOT NULL,
+    format          TEXT NOT NULL,
+    schemes         TEXT NOT NULL,
+    state           TEXT NOT NULL CHECK (state IN ('enabled', 'paused', 'disabled')),
+    state_reason    TEXT,
+    state_since     INTEGER NOT NULL,
+    verified_at     INTEGER,
+    -- since its last success: when the first attempt failed, and how many deliveries died
+    failing_since   INTEGER,
+    failed          INTEGER NOT NULL,
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL,
+    deleted_at      INTEGER,
+    -- the next step of letting its parked deliveries go, or of cancelling a deleted one's
+    drain_at        INTEGER,
+    drain_step      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX endpoints_tenant ON endpoints (tenant_id, id) WHERE deleted_at IS NULL;
+CREATE INDEX endpoints_account ON endpoints (tenant_id, account, id) WHERE deleted_at IS NULL;
+CREATE INDEX endpoints_drain ON endpoints (drain_at) WHERE drain_at IS NOT NULL;
 
 -- The document of a job: written at submission and at its end, not in between.
 CREATE TABLE jobs (
@@ -154,6 +190,7 @@ CREATE TABLE idempotency (
     route       TEXT NOT NULL,
     key         TEXT NOT NULL,
     fingerprint BLOB NOT NULL,
+    -- the job, or whatever else the first request made
     job_id      BLOB NOT NULL,
     expires_at  INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, route, key)
@@ -196,6 +233,8 @@ CREATE TABLE deliveries (
     host           TEXT NOT NULL,
     sealed         BLOB,
     sealed_row     BLOB,
+    -- the endpoint whose secrets sign; the tenant's default secret where nothing else does
+    signer_id      BLOB,
     policy         TEXT NOT NULL,
     failure_url    TEXT,
     traceparent    TEXT,
@@ -216,6 +255,7 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
 CREATE INDEX deliveries_job ON deliveries (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX deliveries_event ON deliveries (event_id);
+CREATE INDEX deliveries_endpoint ON deliveries (endpoint_id, id) WHERE endpoint_id IS NOT NULL;
 CREATE INDEX deliveries_removal ON deliveries (remove_at) WHERE remove_at IS NOT NULL;
 CREATE INDEX deliveries_owed ON deliveries (tenant_id, id) WHERE state = 'owed';
 CREATE INDEX deliveries_dead ON deliveries (tenant_id, id) WHERE state = 'dead';

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::egress::{Answer, BootTime, Limits, Sender};
-use crate::store::{Attempted, ClaimedDelivery, Error, Store};
+use crate::store::{Attempted, ClaimedDelivery, Error, LiveSecret, Store};
 use crate::types::Millis;
 use crate::types::delivery::{DeadReason, Fault, Outcome, Verdict, judge, roll};
 use crate::types::job::CallbackSecrets;
@@ -59,6 +59,7 @@ fn not_sent(d: &ClaimedDelivery, verdict: Verdict) -> Attempted {
         exchange: None,
         verdict,
         counts: false,
+        endpoint: d.endpoint.as_ref().map(|to| (to.id, d.url.clone())),
     }
 }
 
@@ -114,13 +115,28 @@ async fn secrets(store: &Store, d: &ClaimedDelivery, now: Millis) -> Result<(Vec
         Some(sealed) => store.open_sealed(d.tenant, sealed)?,
         None => CallbackSecrets::default(),
     };
-    let secrets = match &own.secret {
-        Some(text) => vec![Secret::parse(text).map_err(|e| Error::Bug(e.to_string()))?],
-        None => store.default_secrets(d.tenant, now).await?.into_iter().map(|(s, _)| s).collect(),
+    let secrets = match (&own.secret, d.signer) {
+        (Some(text), _) => vec![Secret::parse(text).map_err(|e| Error::Bug(e.to_string()))?],
+        (None, Some(endpoint)) => live(store.endpoint_secrets(d.tenant, endpoint, now).await?),
+        (None, None) => live(store.default_secrets(d.tenant, now).await?),
+    };
+    if secrets.is_empty() {
+        return Err(Error::Bug("the endpoint whose secret signs is gone".to_owned()));
+    }
+    let mut headers = match &d.endpoint {
+        Some(to) => store.open_endpoint_headers(d.tenant, to.id, to.sealed.as_deref())?,
+        None => Vec::new(),
     };
     // The callback's headers may be credentials for its own host; its failureUrl is another one.
-    let headers = if d.event_kind == "delivery.dead" { Vec::new() } else { own.headers };
+    if d.event_kind != "delivery.dead" {
+        headers.retain(|(name, _)| own.headers.iter().all(|(given, _)| given != name));
+        headers.extend(own.headers);
+    }
     Ok((secrets, headers))
+}
+
+fn live(secrets: Vec<LiveSecret>) -> Vec<Secret> {
+    secrets.into_iter().map(|(secret, _)| secret).collect()
 }
 
 /// The headers of one attempt: Standard Webhooks, ours, the trace, and what the callback brought.
@@ -151,7 +167,7 @@ fn headers(
     if let Some(trace) = d.traceparent.as_deref().and_then(value) {
         map.insert("traceparent", trace);
     }
-    if d.variant == "cloudevents" {
+    if d.variant.starts_with("cloudevents") {
         // CloudEvents 1.0, HTTP binding, binary content mode (3.1).
         map.insert("ce-specversion", HeaderValue::from_static("1.0"));
         map.insert("ce-id", value(&d.event_id.to_string())?);

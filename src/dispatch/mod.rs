@@ -4,6 +4,7 @@
 //! process does not record comes back by its lease, and its attempt is written as `unknown`.
 
 mod attempt;
+mod courier;
 mod desk;
 pub mod lanes;
 #[cfg(test)]
@@ -17,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::egress::{BootTime, Sender};
+use crate::egress::Sender;
 use crate::metrics::Metrics;
 use crate::store::{Attempted, ClaimedDelivery, DueDelivery, Result, Store};
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
 use crate::types::{LaneId, Millis};
 use crate::wake::Wake;
+pub use courier::Courier;
 use desk::{Desk, Slot};
 use lanes::Lanes;
 
@@ -73,7 +75,7 @@ pub struct Dispatcher(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    sender: Sender,
+    courier: Courier,
     clock: Clock,
     wake: Wake,
     metrics: Metrics,
@@ -126,9 +128,10 @@ impl Dispatcher {
         node: NodeId,
         options: Options,
     ) -> Dispatcher {
+        let courier = Courier::new(store.clone(), sender, clock.clone(), options.clone());
         let dispatcher = Dispatcher(Arc::new(Inner {
             store,
-            sender,
+            courier,
             clock,
             wake,
             metrics,
@@ -321,26 +324,10 @@ impl Inner {
     fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
         let inner = self.clone();
         self.sends.spawn(async move {
-            let attempted = inner.send(&d).await;
+            let attempted = inner.courier.attempt(&d).await;
             inner.record(&d, attempted).await;
             drop(slot);
         });
-    }
-
-    async fn send(&self, d: &ClaimedDelivery) -> Attempted {
-        let left = d.lease_until.since(self.clock.now());
-        // The lease must outlast the attempt, which ends a deadline from now wherever it spends the time;
-        // what is late is left to whoever claims it next.
-        let needed = self.options.deadline + self.options.margin / 2;
-        let spare = if left >= needed { left - self.options.margin / 2 } else { Duration::ZERO };
-        let tools = attempt::Tools {
-            store: &self.store,
-            sender: &self.sender,
-            policy: &self.options.policy,
-            deadline: self.options.deadline,
-            not_after: BootTime::now().plus(spare),
-        };
-        attempt::attempt(&tools, d, || self.clock.now()).await
     }
 
     /// Writes the outcome; while the store is away it is kept until the lease runs out.

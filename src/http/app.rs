@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +17,7 @@ use super::watch::Hub;
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::metrics::Metrics;
-use crate::store::{self, Store};
+use crate::store::{self, Attempted, ClaimedDelivery, Store};
 use crate::types::api::RESULT_MAX;
 use crate::types::problem::ProblemCode;
 use crate::types::target::UrlPolicy;
@@ -65,6 +66,8 @@ pub struct Options {
     pub concurrency: usize,
     /// Polls a second for one key and job, above which a burst is answered 429. None: no limit.
     pub polls_per_second: Option<u32>,
+    /// The most endpoints of one account, and of what belongs to none.
+    pub endpoints_per_account: u32,
 }
 
 impl Default for Options {
@@ -80,9 +83,13 @@ impl Default for Options {
             head_limit: (32 * 1024, 64),
             concurrency: 2_048,
             polls_per_second: Some(10),
+            endpoints_per_account: 50,
         }
     }
 }
+
+/// Makes one attempt of a delivery that is in hand.
+pub type Courier = Arc<dyn Fn(ClaimedDelivery) -> BoxFuture<'static, Attempted> + Send + Sync>;
 
 /// The parts an [`App`] is made of.
 pub struct Parts {
@@ -98,6 +105,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Where callbacks may go.
     pub policy: UrlPolicy,
+    /// Sends what is to be sent while someone waits for the outcome.
+    pub courier: Courier,
     /// Limits and doors.
     pub options: Options,
     /// Cancelled when the service begins to stop; deliberate waits end with it.

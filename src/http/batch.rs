@@ -1,5 +1,6 @@
 //! Submitting many jobs in one request.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -13,9 +14,10 @@ use super::app::App;
 use super::extract::{Head, JsonBody, Key, NoQuery, Query, Waiting, need::JobsWrite, sizes};
 use super::json;
 use super::problem::Problem;
-use super::submit::{REPLAYED, STATUS_PATH, check, first_of, stamp, view};
+use super::submit::{REPLAYED, STATUS_PATH, check, endpoints, first_of, stamp, view};
 use crate::store::Submitted;
-use crate::types::api::{Items, JobAccepted, Json as Raw, OrProblem, SubmitBatch, SubmitJob};
+use crate::types::EndpointId;
+use crate::types::api::{Items, JobAccepted, OrProblem, SubmitBatch, SubmitJob};
 use crate::types::job::{Idempotency, NewJob};
 use crate::types::problem::{Invalid, ProblemCode};
 
@@ -47,8 +49,10 @@ pub async fn batch(
     let whole = head.idempotency("POST /v1/jobs/batch", &body.raw);
     let mut checked = Vec::with_capacity(jobs.len());
     let until = Instant::now() + ESTIMATES_WITHIN;
-    for (i, raw) in jobs.iter().enumerate() {
-        let one = entry(&app, &key, raw, &head, until).await;
+    let wishes: Vec<_> = jobs.iter().map(|raw| json::read_object::<SubmitJob>(raw.get())).collect();
+    let endpoints = endpoints(&app, &key, wishes.iter().flatten()).await?;
+    for (i, wish) in wishes.into_iter().enumerate() {
+        let one = entry(&app, &key, wish, (&endpoints, &head), until).await;
         checked.push(one.map_err(|problem| problem.below(&format!("/jobs/{i}"))));
     }
     if let Some(whole) = whole {
@@ -115,16 +119,17 @@ fn nth_key(whole: &Idempotency, i: usize) -> Idempotency {
 async fn entry(
     app: &App,
     key: &Key<JobsWrite>,
-    raw: &Raw,
-    head: &Head,
+    wish: Result<SubmitJob, Invalid>,
+    (endpoints, head): (&BTreeMap<EndpointId, String>, &Head),
     until: Instant,
 ) -> Result<Entry, Problem> {
-    let wish: SubmitJob = json::read_object(raw.get())?;
+    let wish = wish?;
     let estimate = match Instant::now() < until {
         true => app.store.estimate(key.tenant(), &wish.kind, app.now()).await,
         false => app.store.remembered_estimate(key.tenant(), &wish.kind),
     };
-    check(app, key, wish, stamp(app, key.tenant(), estimate, head, None)).map(|job| Entry::New(Box::new(job)))
+    let stamp = stamp(app, key.tenant(), estimate, head, None);
+    check(app, key, wish, endpoints, stamp).map(|job| Entry::New(Box::new(job)))
 }
 
 async fn store_batch(

@@ -1,5 +1,7 @@
 //! Submitting jobs: one, many, or with the body as the input.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::Json;
 use axum::extract::{MatchedPath, State};
 use axum::response::{IntoResponse, Response};
@@ -13,12 +15,12 @@ use super::json;
 use super::problem::Problem;
 use super::routes::Route;
 use crate::store::Submitted;
-use crate::types::TenantId;
 use crate::types::api::{JobAccepted, Json as Raw, SubmitJob};
 use crate::types::job::{Idempotency, Job, JobState, NewJob, WorkerKind};
 use crate::types::key::LeaseToken;
 use crate::types::problem::ProblemCode;
 use crate::types::submit::{self as rules, Rules, Stamp};
+use crate::types::{EndpointId, TenantId};
 
 /// Where a job is polled unless its route names another place.
 pub const STATUS_PATH: &str = "/v1/jobs/{jobId}";
@@ -149,7 +151,8 @@ struct Order<'a> {
 async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Response, Problem> {
     let estimate = app.store.estimate(key.tenant(), &order.wish.kind, app.now()).await;
     let stamp = stamp(app, key.tenant(), estimate, &order.head, order.idempotency.clone());
-    let submitted = match check(app, key, order.wish, stamp) {
+    let endpoints = endpoints(app, key, [&order.wish]).await?;
+    let submitted = match check(app, key, order.wish, &endpoints, stamp) {
         Ok(job) => store(app, job).await?,
         // What was sound when it first came is answered as it was then, though the rules or the time have moved on.
         Err(refusal) => first(app, key, order.idempotency.as_ref()).await?.ok_or(refusal)?,
@@ -224,13 +227,30 @@ pub(super) fn stamp(
     }
 }
 
+/// The URLs of the standing endpoints that these submissions name, of those that the key may use.
+pub(super) async fn endpoints<'w>(
+    app: &App,
+    key: &Key<JobsWrite>,
+    wishes: impl IntoIterator<Item = &'w SubmitJob>,
+) -> Result<BTreeMap<EndpointId, String>, Problem> {
+    let named = wishes.into_iter().filter_map(|wish| wish.callback.as_ref()?.endpoint_id);
+    let named: BTreeSet<EndpointId> = named.collect();
+    if named.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let found = app.ask(app.store.named_endpoints(key.tenant(), named)).await?;
+    let visible = found.into_iter().filter(|e| key.in_accounts(e.settings.account.as_deref()));
+    Ok(visible.map(|e| (e.id, e.settings.url)).collect())
+}
+
 pub(super) fn check(
     app: &App,
     key: &Key<JobsWrite>,
     wish: SubmitJob,
+    endpoints: &BTreeMap<EndpointId, String>,
     stamp: Stamp,
 ) -> Result<NewJob, Problem> {
-    let job = rules::check(wish, &Rules { now: app.now(), policy: &app.policy }, stamp)?;
+    let job = rules::check(wish, &Rules { now: app.now(), policy: &app.policy, endpoints }, stamp)?;
     key.for_queue(&job.queue)?;
     Ok(job)
 }

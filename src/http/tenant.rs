@@ -43,7 +43,7 @@ pub async fn rotate(
 }
 
 /// The newest secret, and until when the one before signs too.
-fn show(secrets: &[(Secret, Option<Millis>)]) -> Result<Response, Problem> {
+pub(super) fn show(secrets: &[(Secret, Option<Millis>)]) -> Result<Response, Problem> {
     let (newest, _) = secrets.first().ok_or_else(|| Problem::new(ProblemCode::Internal))?;
     let previous_expires_at = secrets.get(1).and_then(|(_, until)| *until);
     let body = WebhookSecret { secret: newest.reveal(), previous_expires_at };

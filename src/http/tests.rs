@@ -35,6 +35,7 @@ fn app(options: Options, scopes: Scopes) -> App {
         wake: Wake::default(),
         metrics: Metrics::new(),
         policy: UrlPolicy::default(),
+        courier: std::sync::Arc::new(|_| unreachable!("nothing is sent")),
         options,
         draining: CancellationToken::new(),
     });

@@ -65,6 +65,7 @@ pub(super) async fn change(
     now: Millis,
 ) -> Result<Vec<Result<Changed>>> {
     let mut jobs = load(tx, changes, now).await?;
+    out.know_jobs(tx, jobs.values().map(|work| &work.held.job)).await?;
     let mut answers = Vec::with_capacity(changes.len());
     for change in changes {
         let answer = match jobs.get_mut(&change.id) {
@@ -322,7 +323,7 @@ fn started_row(held: &Held, out: &mut Outbox<'_>) -> Result<()> {
     let (Some(sequence), Some(at), false) = (held.job.started_sequence, held.job.started_at, told) else {
         return Ok(());
     };
-    out.job_event(&as_started(&held.job, sequence, at), JobEvent::Started, at, None).map(drop)
+    out.history(&as_started(&held.job, sequence, at), JobEvent::Started, at)
 }
 
 /// The job as it stood when its attempt began.

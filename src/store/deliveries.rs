@@ -6,9 +6,13 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::{Row, Value};
 use super::error::{Error, Result};
-use super::model::{ClaimedDelivery, DueDelivery};
+use super::model::{ClaimedDelivery, DueDelivery, Receiver};
+use super::parking::CANCEL;
 use super::pool::{Pool, Tx};
+use super::seconds;
+use super::sweep::KEEP_DELIVERIES;
 use crate::args;
+use crate::types::endpoint::PARKED;
 use crate::types::id::NodeId;
 use crate::types::{DeliveryId, LaneId, Millis, TenantId};
 
@@ -77,15 +81,52 @@ static LOST_ATTEMPTS: Sql = Sql::batch(
 
 static PAYLOADS: Sql = Sql::batch(
     "SELECT d.id, d.tenant_id, d.lane_id, d.event_id, d.event_kind, d.created_at, d.variant, o.body, d.url, d.sealed,
-            d.sealed_row, d.policy, d.expires_at, d.traceparent, d.job_id
+            d.sealed_row, d.policy, d.expires_at, d.traceparent, d.job_id, d.signer_id, d.endpoint_id,
+            e.url, e.sealed, e.timeout_seconds, e.schemes, e.state, e.deleted_at
      FROM {b}
      JOIN deliveries d ON d.id = b.delivery_id
-     JOIN bodies o ON o.event_id = d.event_id AND o.variant = d.variant",
+     JOIN bodies o ON o.event_id = d.event_id AND o.variant = d.variant
+     LEFT JOIN endpoints e ON e.id = d.endpoint_id",
     0,
     &[("delivery_id", Col::Uuid)],
 );
 
+// As it was before the claim, but out of sight.
+static PARK: Sql = Sql::batch(
+    "UPDATE delivery_queue SET phase = 'ready', due_at = b.due_at, attempt = attempt - 1, started_at = NULL, node_id = NULL
+     FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence",
+    0,
+    &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("due_at", Col::Int)],
+);
+
+static DROP_QUEUE: Sql = Sql::batch(
+    "DELETE FROM delivery_queue WHERE (delivery_id, fence) IN (SELECT b.delivery_id, b.fence FROM {b})",
+    0,
+    &[("delivery_id", Col::Uuid), ("fence", Col::Int)],
+);
+
+// A slow endpoint's lease outlasts its attempt too.
+static LENGTHEN: Sql = Sql::batch(
+    "UPDATE delivery_queue SET due_at = b.due_at
+     FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence",
+    0,
+    &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("due_at", Col::Int)],
+);
+
+/// What a claim comes to, by the endpoint that the delivery goes to.
+enum Taken {
+    /// It is sent.
+    Send(Box<ClaimedDelivery>),
+    /// Its endpoint is not enabled.
+    Park,
+    /// Its endpoint is deleted.
+    Cancel,
+}
+
 /// Takes in hand what is still as it was seen, and writes down attempts whose end nobody saw.
+///
+/// Parks what goes to an endpoint that is not enabled, and cancels what goes to one that is deleted; neither costs
+/// an attempt.
 pub(super) async fn claim(
     tx: &mut Tx,
     due: &[DueDelivery],
@@ -102,19 +143,56 @@ pub(super) async fn claim(
     let lost = lost.filter_map(|d| Some(args![d.id, d.attempt, d.lost_at?])).collect();
     tx.batch(&LOST_ATTEMPTS, vec![], lost).await?;
     let ids = got.keys().map(|id| args![*id]).collect();
-    let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
-    payloads.iter().map(|p| claimed(p, &got, until, now)).collect()
+    let (mut send, mut park, mut cancel) = (Vec::new(), Vec::new(), Vec::new());
+    for payload in tx.batch(&PAYLOADS, vec![], ids).await? {
+        let id: DeliveryId = payload.id(0)?;
+        let q = got.get(&id).ok_or_else(|| Error::Bug("a payload nobody asked for".to_owned()))?;
+        match taken(&payload, q, until, now)? {
+            Taken::Send(claimed) => send.push(*claimed),
+            Taken::Park => park.push(id),
+            Taken::Cancel => cancel.push(args![id, q.int(1)?, q.int(2)? - 1]),
+        }
+    }
+    let parked = seen.iter().filter(|d| park.contains(&d.id));
+    let parked = parked.map(|d| args![d.id, d.fence + 1, d.due_at.0 + PARKED]).collect();
+    tx.batch(&PARK, vec![], parked).await?;
+    let gone = cancel.iter().map(|row: &Vec<Value>| row[..2].to_vec()).collect();
+    tx.batch(&DROP_QUEUE, vec![], gone).await?;
+    tx.batch(&CANCEL, args![now, now.plus(KEEP_DELIVERIES)], cancel).await?;
+    let longer = send.iter().filter(|d| d.lease_until > until);
+    let longer = longer.map(|d| args![d.id, d.fence, d.lease_until]).collect();
+    tx.batch(&LENGTHEN, vec![], longer).await?;
+    Ok(send)
 }
 
-fn claimed(p: &Row, got: &HashMap<DeliveryId, Row>, until: Millis, now: Millis) -> Result<ClaimedDelivery> {
-    let id: DeliveryId = p.id(0)?;
-    let q = got.get(&id).ok_or_else(|| Error::Bug("a payload nobody asked for".to_owned()))?;
+fn taken(p: &Row, q: &Row, until: Millis, now: Millis) -> Result<Taken> {
+    let claimed = claimed(p, q, until, now)?;
+    let Some(id) = p.id_opt(16)? else { return Ok(Taken::Send(Box::new(claimed))) };
+    match p.text_opt(21)?.filter(|_| p.int_opt(22).is_ok_and(|deleted| deleted.is_none())) {
+        None => Ok(Taken::Cancel),
+        Some(state) if state != "enabled" => Ok(Taken::Park),
+        Some(_) => {
+            let schemes = p.text(20)?;
+            let receiver = Receiver {
+                id,
+                sealed: p.bytes_opt(18)?,
+                timeout: seconds(p.count(19)?),
+                schemes: serde_json::from_str(&schemes).map_err(|e| Error::Bug(e.to_string()))?,
+            };
+            let lease_until = until.plus(receiver.longer());
+            let endpoint = Some(receiver);
+            Ok(Taken::Send(Box::new(ClaimedDelivery { url: p.text(17)?, lease_until, endpoint, ..claimed })))
+        }
+    }
+}
+
+fn claimed(p: &Row, q: &Row, until: Millis, now: Millis) -> Result<ClaimedDelivery> {
     let sealed = match (p.bytes_opt(9)?, p.uuid_opt(10)?) {
         (Some(bytes), Some(row)) => Some((bytes, row)),
         _ => None,
     };
     Ok(ClaimedDelivery {
-        id,
+        id: p.id(0)?,
         tenant: p.id(1)?,
         lane: p.id(2)?,
         fence: q.int(1)?,
@@ -134,6 +212,8 @@ fn claimed(p: &Row, got: &HashMap<DeliveryId, Row>, until: Millis, now: Millis) 
         expires_at: p.time_opt(12)?,
         traceparent: p.text_opt(13)?,
         job_id: p.id_opt(14)?,
+        signer: p.id_opt(15)?,
+        endpoint: None,
     })
 }
 

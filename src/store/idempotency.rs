@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use uuid::Uuid;
+
 use super::Store;
 use super::batch::{Col, Sql};
 use super::db::{Row, Value};
@@ -60,7 +62,7 @@ const FIRST_REQUEST: &str = concat!(
     " WHERE i.tenant_id = $1 AND i.route = $2 AND i.key = $3 AND (i.expires_at > $4 OR q.job_id IS NOT NULL)"
 );
 /// Where the fingerprint stands behind [`job_columns!`].
-const FINGERPRINT: usize = 58;
+const FINGERPRINT: usize = 59;
 
 impl Store {
     /// What the first request with that key made; `KeyReused` if it was another request.
@@ -136,6 +138,27 @@ pub(super) async fn claim_keys(
         }
     }
     Ok(earlier)
+}
+
+/// The same for one request that makes something else than a job: what the first request with that key made, if it
+/// was the same request and not this one.
+pub(super) async fn claim_one(
+    tx: &mut Tx,
+    tenant: TenantId,
+    key: &Idempotency,
+    makes: Uuid,
+    now: Millis,
+) -> Result<Option<Uuid>> {
+    let row = || vec![args![tenant, key.route.as_str(), key.key.as_str(), key.fingerprint.to_vec(), makes]];
+    let in_flight = |e| if matches!(e, Error::Locked(_)) { Error::KeyInFlight } else { e };
+    tx.batch(&DROP_DEAD_KEYS, args![now], row()).await.map_err(in_flight)?;
+    tx.batch(&INSERT_KEYS, args![now.plus(KEY_LIFE)], row()).await.map_err(in_flight)?;
+    let stored = tx.batch(&FIRST_REQUESTS, vec![], row()).await?;
+    let first = stored.first().ok_or(Error::KeyInFlight)?;
+    if first.bytes(2)? != key.fingerprint {
+        return Err(Error::KeyReused);
+    }
+    Ok(Some(first.uuid(1)?).filter(|made| *made != makes))
 }
 
 fn key_row(job: &NewJob, i: &Idempotency) -> Vec<Value> {

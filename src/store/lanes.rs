@@ -28,8 +28,8 @@ static FORGET_OTHERS: Sql = Sql::plain("DELETE FROM nodes WHERE id <> $1");
 
 // Owned by this node afterwards: lanes that were free, ownerless, or whose owner is dead.
 static OWN: Sql = Sql::batch(
-    "INSERT INTO lanes (id, tenant_id, origin, owner_id, concurrency, failures, opened, used_at)
-     SELECT b.id, b.tenant_id, b.origin, $1, 10, 0, 0, $2
+    "INSERT INTO lanes (id, tenant_id, endpoint_id, origin, owner_id, concurrency, failures, opened, used_at)
+     SELECT b.id, b.tenant_id, b.endpoint_id, b.origin, $1, 10, 0, 0, $2
      FROM {b}
      WHERE true  -- in one order, so that two nodes cannot deadlock
      ORDER BY b.id
@@ -38,11 +38,11 @@ static OWN: Sql = Sql::batch(
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
      RETURNING id, concurrency, failures, opened, held_until, held_reason",
     2,
-    &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("origin", Col::Text)],
+    &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("endpoint_id", Col::Uuid), ("origin", Col::Text)],
 );
 
 static ORIGINS: Sql = Sql::batch(
-    "SELECT d.lane_id, d.tenant_id, d.url FROM {b} JOIN deliveries d ON d.id = b.delivery_id",
+    "SELECT d.lane_id, d.tenant_id, d.url, d.endpoint_id FROM {b} JOIN deliveries d ON d.id = b.delivery_id",
     0,
     &[("delivery_id", Col::Uuid)],
 );
@@ -69,6 +69,7 @@ const LIST: &str = "
            -- counted up to a bound: a lane may owe a million
            (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q WHERE q.lane_id = l.id LIMIT 10001) AS c),
            (SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'ready'
+              AND q.due_at < 4503599627370496  -- beyond it: parked
             ORDER BY q.due_at LIMIT 1),
            (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
                                   WHERE q.lane_id = l.id AND q.phase = 'leased' AND q.due_at > $2 LIMIT 10001) AS c)
@@ -128,9 +129,11 @@ impl Store {
         // Each lane once, or the upsert is refused.
         let mut lanes = std::collections::BTreeMap::new();
         for row in &urls {
-            let url = url::Url::parse(&row.text(2)?).ok();
+            let endpoint = row.uuid_opt(3)?;
+            // An endpoint may move to another origin; its lane goes with it.
+            let url = url::Url::parse(&row.text(2)?).ok().filter(|_| endpoint.is_none());
             let origin = url.map(|u| u.origin().ascii_serialization());
-            lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, origin]);
+            lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, endpoint, origin]);
         }
         let owned = tx.batch(&OWN, args![node, now], lanes.into_values().collect()).await?;
         tx.commit().await?;
@@ -198,7 +201,7 @@ fn by_oldest(mut f: Filter, page: PageOf<id::Lane>) -> (&'static str, Vec<Value>
     let oldest = |lane: &str| {
         format!(
             "COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = {lane} AND q.phase = 'ready'
-                       ORDER BY q.due_at LIMIT 1), {})",
+                         AND q.due_at < 4503599627370496 ORDER BY q.due_at LIMIT 1), {})",
             i64::MAX
         )
     };

@@ -39,6 +39,8 @@ macro_rules! claim {
              UPDATE job_queue
              SET phase = 'leased', fence = fence + 1, token = $7, attempt = attempt + 1, attempts_left = attempts_left - 1,
                  due_at = $8, lease_seconds = $9, worker_id = $10,
+                 -- an endpoint asks for the beginning: that its row is written must be known later on
+                 wants = wants | $11,
                  lost_at = CASE WHEN phase = 'leased' THEN started_at END,
                  lost_sequence = CASE WHEN phase = 'leased' THEN started_sequence END,
                  sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
@@ -52,7 +54,7 @@ macro_rules! claim {
     };
 }
 static CLAIM: Sql = Sql::plain(claim!(""));
-static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $11"));
+static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $12"));
 
 static PAYLOADS: Sql = Sql::batch(
     "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent FROM {b} JOIN jobs j ON j.id = b.job_id",
@@ -134,6 +136,8 @@ pub(super) async fn lease(
     now: Millis,
 ) -> Result<Vec<LeasedJob>> {
     let most = limits::room(tx, held, want, now).await? as usize;
+    out.know(tx, [(want.tenant, String::new())]).await?;
+    let wanted = out.wanted(want.tenant) & JobEvent::Started.bit();
     let seed: [u8; 16] = inner.dice.bytes();
     let until = now.plus(seconds(want.lease_seconds));
     let mut rows: Vec<Row> = Vec::new();
@@ -142,11 +146,11 @@ pub(super) async fn lease(
         let left = most.saturating_sub(rows.len());
         // Its share, so that a busy type does not keep the next one waiting for ever; what one leaves the next may have.
         let share = left.div_ceil(kinds.len() - i);
-        rows.extend(claim(inner, tx, want, kind.as_deref(), share, &seed, now).await?);
+        rows.extend(claim(inner, tx, want, kind.as_deref(), share, (&seed, wanted), now).await?);
     }
     for kind in kinds.iter().filter(|_| kinds.len() > 1) {
         let left = most.saturating_sub(rows.len());
-        rows.extend(claim(inner, tx, want, kind.as_deref(), left, &seed, now).await?);
+        rows.extend(claim(inner, tx, want, kind.as_deref(), left, (&seed, wanted), now).await?);
     }
     tell(tx, out, &rows, now).await?;
     jobs(tx, rows, seed, until, now).await
@@ -179,7 +183,7 @@ async fn claim(
     want: &LeaseRequest,
     kind: Option<&str>,
     most: usize,
-    seed: &[u8; 16],
+    (seed, wanted): (&[u8; 16], i64),
     now: Millis,
 ) -> Result<Vec<Row>> {
     let key = (want.tenant, want.queue.clone(), kind.map(str::to_owned));
@@ -203,6 +207,7 @@ async fn claim(
             now.plus(seconds(want.lease_seconds)),
             want.renew_seconds.unwrap_or(want.lease_seconds),
             want.worker_id.clone(),
+            wanted,
         ];
         args.extend(kind.map(Value::from));
         let sql = if kind.is_some() { &CLAIM_KIND } else { &CLAIM };
@@ -248,11 +253,13 @@ async fn tell(tx: &mut Tx, out: &mut Outbox<'_>, rows: &[Row], now: Millis) -> R
             ids.push(args![id]);
         }
     }
-    for row in tx.batch(&READ_JOBS, vec![], ids).await? {
-        let held = held(&row, now)?;
+    let rows = tx.batch(&READ_JOBS, vec![], ids).await?;
+    let jobs = rows.iter().map(|row| held(row, now)).collect::<Result<Vec<_>>>()?;
+    out.know_jobs(tx, jobs.iter().map(|held| &held.job)).await?;
+    for held in jobs {
         let told = held.wants & JobEvent::Started.bit() != 0;
         if let Some((at, sequence)) = lost.get(&held.job.id) {
-            retrying(out, &held.job, *at, *sequence, told, now)?;
+            retrying(out, &held.job, *at, *sequence, now)?;
         }
         if told {
             out.job_event(&held.job, JobEvent::Started, now, None)?;
@@ -262,19 +269,10 @@ async fn tell(tx: &mut Tx, out: &mut Outbox<'_>, rows: &[Row], now: Millis) -> R
 }
 
 /// The holder before was lost: its beginning and its end come before the new beginning.
-fn retrying(
-    out: &mut Outbox<'_>,
-    job: &Job,
-    at: Millis,
-    sequence: i64,
-    told: bool,
-    now: Millis,
-) -> Result<()> {
+fn retrying(out: &mut Outbox<'_>, job: &Job, at: Millis, sequence: i64, now: Millis) -> Result<()> {
     let mut before = super::change::as_started(job, sequence, at);
     before.attempt = job.attempt.saturating_sub(1);
-    if !told {
-        out.job_event(&before, JobEvent::Started, at, None)?;
-    }
+    out.history(&before, JobEvent::Started, at)?;
     before.state = JobState::Retrying;
     before.sequence = job.sequence - 1;
     before.error_info = Some(api::ErrorInfo {

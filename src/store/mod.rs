@@ -20,6 +20,7 @@ pub mod db;
 mod dead_letters;
 mod deliveries;
 mod emit;
+mod endpoints;
 mod error;
 mod idempotency;
 mod invariants;
@@ -31,7 +32,9 @@ mod lease;
 mod limits;
 mod migrate;
 pub mod model;
+mod parking;
 pub mod pool;
+mod probe;
 mod push;
 mod queues;
 mod record;
@@ -40,6 +43,7 @@ mod rows;
 pub mod seal;
 mod secrets;
 mod submit;
+mod subscribers;
 mod sweep;
 mod verbs;
 mod watch;
@@ -47,6 +51,8 @@ mod watch;
 pub use error::{Error, Result};
 pub use invariants::{Finding, check};
 pub use model::*;
+pub use probe::{TEST, VERIFY};
+pub use secrets::LiveSecret;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -78,6 +84,7 @@ struct Inner {
     limits: limits::Limits,
     learned: learn::Learned,
     secrets: secrets::Cache,
+    subscribers: subscribers::Subscribers,
     desk: OnceLock<Arc<dyn HandOver>>,
     metrics: Metrics,
 }
@@ -156,6 +163,7 @@ impl Store {
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
+            subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
             metrics: options.metrics,
         }));
@@ -184,6 +192,7 @@ impl Store {
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
+            subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
             metrics: Metrics::new(),
         }))

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::types::job::{Change, Job};
 use crate::types::key::{LeaseToken, Scopes};
-use crate::types::{DeliveryId, EventId, JobId, KeyId, LaneId, Millis, RedriveId, TenantId, api};
+use crate::types::{DeliveryId, EndpointId, EventId, JobId, KeyId, LaneId, Millis, RedriveId, TenantId, api};
 
 /// A page of a list: at most `limit` rows after the row named by `after`.
 #[derive(Clone, Copy)]
@@ -254,6 +254,54 @@ pub struct ClaimedDelivery {
     pub traceparent: Option<String>,
     /// The job it speaks of.
     pub job_id: Option<JobId>,
+    /// The endpoint whose secrets sign where the delivery brings none.
+    pub signer: Option<EndpointId>,
+    /// The standing endpoint it goes to, as it is now.
+    pub endpoint: Option<Receiver>,
+}
+
+/// What a delivery needs to know of the endpoint it goes to.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// Names it.
+    pub id: EndpointId,
+    /// Its headers, sealed.
+    pub sealed: Option<Vec<u8>>,
+    /// How long one attempt may take.
+    pub timeout: std::time::Duration,
+    /// The signatures it wants.
+    pub schemes: Vec<crate::types::endpoint::Scheme>,
+}
+
+impl std::fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Receiver")
+            .field("id", &self.id)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An endpoint that was checked and is ready to be stored.
+#[derive(Debug, Clone)]
+pub struct NewEndpoint {
+    /// From the key.
+    pub tenant: TenantId,
+    /// What its owner sets.
+    pub settings: crate::types::endpoint::Settings,
+    /// Recognises a repeated request.
+    pub idempotency: Option<crate::types::job::Idempotency>,
+}
+
+/// Which endpoints a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct EndpointFilter {
+    /// Of this account.
+    pub account: Option<String>,
+    /// In this state.
+    pub state: Option<crate::types::endpoint::EndpointState>,
+    /// Only of these accounts (the key is narrowed).
+    pub only_accounts: Option<Vec<String>>,
 }
 
 /// A delivery that is due.
@@ -298,6 +346,8 @@ pub struct Attempted {
     pub verdict: crate::types::delivery::Verdict,
     /// Whether the policy counts it.
     pub counts: bool,
+    /// The endpoint it went to, and the URL that it had.
+    pub endpoint: Option<(EndpointId, String)>,
 }
 
 /// A redrive that is running.
@@ -315,7 +365,7 @@ pub struct DeliveryFilter {
     /// Of this job.
     pub job_id: Option<JobId>,
     /// To this endpoint.
-    pub endpoint_id: Option<crate::types::EndpointId>,
+    pub endpoint_id: Option<EndpointId>,
     /// Of this account.
     pub account: Option<String>,
     /// To this host.

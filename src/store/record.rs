@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::batch::{Col, Sql};
 use super::db::Value;
-use super::emit::{DeadNotice, NewDelivery, Outbox};
+use super::emit::{DeadNotice, NewDelivery, Outbox, To};
 use super::error::{Error, Result};
 use super::model::Attempted;
 use super::pool::Tx;
@@ -46,7 +46,9 @@ static UPDATE_DELIVERIES: Sql = Sql::batch(
     "UPDATE deliveries
      SET state = b.state, version = version + CASE WHEN b.state = 'owed' THEN 0 ELSE 1 END, fence = b.fence,
          attempt = b.attempt, last_status = COALESCE(b.last_status, deliveries.last_status), first_error = COALESCE(first_error, b.error),
-         last_error = COALESCE(b.error, last_error), ended_at = b.ended_at, remove_at = b.remove_at
+         last_error = COALESCE(b.error, last_error), ended_at = b.ended_at, remove_at = b.remove_at,
+         -- an endpoint's may have changed since
+         url = COALESCE(b.url, deliveries.url), host = COALESCE(b.host, deliveries.host)
      FROM {b} WHERE deliveries.id = b.id AND deliveries.state = 'owed'",
     0,
     &[
@@ -58,6 +60,8 @@ static UPDATE_DELIVERIES: Sql = Sql::batch(
         ("error", Col::Text),
         ("ended_at", Col::Int),
         ("remove_at", Col::Int),
+        ("url", Col::Text),
+        ("host", Col::Text),
     ],
 );
 
@@ -94,7 +98,7 @@ static LAY_DOWN: Sql = Sql::batch(
 
 static FAILURE_URLS: Sql = Sql::batch(
     "SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.url, d.failure_url, d.sealed, d.sealed_row, d.attempt,
-            d.last_error, d.traceparent, b.reason
+            d.last_error, d.traceparent, b.reason, d.signer_id
      FROM {b} JOIN deliveries d ON d.id = b.delivery_id WHERE d.failure_url IS NOT NULL",
     0,
     &[("delivery_id", Col::Uuid), ("reason", Col::Text)],
@@ -201,7 +205,9 @@ fn delivery_row(ours: &Ours<'_>, now: Millis) -> Vec<Value> {
         Verdict::Dead(_) => ("dead", Some(now), KEEP_LETTERS),
     };
     let remove = ended.map(|at| at.plus(kept));
-    args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended, remove]
+    let url = a.endpoint.as_ref().map(|(_, url)| url.clone());
+    let host = url.as_deref().and_then(|url| super::lanes::origin_of(url).ok()).map(|(_, host)| host);
+    args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended, remove, url, host]
 }
 
 fn attempt_row(ours: &Ours<'_>, exchange: &Exchange) -> Vec<Value> {
@@ -264,12 +270,15 @@ async fn tell_failure_urls(
             variant: "standard",
             body: "",
             job_id: notice.job_id,
-            url: &url,
+            to: To::Url(&url),
+            // The callback's own secret, or its endpoint's.
+            signer: row.id_opt(12)?,
             sealed: sealed.as_deref().zip(sealed_row),
             policy: RetryPolicy::default(),
             failure_url: None,
             traceparent: trace.as_deref(),
             expires_at: None,
+            born: None,
         };
         out.notice("delivery.dead", &notice, new)?;
     }

@@ -18,14 +18,15 @@ macro_rules! job_columns {
          q.phase, q.fence, q.token, q.attempt, q.sequence, q.version, q.started_at, q.started_sequence, q.due_at, \
          q.lease_seconds, q.progress, q.message, q.cancel_at, q.cancel_reason, q.error, q.error_code, \
          q.attempts_left, q.wants, q.progress_at, \
-         d.state, d.version, d.id, l.held_until, j.remove_at"
+         d.state, d.version, d.id, l.held_until, j.remove_at, ep.state"
     };
 }
 
 /// What a callback's state is read from.
 macro_rules! callback_source {
     () => {
-        "LEFT JOIN deliveries d ON d.id = j.delivery_id LEFT JOIN lanes l ON l.id = d.lane_id AND d.state = 'owed'"
+        "LEFT JOIN deliveries d ON d.id = j.delivery_id LEFT JOIN lanes l ON l.id = d.lane_id AND d.state = 'owed' \
+         LEFT JOIN endpoints ep ON ep.id = d.endpoint_id AND d.state = 'owed'"
     };
 }
 
@@ -188,7 +189,8 @@ fn callback_state(row: &Row, job: &Job, now: Millis) -> Result<CallbackState> {
     let Some(state) = delivery else {
         return Ok(if job.state.ended() { CallbackState::None } else { callback_awaited(job) });
     };
-    let held = row.time_opt(56)?.is_some_and(|until| until > now);
+    let parked = row.text_opt(58)?.is_some_and(|endpoint| endpoint != "enabled");
+    let held = parked || row.time_opt(56)?.is_some_and(|until| until > now);
     Ok(CallbackState::of(match state.as_str() {
         "delivered" => DeliveryState::Delivered,
         "dead" => DeliveryState::Dead,

@@ -1,8 +1,10 @@
-//! The tenant's default webhook secret: made on first use, sealed, rotated with overlap.
+//! Signing secrets: the tenant's default one, made on first use, and those of endpoints. Sealed, rotated with overlap.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+
+use uuid::Uuid;
 
 use super::Store;
 use super::batch::Sql;
@@ -12,14 +14,14 @@ use super::pool::Tx;
 use super::seal::Aad;
 use crate::args;
 use crate::types::signature::Secret;
-use crate::types::{Millis, TenantId};
+use crate::types::{EndpointId, Millis, TenantId};
 
 const COLUMN: &str = "secrets.sealed";
 /// Live secrets of one owner, the newest first.
 const MOST: usize = 3;
 /// Another node's rotation is seen after this long; its overlap bridges it.
 const CACHE_FOR: Duration = Duration::from_secs(5);
-/// Tenants remembered; forgetting one costs a read.
+/// Owners remembered; forgetting one costs a read.
 const REMEMBERED: usize = 10_000;
 
 macro_rules! live {
@@ -32,12 +34,15 @@ macro_rules! live {
 const LIVE: &str = live!();
 static LIVE_NOW: Sql = Sql::plain(live!());
 // The tenant's row is the lock: two first uses must not make two secrets.
-static LOCK_TENANT: Sql = Sql::plain("SELECT q.id FROM tenants q WHERE q.id = $1 {wait}");
+pub(super) static LOCK_TENANT: Sql = Sql::plain("SELECT q.id FROM tenants q WHERE q.id = $1 {wait}");
+static LOCK_ENDPOINT: Sql = Sql::plain(
+    "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND q.deleted_at IS NULL {wait}",
+);
 static RETIRE: Sql = Sql::plain(
     "UPDATE secrets SET expires_at = $2 WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
 );
 static PUT: Sql = Sql::plain(
-    "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at) VALUES ($1, $2, $2, $3, $4, NULL)",
+    "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, NULL)",
 );
 
 /// A secret and until when it signs; None = until it is rotated.
@@ -45,44 +50,62 @@ pub type LiveSecret = (Secret, Option<Millis>);
 
 /// What was read lately.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<HashMap<TenantId, (Millis, Vec<LiveSecret>)>>);
+pub(super) struct Cache(Mutex<HashMap<Uuid, (Millis, Vec<LiveSecret>)>>);
 
 impl Cache {
-    fn get(&self, tenant: TenantId, now: Millis) -> Option<Vec<LiveSecret>> {
+    fn get(&self, owner: Uuid, now: Millis) -> Option<Vec<LiveSecret>> {
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, secrets) = cache.get(&tenant)?;
+        let (at, secrets) = cache.get(&owner)?;
         let fresh = now >= *at && now.since(*at) < CACHE_FOR;
         let live = |(_, until): &&LiveSecret| until.is_none_or(|u| u > now);
         fresh.then(|| secrets.iter().filter(live).cloned().collect())
     }
 
-    fn put(&self, tenant: TenantId, secrets: &[LiveSecret], now: Millis) {
+    fn put(&self, owner: Uuid, secrets: &[LiveSecret], now: Millis) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= REMEMBERED {
             cache.clear();
         }
-        cache.insert(tenant, (now, secrets.to_vec()));
+        cache.insert(owner, (now, secrets.to_vec()));
     }
 }
 
 impl Store {
     /// The tenant's live default secrets, newest first: they sign in this order.
     pub async fn default_secrets(&self, tenant: TenantId, now: Millis) -> Result<Vec<LiveSecret>> {
-        if let Some(secrets) = self.0.secrets.get(tenant, now) {
-            return Ok(secrets);
-        }
-        let mut secrets = self.open_all(tenant, &self.read(LIVE, args![tenant, now]).await?)?;
+        let mut secrets = self.secrets_of(tenant, tenant.uuid(), now).await?;
         if secrets.is_empty() {
             let mut tx = self.0.writers.begin().await?;
             tx.all(&LOCK_TENANT, args![tenant]).await?;
             secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![tenant, now]).await?)?;
             if secrets.is_empty() {
-                self.add(&mut tx, tenant, now).await?;
+                self.add_secret(&mut tx, tenant, tenant.uuid(), now).await?;
                 secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![tenant, now]).await?)?;
             }
             tx.commit().await?;
+            self.0.secrets.put(tenant.uuid(), &secrets, now);
         }
-        self.0.secrets.put(tenant, &secrets, now);
+        Ok(secrets)
+    }
+
+    /// An endpoint's live secrets, newest first; none once it is deleted.
+    pub async fn endpoint_secrets(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        now: Millis,
+    ) -> Result<Vec<LiveSecret>> {
+        self.secrets_of(tenant, id.uuid(), now).await
+    }
+
+    async fn secrets_of(&self, tenant: TenantId, owner: Uuid, now: Millis) -> Result<Vec<LiveSecret>> {
+        if let Some(secrets) = self.0.secrets.get(owner, now) {
+            return Ok(secrets);
+        }
+        let secrets = self.open_all(tenant, &self.read(LIVE, args![owner, now]).await?)?;
+        if !secrets.is_empty() {
+            self.0.secrets.put(owner, &secrets, now);
+        }
         Ok(secrets)
     }
 
@@ -95,20 +118,53 @@ impl Store {
     ) -> Result<Vec<LiveSecret>> {
         let mut tx = self.0.writers.begin().await?;
         tx.all(&LOCK_TENANT, args![tenant]).await?;
-        tx.run(&RETIRE, args![tenant, now.plus(overlap)]).await?;
-        self.add(&mut tx, tenant, now).await?;
-        let secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![tenant, now]).await?)?;
+        self.rotate(tx, tenant, tenant.uuid(), overlap, now).await
+    }
+
+    /// The same for an endpoint.
+    pub async fn rotate_endpoint_secret(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        overlap: Duration,
+        now: Millis,
+    ) -> Result<Vec<LiveSecret>> {
+        let mut tx = self.0.writers.begin().await?;
+        if tx.all(&LOCK_ENDPOINT, args![id, tenant]).await?.is_empty() {
+            tx.rollback().await?;
+            return Err(Error::NotFound);
+        }
+        self.rotate(tx, tenant, id.uuid(), overlap, now).await
+    }
+
+    async fn rotate(
+        &self,
+        mut tx: Tx,
+        tenant: TenantId,
+        owner: Uuid,
+        overlap: Duration,
+        now: Millis,
+    ) -> Result<Vec<LiveSecret>> {
+        tx.run(&RETIRE, args![owner, now.plus(overlap)]).await?;
+        self.add_secret(&mut tx, tenant, owner, now).await?;
+        let secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![owner, now]).await?)?;
         tx.commit().await?;
-        self.0.secrets.put(tenant, &secrets, now);
+        self.0.secrets.put(owner, &secrets, now);
         Ok(secrets)
     }
 
-    async fn add(&self, tx: &mut Tx, tenant: TenantId, now: Millis) -> Result<()> {
+    pub(super) async fn add_secret(
+        &self,
+        tx: &mut Tx,
+        tenant: TenantId,
+        owner: Uuid,
+        now: Millis,
+    ) -> Result<()> {
         let id = self.0.dice.id::<()>(now).uuid();
         let secret = Secret::from_bytes(&self.0.dice.bytes::<32>()).map_err(|e| Error::Bug(e.to_string()))?;
         let aad = Aad { tenant: tenant.uuid(), row: id, column: COLUMN };
         let sealed = self.0.ring.seal(self.0.dice.bytes(), &aad, secret.bytes());
-        tx.run(&PUT, args![id, tenant, sealed, now]).await.map(drop)
+        tx.run(&PUT, args![id, tenant, owner, sealed, now]).await.map(drop)
     }
 
     fn open_all(&self, tenant: TenantId, rows: &[Row]) -> Result<Vec<LiveSecret>> {

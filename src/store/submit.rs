@@ -151,16 +151,22 @@ async fn insert(
         made.insert(row.id(0)?);
     }
     let made: Vec<&NewJob> = jobs.iter().copied().filter(|j| made.contains(&j.id)).collect();
-    tx.batch(&INSERT_QUEUE, vec![], made.iter().map(|j| queue_row(j, now)).collect()).await?;
+    out.know(tx, made.iter().map(|j| (j.tenant, String::new()))).await?;
+    out.know_named(tx, made.iter().filter_map(|j| j.callback.as_ref()?.endpoint_id)).await?;
+    let wants = |j: &NewJob| out.wanted(j.tenant) | j.callback.as_ref().map_or(0, |c| c.wants);
+    tx.batch(&INSERT_QUEUE, vec![], made.iter().map(|j| queue_row(j, wants(j), now)).collect()).await?;
     for new in made {
-        announce(inner, out, new, now)?;
+        let wants = out.wanted(new.tenant) | new.callback.as_ref().map_or(0, |c| c.wants);
+        announce(inner, out, new, wants, now)?;
     }
     Ok(())
 }
 
 // `job.queued` and `job.started` are rows only where a receiver asked for them.
-fn announce(inner: &Inner, out: &mut Outbox<'_>, new: &NewJob, now: Millis) -> Result<()> {
-    let wants = new.callback.as_ref().map_or(0, |c| c.wants);
+fn announce(inner: &Inner, out: &mut Outbox<'_>, new: &NewJob, wants: i64, now: Millis) -> Result<()> {
+    if wants & (JobEvent::Queued.bit() | JobEvent::Started.bit()) == 0 {
+        return Ok(());
+    }
     let mut job = accepted(new, now).job;
     job.sealed = seal(inner, new)?;
     if wants & JobEvent::Queued.bit() != 0 {
@@ -209,7 +215,7 @@ fn document_row(inner: &Inner, j: &NewJob) -> Result<Vec<Value>> {
     ])
 }
 
-fn queue_row(j: &NewJob, now: Millis) -> Vec<Value> {
+fn queue_row(j: &NewJob, wants: i64, now: Millis) -> Vec<Value> {
     let external = j.worker == WorkerKind::External;
     let (phase, fence, attempt, left, sequence) = if external {
         ("leased", 1i64, 1i64, 0, 2i64)
@@ -221,7 +227,6 @@ fn queue_row(j: &NewJob, now: Millis) -> Vec<Value> {
     let seed = j.lease.as_ref().map(|l| l.random.to_vec());
     // An external job may run as long as its lease is renewed.
     let timeout_ms = if external { i64::MAX / 4 } else { i64::from(j.timeout_seconds) * 1000 };
-    let wants = j.callback.as_ref().map_or(0, |c| c.wants);
     args![
         j.id,
         j.tenant,

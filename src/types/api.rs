@@ -5,6 +5,7 @@
 
 mod admin;
 mod deliveries;
+mod endpoints;
 mod jobs;
 mod queues;
 mod streams;
@@ -13,6 +14,7 @@ mod work;
 
 pub use admin::*;
 pub use deliveries::*;
+pub use endpoints::*;
 pub use jobs::*;
 pub use queues::*;
 pub use streams::*;
@@ -73,6 +75,20 @@ where
     T: Default + Deserialize<'de>,
 {
     object(d).map(Option::unwrap_or_default)
+}
+
+/// Tells `null` from a member that is not there.
+fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(d: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
+/// The same for an object.
+fn given_object<'de, D, T>(d: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    object(d).map(Some)
 }
 
 struct Object<T>(T);

@@ -10,20 +10,25 @@ use serde::{Deserialize, Serialize};
 
 use super::api::{self, Urls};
 use super::key::LeaseToken;
-use super::{JobId, Millis, TenantId};
+use super::{EndpointId, JobId, Millis, TenantId};
 
 /// A callback as checked and stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Callback {
-    /// The checked URL.
+    /// The checked URL; where it is a standing endpoint's, that at the submission.
     pub url: String,
+    /// The standing endpoint, which is asked anew at each event and each attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint_id: Option<EndpointId>,
     /// Bits of [`JobEvent::bit`].
     pub wants: i64,
-    /// Full or thin.
-    pub payload: api::Payload,
-    /// Standard or CloudEvents.
-    pub format: api::Format,
+    /// Full or thin; as the endpoint has it when None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<api::Payload>,
+    /// Standard or CloudEvents; as the endpoint has it when None.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<api::Format>,
     /// Comes back in `data`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<api::Json>,
@@ -204,6 +209,13 @@ impl Job {
     /// The callback, if there is one. The error says that the stored text cannot be read.
     pub fn callback(&self) -> Result<Option<Callback>, serde_json::Error> {
         self.callback.as_deref().map(serde_json::from_str).transpose()
+    }
+
+    /// The standing endpoint that the callback names, if it names one.
+    pub fn callback_endpoint(&self) -> Option<EndpointId> {
+        // Most callbacks name none: these need not be read for it.
+        let named = self.callback.as_deref().filter(|text| text.contains("\"endpointId\""))?;
+        serde_json::from_str::<Callback>(named).ok()?.endpoint_id
     }
 
     /// When the current attempt must be done: the deadline or its time-out, the earlier one.

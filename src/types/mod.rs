@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod delivery;
+pub mod endpoint;
 pub mod id;
 pub mod job;
 pub mod key;

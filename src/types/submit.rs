@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::api::{self, SubmitJob};
@@ -12,7 +13,7 @@ use super::problem::{Invalid, ProblemCode};
 use super::retry::RetryPolicy;
 use super::signature::Secret;
 use super::target::{CallbackUrl, UrlPolicy};
-use super::{JobId, Millis, TenantId};
+use super::{EndpointId, JobId, Millis, TenantId};
 
 /// How far ahead `runAt` may lie.
 const RUN_AT_MAX: Duration = Duration::from_secs(30 * 86_400);
@@ -29,6 +30,8 @@ pub struct Rules<'a> {
     pub now: Millis,
     /// Where callbacks may go.
     pub policy: &'a UrlPolicy,
+    /// The URLs of those standing endpoints that the request names and may name.
+    pub endpoints: &'a BTreeMap<EndpointId, String>,
 }
 
 /// What the service itself adds to a checked request.
@@ -197,9 +200,10 @@ fn callback(
         (Some(raw), None) => {
             let callback = Callback {
                 url: url("/callbackUrl", &raw, rules.policy)?,
+                endpoint_id: None,
                 wants: terminal(),
-                payload: api::Payload::default(),
-                format: api::Format::default(),
+                payload: Some(api::Payload::default()),
+                format: Some(api::Format::default()),
                 context: None,
                 expires_at: None,
                 failure_url: None,
@@ -212,10 +216,7 @@ fn callback(
 }
 
 fn long_callback(long: api::Callback, rules: &Rules<'_>) -> Checked<(Callback, CallbackSecrets)> {
-    if long.endpoint_id.is_some() {
-        return refuse("/callback/endpointId", "there is no such endpoint");
-    }
-    let Some(raw) = long.url else { return refuse("/callback/url", "is required") };
+    let to = receiver(&long, rules)?;
     let retry = long.retry.unwrap_or_default();
     retry.check().map_err(|(member, rule)| Invalid::member(format!("/callback/retry/{member}"), rule))?;
     expiry(long.expires_at, rules.now)?;
@@ -224,17 +225,46 @@ fn long_callback(long: api::Callback, rules: &Rules<'_>) -> Checked<(Callback, C
     }
     let failure_url =
         long.failure_url.map(|raw| url("/callback/failureUrl", &raw, rules.policy)).transpose()?;
+    let own = long.endpoint_id.is_none();
     let callback = Callback {
-        url: url("/callback/url", &raw, rules.policy)?,
+        url: to,
+        endpoint_id: long.endpoint_id,
         wants: long.events.map_or(Ok(terminal()), |names| wants("/callback/events", &names))?,
-        payload: long.payload.unwrap_or_default(),
-        format: long.format.unwrap_or_default(),
+        // What is not given is the endpoint's.
+        payload: long.payload.or(own.then(Default::default)),
+        format: long.format.or(own.then(Default::default)),
         context: long.context,
         expires_at: long.expires_at,
         failure_url,
         retry,
     };
-    Ok((callback, CallbackSecrets { secret: secret(long.secret)?, headers: headers(long.headers)? }))
+    Ok((
+        callback,
+        CallbackSecrets {
+            secret: secret(long.secret)?,
+            headers: headers("/callback/headers", long.headers)?,
+        },
+    ))
+}
+
+/// Where a callback goes; a standing endpoint takes the place of URL, secret and policy.
+fn receiver(long: &api::Callback, rules: &Rules<'_>) -> Checked<String> {
+    let Some(id) = long.endpoint_id else {
+        let raw = long.url.as_deref();
+        return raw.map_or_else(
+            || refuse("/callback/url", "is required"),
+            |raw| url("/callback/url", raw, rules.policy),
+        );
+    };
+    let given =
+        [("url", long.url.is_some()), ("secret", long.secret.is_some()), ("retry", long.retry.is_some())];
+    if let Some((member, _)) = given.into_iter().find(|(_, given)| *given) {
+        return refuse(&format!("/callback/{member}"), "cannot be given together with endpointId");
+    }
+    match rules.endpoints.get(&id) {
+        Some(url) => Ok(url.clone()),
+        None => refuse("/callback/endpointId", "there is no such endpoint"),
+    }
 }
 
 fn expiry(at: Option<Millis>, now: Millis) -> Checked<()> {
@@ -308,14 +338,15 @@ const RESERVED: [&str; 22] = [
 ];
 const RESERVED_PREFIXES: [&str; 5] = ["proxy-", "webhook-", "x-forwarded-", "ringback-", "ce-"];
 
-fn headers(given: Option<std::collections::BTreeMap<String, String>>) -> Checked<Vec<(String, String)>> {
+/// Headers that a callback or an endpoint adds, their names in lower case; `at` is the pointer of their object.
+pub fn headers(at: &str, given: Option<BTreeMap<String, String>>) -> Checked<Vec<(String, String)>> {
     let given = given.unwrap_or_default();
     if given.len() > HEADERS_MAX {
-        return refuse("/callback/headers", format!("must have at most {HEADERS_MAX} members"));
+        return refuse(at, format!("must have at most {HEADERS_MAX} members"));
     }
     let mut out: Vec<(String, String)> = Vec::with_capacity(given.len());
     for (name, value) in given {
-        let pointer = format!("/callback/headers/{}", escape(&name));
+        let pointer = format!("{at}/{}", escape(&name));
         let lower = name.to_ascii_lowercase();
         header(&pointer, &lower, &value)?;
         if out.iter().any(|(known, _)| *known == lower) {

@@ -3,6 +3,7 @@
 mod change;
 mod check;
 mod deliveries;
+mod endpoints;
 mod engines;
 mod etag;
 mod hand_over;

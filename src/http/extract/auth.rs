@@ -136,7 +136,18 @@ pub mod need {
             impl Needs for $name { const SCOPE: Scope = Scope::$name; }
         )*};
     }
-    needs!(JobsWrite, JobsRead, Work, DeliveriesRead, DeadlettersReplay, MetricsRead, Admin, Operator);
+    needs!(
+        JobsWrite,
+        JobsRead,
+        Work,
+        EndpointsWrite,
+        EndpointsRead,
+        DeliveriesRead,
+        DeadlettersReplay,
+        MetricsRead,
+        Admin,
+        Operator
+    );
 }
 
 /// An API key that has the scope `N`.

@@ -18,6 +18,7 @@ impl Subject for id::Job {
     const MISSING: ProblemCode = ProblemCode::JobNotFound;
 }
 impl Subject for id::Delivery {}
+impl Subject for id::Endpoint {}
 impl Subject for id::Redrive {}
 impl Subject for id::Key {}
 impl Subject for id::Lane {}

@@ -1,9 +1,10 @@
 //! Queues and what is set for them.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use utoipa::ToSchema;
 
+use super::given;
 use crate::types::Millis;
 
 /// Whether a queue hands out jobs.
@@ -80,9 +81,4 @@ pub struct PauseQueue {
     /// When it goes on by itself, within 365 days; when someone resumes it if left out.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub until: Option<Millis>,
-}
-
-/// Tells `null` from a member that is not there.
-fn given<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Option<u32>>, D::Error> {
-    Option::deserialize(d).map(Some)
 }

@@ -13,7 +13,12 @@ fn submit(body: serde_json::Value) -> Checked<NewJob> {
         lease: LeaseToken { fence: 1, random: [3; 16] },
         idempotency: None,
     };
-    check(wish, &Rules { now: NOW, policy: &policy }, stamp)
+    let endpoints = BTreeMap::from([(endpoint(), "https://standing.example.com/in".to_owned())]);
+    check(wish, &Rules { now: NOW, policy: &policy, endpoints: &endpoints }, stamp)
+}
+
+fn endpoint() -> EndpointId {
+    EndpointId::mint(NOW, [4; 10])
 }
 
 #[test]
@@ -55,6 +60,30 @@ fn the_long_form_is_kept_whole() {
     assert_eq!(callback.context.unwrap().get(), r#"{"orderId":"o-1"}"#);
     assert_eq!(job.secrets.headers, [("x-env".to_owned(), "prod".to_owned())]);
     assert!(job.secrets.secret.unwrap().starts_with("whsec_"));
+}
+
+#[test]
+fn an_endpoint_takes_the_place_of_url_secret_and_policy() {
+    let with = |more: serde_json::Value| {
+        let mut callback = serde_json::json!({"endpointId": endpoint()});
+        callback.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        submit(serde_json::json!({"type": "a", "callback": callback}))
+    };
+    let callback = with(serde_json::json!({"payload": "thin"})).unwrap().callback.unwrap();
+    assert_eq!(
+        (callback.endpoint_id, callback.url.as_str()),
+        (Some(endpoint()), "https://standing.example.com/in")
+    );
+    assert_eq!((callback.payload, callback.format), (Some(api::Payload::Thin), None), "the endpoint's own");
+    let url = "https://hooks.example.com/x";
+    for (member, value) in [
+        ("url", serde_json::json!(url)),
+        ("secret", serde_json::json!("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")),
+        ("retry", serde_json::json!({})),
+    ] {
+        let refusal = with(serde_json::json!({ member: value })).err().unwrap();
+        assert_eq!(refusal.errors[0].pointer, format!("/callback/{member}"));
+    }
 }
 
 #[test]

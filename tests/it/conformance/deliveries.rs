@@ -89,8 +89,8 @@ async fn a_callback_has_its_own_secrets_and_format(bed: &Bed) {
     };
     let new = bed.job_with(|j| {
         let mut cloud = callback("https://hooks.example.com/a");
-        cloud.format = ringback::types::api::Format::Cloudevents;
-        cloud.payload = ringback::types::api::Payload::Thin;
+        cloud.format = Some(ringback::types::api::Format::Cloudevents);
+        cloud.payload = Some(ringback::types::api::Payload::Thin);
         cloud.context = Some(ringback::types::api::raw(r#"{"orderId": "o-1"}"#.to_owned()));
         (j.callback, j.secrets) = (Some(cloud), secrets);
     });
@@ -104,7 +104,10 @@ async fn a_callback_has_its_own_secrets_and_format(bed: &Bed) {
     let two = bed.store.tenant("two", bed.now()).await.unwrap();
     assert!(bed.store.open_sealed(two, &sent.sealed.unwrap()).is_err(), "sealed for its tenant");
     let body: serde_json::Value = serde_json::from_slice(&sent.body).unwrap();
-    assert_eq!((sent.variant.as_str(), body["context"]["orderId"].as_str()), ("cloudevents", Some("o-1")));
+    assert_eq!(
+        (sent.variant.as_str(), body["context"]["orderId"].as_str()),
+        ("cloudevents-thin-context", Some("o-1"))
+    );
     assert!(body.get("result").is_none() && body.get("type").is_some(), "thin, and `data` alone: {body}");
 }
 

@@ -306,8 +306,9 @@ pub fn callback(url: &str) -> Callback {
     Callback {
         url: url.to_owned(),
         wants: JobEvent::TERMINAL.iter().fold(0, |set, e| set | e.bit()),
-        payload: Payload::Full,
-        format: Format::Standard,
+        endpoint_id: None,
+        payload: Some(Payload::Full),
+        format: Some(Format::Standard),
         context: None,
         expires_at: None,
         failure_url: None,
@@ -373,6 +374,7 @@ pub fn attempted(claimed: &ClaimedDelivery, status: u16, verdict: Verdict) -> At
         started_at: claimed.started_at,
         exchange: Some(answered(status)),
         verdict,
+        endpoint: None,
         counts: true,
     }
 }

@@ -1,0 +1,222 @@
+//! A delivery as it is made: its rows, and its way into this node's hands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Outbox;
+use super::body::json;
+use crate::args;
+use crate::store::error::Result;
+use crate::store::lanes::{lane_of, origin_of};
+use crate::store::model::{ClaimedDelivery, Receiver};
+use crate::store::sweep::KEEP_DELIVERIES;
+use crate::store::{HandOver, seconds};
+use crate::types::endpoint::{Endpoint, EndpointState, PARKED, TIMEOUT_SECONDS, lane_of as lane_of_endpoint};
+use crate::types::id::NodeId;
+use crate::types::retry::RetryPolicy;
+use crate::types::{DeliveryId, EndpointId, EventId, JobId, LaneId, Millis, TenantId};
+
+/// By how much a lease outlasts the attempt.
+const MARGIN: Duration = Duration::from_secs(15);
+
+/// A delivery born in this node's hands. Dropped before the commit it gives its slot back.
+pub(in crate::store) struct Handed {
+    desk: Arc<dyn HandOver>,
+    claimed: Option<ClaimedDelivery>,
+    lane: LaneId,
+}
+
+impl Handed {
+    /// After the commit: the dispatcher sends it.
+    pub(in crate::store) fn pass(mut self) {
+        if let Some(claimed) = self.claimed.take() {
+            self.desk.take(claimed);
+        }
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if self.claimed.is_some() {
+            self.desk.give_back(self.lane);
+        }
+    }
+}
+
+/// A delivery to be made.
+pub(in crate::store) struct NewDelivery<'a> {
+    pub(in crate::store) tenant: TenantId,
+    pub(in crate::store) event_id: EventId,
+    pub(in crate::store) event_kind: &'a str,
+    pub(in crate::store) event_at: Millis,
+    pub(in crate::store) variant: &'static str,
+    pub(in crate::store) body: &'a str,
+    pub(in crate::store) job_id: Option<JobId>,
+    pub(in crate::store) to: To<'a>,
+    pub(in crate::store) sealed: Option<(&'a [u8], Uuid)>,
+    /// The endpoint whose secrets sign where nothing sealed does.
+    pub(in crate::store) signer: Option<EndpointId>,
+    pub(in crate::store) policy: RetryPolicy,
+    pub(in crate::store) failure_url: Option<&'a str>,
+    pub(in crate::store) traceparent: Option<&'a str>,
+    pub(in crate::store) expires_at: Option<Millis>,
+    /// In whose hands it is born; where None, in those of the dispatcher that has room for it, or in nobody's.
+    pub(in crate::store) born: Option<NodeId>,
+}
+
+/// Where a delivery goes.
+#[derive(Clone, Copy)]
+pub(in crate::store) enum To<'a> {
+    /// To a URL of its own.
+    Url(&'a str),
+    /// To a standing endpoint.
+    Endpoint(&'a Endpoint),
+    /// To one that is deleted, and the URL that it had: the delivery is made cancelled.
+    Gone(EndpointId, &'a str),
+}
+
+impl Outbox<'_> {
+    /// A delivery of an event that is told in the same transaction.
+    pub(in crate::store) fn delivery(&mut self, new: &NewDelivery<'_>) -> Result<DeliveryId> {
+        let id: DeliveryId = self.inner.dice.id(self.now);
+        let (lane, url, endpoint) = match new.to {
+            To::Url(url) => (lane_of(new.tenant, &origin_of(url)?.0), url, None),
+            To::Endpoint(endpoint) => (endpoint.lane(), endpoint.settings.url.as_str(), Some(endpoint.id)),
+            To::Gone(id, url) => (lane_of_endpoint(id), url, Some(id)),
+        };
+        let gone = matches!(new.to, To::Gone(..)).then_some(self.now);
+        self.deliveries.push(args![
+            id,
+            new.tenant,
+            new.event_id,
+            new.variant,
+            new.event_kind,
+            new.job_id,
+            endpoint,
+            account_of(new.to),
+            lane,
+            url,
+            origin_of(url)?.1,
+            new.sealed.map(|(bytes, _)| bytes.to_vec()),
+            new.sealed.map(|(_, row)| row),
+            new.signer,
+            json(&new.policy)?,
+            new.failure_url,
+            new.traceparent,
+            new.expires_at,
+            self.now,
+            if gone.is_some() { "cancelled" } else { "owed" },
+            gone,
+            gone.map(|at| at.plus(KEEP_DELIVERIES)),
+        ]);
+        if gone.is_none() {
+            self.queue(id, lane, url, new);
+        }
+        Ok(id)
+    }
+
+    fn queue(&mut self, id: DeliveryId, lane: LaneId, url: &str, new: &NewDelivery<'_>) {
+        let waits =
+            |due: Millis| args![id, new.tenant, lane, due, "ready", 0i64, 0i64, None::<Millis>, None::<Uuid>];
+        let now = self.now;
+        let leased = |(node, until): (NodeId, Millis)| {
+            args![id, new.tenant, lane, until, "leased", 1i64, 1i64, now, node]
+        };
+        let parked = matches!(new.to, To::Endpoint(e) if e.state != EndpointState::Enabled);
+        let row = match new.born {
+            Some(node) => {
+                let claimed = self.in_hand(id, lane, url, new, seconds(TIMEOUT_SECONDS) + MARGIN);
+                let row = leased((node, claimed.lease_until));
+                self.born.push(claimed);
+                row
+            }
+            None if parked => waits(Millis(self.now.0 + PARKED)),
+            None => match self.hand_over(id, lane, url, new) {
+                Some(claimed) => leased(claimed),
+                None => waits(self.now),
+            },
+        };
+        self.queue.push(row);
+    }
+
+    // Born claimed: attempt 1 is counted and its lease set, so the callback leaves right after the commit.
+    fn hand_over(
+        &mut self,
+        id: DeliveryId,
+        lane: LaneId,
+        url: &str,
+        new: &NewDelivery<'_>,
+    ) -> Option<(NodeId, Millis)> {
+        let desk = self.inner.desk.get()?;
+        let lease = desk.reserve(lane)?;
+        let claimed = self.in_hand(id, lane, url, new, lease);
+        let lease_until = claimed.lease_until;
+        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed), lane });
+        Some((desk.node(), lease_until))
+    }
+
+    fn in_hand(
+        &self,
+        id: DeliveryId,
+        lane: LaneId,
+        url: &str,
+        new: &NewDelivery<'_>,
+        lease: Duration,
+    ) -> ClaimedDelivery {
+        let endpoint = match new.to {
+            To::Endpoint(endpoint) => Some(receiver(endpoint)),
+            To::Url(_) | To::Gone(..) => None,
+        };
+        let longer = endpoint.as_ref().map_or(Duration::ZERO, Receiver::longer);
+        ClaimedDelivery {
+            id,
+            tenant: new.tenant,
+            lane,
+            fence: 1,
+            number: 1,
+            used: 0,
+            unknowns: 0,
+            started_at: self.now,
+            lease_until: self.now.plus(lease + longer),
+            event_id: new.event_id,
+            event_kind: new.event_kind.to_owned(),
+            event_at: new.event_at,
+            variant: new.variant.to_owned(),
+            body: new.body.to_owned().into(),
+            url: url.to_owned(),
+            sealed: new.sealed.map(|(bytes, row)| (bytes.to_vec(), row)),
+            policy: new.policy,
+            expires_at: new.expires_at,
+            traceparent: new.traceparent.map(str::to_owned),
+            job_id: new.job_id,
+            signer: new.signer,
+            endpoint,
+        }
+    }
+}
+
+pub(super) fn account_of(to: To<'_>) -> Option<String> {
+    match to {
+        To::Endpoint(endpoint) => endpoint.settings.account.clone(),
+        To::Url(_) | To::Gone(..) => None,
+    }
+}
+
+/// What an attempt needs to know of an endpoint.
+fn receiver(endpoint: &Endpoint) -> Receiver {
+    Receiver {
+        id: endpoint.id,
+        sealed: endpoint.sealed.clone(),
+        timeout: seconds(endpoint.settings.limits.timeout_seconds),
+        schemes: endpoint.settings.schemes.clone(),
+    }
+}
+
+impl Receiver {
+    /// By how much its lease must be longer than the usual one.
+    pub(in crate::store) fn longer(&self) -> Duration {
+        self.timeout.saturating_sub(seconds(TIMEOUT_SECONDS))
+    }
+}

@@ -1,0 +1,95 @@
+//! One statement for each table that events write to.
+
+use super::{After, Outbox};
+use crate::store::batch::{Col, Sql};
+use crate::store::error::Result;
+use crate::store::pool::Tx;
+
+static INSERT_EVENTS: Sql = Sql::batch(
+    "INSERT INTO events (id, tenant_id, job_id, sequence, kind, account, created_at, data)
+     SELECT b.id, b.tenant_id, b.job_id, b.sequence, b.kind, b.account, b.created_at, b.data FROM {b}
+     WHERE true  -- a beginning may have been told before, as a row of the same id
+     ON CONFLICT (id) DO NOTHING",
+    0,
+    &[
+        ("id", Col::Uuid),
+        ("tenant_id", Col::Uuid),
+        ("job_id", Col::Uuid),
+        ("sequence", Col::Int),
+        ("kind", Col::Text),
+        ("account", Col::Text),
+        ("created_at", Col::Int),
+        ("data", Col::Text),
+    ],
+);
+
+static INSERT_BODIES: Sql = Sql::batch(
+    "INSERT INTO bodies (event_id, variant, body) SELECT b.event_id, b.variant, b.body FROM {b}",
+    0,
+    &[("event_id", Col::Uuid), ("variant", Col::Text), ("body", Col::Text)],
+);
+
+static INSERT_DELIVERIES: Sql = Sql::batch(
+    "INSERT INTO deliveries (id, tenant_id, event_id, variant, event_kind, job_id, endpoint_id, account, lane_id, url,
+                             host, sealed, sealed_row, signer_id, policy, failure_url, traceparent, expires_at,
+                             created_at, state, ended_at, remove_at, version, fence, attempt)
+     SELECT b.id, b.tenant_id, b.event_id, b.variant, b.event_kind, b.job_id, b.endpoint_id, b.account, b.lane_id, b.url,
+            b.host, b.sealed, b.sealed_row, b.signer_id, b.policy, b.failure_url, b.traceparent, b.expires_at,
+            b.created_at, b.state, b.ended_at, b.remove_at, 0, 0, 0
+     FROM {b}",
+    0,
+    &[
+        ("id", Col::Uuid),
+        ("tenant_id", Col::Uuid),
+        ("event_id", Col::Uuid),
+        ("variant", Col::Text),
+        ("event_kind", Col::Text),
+        ("job_id", Col::Uuid),
+        ("endpoint_id", Col::Uuid),
+        ("account", Col::Text),
+        ("lane_id", Col::Uuid),
+        ("url", Col::Text),
+        ("host", Col::Text),
+        ("sealed", Col::Bytes),
+        ("sealed_row", Col::Uuid),
+        ("signer_id", Col::Uuid),
+        ("policy", Col::Text),
+        ("failure_url", Col::Text),
+        ("traceparent", Col::Text),
+        ("expires_at", Col::Int),
+        ("created_at", Col::Int),
+        ("state", Col::Text),
+        ("ended_at", Col::Int),
+        ("remove_at", Col::Int),
+    ],
+);
+
+static INSERT_QUEUE: Sql = Sql::batch(
+    "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, due_at, phase, fence, attempt, used, unknowns,
+                                 started_at, node_id)
+     SELECT b.delivery_id, b.tenant_id, b.lane_id, b.due_at, b.phase, b.fence, b.attempt, 0, 0, b.started_at, b.node_id
+     FROM {b}",
+    0,
+    &[
+        ("delivery_id", Col::Uuid),
+        ("tenant_id", Col::Uuid),
+        ("lane_id", Col::Uuid),
+        ("due_at", Col::Int),
+        ("phase", Col::Text),
+        ("fence", Col::Int),
+        ("attempt", Col::Int),
+        ("started_at", Col::Int),
+        ("node_id", Col::Uuid),
+    ],
+);
+
+impl Outbox<'_> {
+    /// Writes it all. What comes back is done after the commit.
+    pub(in crate::store) async fn write(self, tx: &mut Tx) -> Result<After> {
+        tx.batch(&INSERT_EVENTS, vec![], self.events).await?;
+        tx.batch(&INSERT_BODIES, vec![], self.bodies).await?;
+        tx.batch(&INSERT_DELIVERIES, vec![], self.deliveries).await?;
+        tx.batch(&INSERT_QUEUE, vec![], self.queue).await?;
+        Ok(After { handed: self.handed, ended: self.ended })
+    }
+}

@@ -1,0 +1,332 @@
+//! Standing endpoints: what their owners do with them.
+
+use super::Store;
+use super::batch::{Col, Sql};
+use super::db::{Row, Value};
+use super::error::{Error, Result};
+use super::idempotency::claim_one;
+use super::jobs::Filter;
+use super::model::{EndpointFilter, NewEndpoint, PageOf};
+use super::pool::Tx;
+use super::seal::Aad;
+use super::secrets::LOCK_TENANT;
+use crate::args;
+use crate::types::api::{Format, Payload};
+use crate::types::endpoint::{Endpoint, EndpointState, LaneLimits, Settings};
+use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::{EndpointId, Millis, TenantId, id};
+
+/// The column for which an endpoint's headers are sealed.
+const SEALED_COLUMN: &str = "endpoints.sealed";
+
+/// The columns of [`endpoint`], in order, of alias `e`.
+macro_rules! endpoint_columns {
+    () => {
+        "e.id, e.tenant_id, e.account, e.url, e.description, e.patterns, e.sealed, e.rate_per_second, e.max_in_flight, \
+         e.timeout_seconds, e.ordered, e.policy, e.payload, e.format, e.schemes, e.state, e.state_reason, e.state_since, \
+         e.verified_at, e.failing_since, e.failed, e.created_at, e.updated_at"
+    };
+}
+pub(super) use endpoint_columns;
+
+const LIST: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    " FROM endpoints e WHERE e.tenant_id = $1 AND e.deleted_at IS NULL"
+);
+const ONE: &str = concat!(
+    "SELECT ",
+    endpoint_columns!(),
+    " FROM endpoints e WHERE e.id = $1 AND e.tenant_id = $2 AND e.deleted_at IS NULL"
+);
+static NAMED: Sql = Sql::batch(
+    concat!(
+        "SELECT ",
+        endpoint_columns!(),
+        " FROM {b} JOIN endpoints e ON e.id = b.id WHERE e.tenant_id = $1 AND e.deleted_at IS NULL"
+    ),
+    1,
+    &[("id", Col::Uuid)],
+);
+static ONE_LOCKED: Sql = Sql::plain(
+    "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND q.deleted_at IS NULL {wait}",
+);
+static ONE_NOW: Sql = Sql::plain(ONE);
+static COUNT: Sql = Sql::plain(
+    "SELECT COUNT(*) FROM endpoints e WHERE e.tenant_id = $1 AND e.account = $2 AND e.deleted_at IS NULL",
+);
+static INSERT: Sql = Sql::plain(
+    "INSERT INTO endpoints (id, tenant_id, account, url, description, patterns, sealed, rate_per_second, max_in_flight,
+                            timeout_seconds, ordered, policy, payload, format, schemes, state, state_since, failed,
+                            created_at, updated_at, drain_step)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'enabled', $16, 0, $16, $16, 0)",
+);
+static UPDATE: Sql = Sql::plain(
+    "UPDATE endpoints
+     SET account = $3, verified_at = CASE WHEN url = $4 THEN verified_at END, url = $4, description = $5, patterns = $6,
+         sealed = $7, rate_per_second = $8, max_in_flight = $9, timeout_seconds = $10, ordered = $11, policy = $12,
+         payload = $13, format = $14, schemes = $15, updated_at = $16
+     WHERE id = $1 AND tenant_id = $2",
+);
+static PAUSE: Sql = Sql::plain(
+    "UPDATE endpoints SET state = 'paused', state_reason = 'requested', state_since = $3
+     WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'paused'",
+);
+// What was parked is let go by and by, see `parking`. Whoever resumes a disabled endpoint gives it a new start.
+static RESUME: Sql = Sql::plain(
+    "UPDATE endpoints
+     SET state = 'enabled', state_reason = NULL, state_since = $3, failing_since = NULL, failed = 0,
+         drain_at = $3, drain_step = 0
+     WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'enabled'",
+);
+static VERIFIED: Sql = Sql::plain(
+    "UPDATE endpoints SET verified_at = $4 WHERE id = $1 AND tenant_id = $2 AND url = $3 AND deleted_at IS NULL",
+);
+static DELETE: Sql = Sql::plain(
+    "UPDATE endpoints SET deleted_at = $3, sealed = NULL, drain_at = $3, drain_step = 0
+     WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL",
+);
+
+impl Store {
+    /// Makes an endpoint and its first secret. Gives its id, and whether an earlier request had made it.
+    ///
+    /// `KeyReused` if the idempotency key is another request's; refused above `quota` endpoints of one account.
+    pub async fn put_endpoint(
+        &self,
+        new: NewEndpoint,
+        quota: u32,
+        now: Millis,
+    ) -> Result<(EndpointId, bool)> {
+        let id: EndpointId = self.0.dice.id(now);
+        let mut tx = self.0.writers.begin().await?;
+        // The tenant's row is the lock: two requests must not both see room for the last endpoint.
+        tx.all(&LOCK_TENANT, args![new.tenant]).await?;
+        if let Some(key) = &new.idempotency
+            && let Some(earlier) = claim_one(&mut tx, new.tenant, key, id.uuid(), now).await?
+        {
+            tx.rollback().await?;
+            return Ok((EndpointId::from_uuid(earlier), true));
+        }
+        room(&mut tx, new.tenant, &new.settings, quota).await?;
+        tx.run(&INSERT, self.endpoint_row(new.tenant, id, &new.settings, now)?).await?;
+        self.add_secret(&mut tx, new.tenant, id.uuid(), now).await?;
+        tx.commit().await?;
+        self.0.subscribers.changed();
+        Ok((id, false))
+    }
+
+    /// One endpoint.
+    pub async fn endpoint(&self, tenant: TenantId, id: EndpointId) -> Result<Endpoint> {
+        endpoint(self.read(ONE, args![id, tenant]).await?.first().ok_or(Error::NotFound)?, 0)
+    }
+
+    /// Those of these endpoints that the tenant has.
+    pub async fn named_endpoints(
+        &self,
+        tenant: TenantId,
+        ids: std::collections::BTreeSet<EndpointId>,
+    ) -> Result<Vec<Endpoint>> {
+        let engine = self.0.readers.engine();
+        let args = NAMED.args(engine, args![tenant], ids.into_iter().map(|id| args![id]).collect())?;
+        self.read(NAMED.text(engine), args).await?.iter().map(|row| endpoint(row, 0)).collect()
+    }
+
+    /// The tenant's endpoints, newest first.
+    pub async fn endpoints(
+        &self,
+        tenant: TenantId,
+        filter: &EndpointFilter,
+        page: PageOf<id::Endpoint>,
+    ) -> Result<Vec<Endpoint>> {
+        let mut f = Filter::new(LIST, args![tenant]);
+        f.and_some("e.account = {}", filter.account.clone());
+        f.and_some("e.state = {}", filter.state.map(EndpointState::as_str));
+        if let Some(accounts) = &filter.only_accounts {
+            f.any("e.account", accounts);
+        }
+        let (sql, args) = f.page("e.id", page);
+        self.read(sql, args).await?.iter().map(|row| endpoint(row, 0)).collect()
+    }
+
+    /// Changes what `edit` changes of an endpoint's settings.
+    pub async fn change_endpoint(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        edit: impl FnOnce(Settings) -> std::result::Result<Settings, Invalid>,
+        quota: u32,
+        now: Millis,
+    ) -> Result<Endpoint> {
+        let mut tx = self.0.writers.begin().await?;
+        tx.all(&LOCK_TENANT, args![tenant]).await?;
+        let before = locked(&mut tx, tenant, id).await?;
+        let account = before.settings.account.clone();
+        let headers = self.endpoint_headers(&before)?;
+        let settings = edit(Settings { headers, ..before.settings })?;
+        if settings.account != account {
+            room(&mut tx, tenant, &settings, quota).await?;
+        }
+        tx.run(&UPDATE, self.endpoint_row(tenant, id, &settings, now)?).await?;
+        tx.commit().await?;
+        self.0.subscribers.changed();
+        self.endpoint(tenant, id).await
+    }
+
+    /// Parks what an endpoint is owed, or lets it go again. What is under way goes on.
+    pub async fn set_endpoint_paused(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        paused: bool,
+        now: Millis,
+    ) -> Result<Endpoint> {
+        self.one_line(if paused { &PAUSE } else { &RESUME }, args![id, tenant, now]).await?;
+        self.endpoint(tenant, id).await
+    }
+
+    /// Notes that the endpoint echoed a challenge from `url`, unless it has another one by now.
+    pub async fn set_endpoint_verified(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        url: &str,
+        now: Millis,
+    ) -> Result<()> {
+        self.one_line(&VERIFIED, args![id, tenant, url, now]).await.map(drop)
+    }
+
+    /// Deletes an endpoint and its secrets. Its deliveries that are owed end cancelled: those that are looked at
+    /// at once, the others by and by, see `parking`.
+    pub async fn delete_endpoint(&self, tenant: TenantId, id: EndpointId, now: Millis) -> Result<()> {
+        if self.one_line(&DELETE, args![id, tenant, now]).await? == 0 {
+            return Err(Error::NotFound);
+        }
+        // What the first step leaves or meets in use the sweep ends.
+        let _ = self.step_drain_of(id, now).await;
+        Ok(())
+    }
+
+    async fn one_line(&self, sql: &Sql, args: Vec<Value>) -> Result<u64> {
+        let mut tx = self.0.writers.begin().await?;
+        let changed = tx.run(sql, args).await?;
+        tx.commit().await?;
+        self.0.subscribers.changed();
+        Ok(changed)
+    }
+
+    /// The headers that an endpoint adds.
+    pub fn endpoint_headers(&self, endpoint: &Endpoint) -> Result<Vec<(String, String)>> {
+        self.open_endpoint_headers(endpoint.tenant, endpoint.id, endpoint.sealed.as_deref())
+    }
+
+    /// The same from what a claim carries.
+    pub fn open_endpoint_headers(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        sealed: Option<&[u8]>,
+    ) -> Result<Vec<(String, String)>> {
+        let Some(sealed) = sealed else { return Ok(Vec::new()) };
+        let plain = self.0.ring.open(&aad(tenant, id), sealed)?;
+        serde_json::from_slice(&plain).map_err(|_| Error::Bug("what was sealed is no JSON".to_owned()))
+    }
+
+    fn endpoint_row(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+        s: &Settings,
+        now: Millis,
+    ) -> Result<Vec<Value>> {
+        let sealed = match s.headers.is_empty() {
+            true => None,
+            false => {
+                let plain = json(&s.headers)?;
+                Some(self.0.ring.seal(self.0.dice.bytes(), &aad(tenant, id), plain.as_bytes()))
+            }
+        };
+        Ok(args![
+            id,
+            tenant,
+            s.account.clone().unwrap_or_default(),
+            s.url.as_str(),
+            s.description.clone(),
+            json(&s.patterns)?,
+            sealed,
+            s.limits.rate_per_second.map(i64::from),
+            s.limits.max_in_flight.map(i64::from),
+            s.limits.timeout_seconds,
+            i64::from(s.limits.ordered),
+            json(&s.retry)?,
+            json(&s.payload)?,
+            json(&s.format)?,
+            json(&s.schemes)?,
+            now,
+        ])
+    }
+}
+
+fn aad(tenant: TenantId, id: EndpointId) -> Aad {
+    Aad { tenant: tenant.uuid(), row: id.uuid(), column: SEALED_COLUMN }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
+}
+
+async fn locked(tx: &mut Tx, tenant: TenantId, id: EndpointId) -> Result<Endpoint> {
+    tx.all(&ONE_LOCKED, args![id, tenant]).await?;
+    endpoint(tx.all(&ONE_NOW, args![id, tenant]).await?.first().ok_or(Error::NotFound)?, 0)
+}
+
+/// Refuses one endpoint more than an account may have.
+async fn room(tx: &mut Tx, tenant: TenantId, settings: &Settings, quota: u32) -> Result<()> {
+    let account = settings.account.clone().unwrap_or_default();
+    let there = tx.all(&COUNT, args![tenant, account]).await?;
+    if there.first().map_or(Ok(0), |row| row.int(0))? < i64::from(quota) {
+        return Ok(());
+    }
+    let detail = format!("an account has at most {quota} endpoints, and so has what belongs to none");
+    Err(Invalid { code: ProblemCode::QuotaExceeded, detail, errors: Vec::new() }.into())
+}
+
+/// Reads [`endpoint_columns!`] that begin at position `at`.
+pub(super) fn endpoint(row: &Row, at: usize) -> Result<Endpoint> {
+    let state = row.text(at + 15)?;
+    let count = |i: usize| Ok::<_, Error>(row.int_opt(at + i)?.and_then(|n| u32::try_from(n).ok()));
+    let settings = Settings {
+        account: row.text_opt(at + 2)?.filter(|account| !account.is_empty()),
+        url: row.text(at + 3)?,
+        description: row.text_opt(at + 4)?,
+        patterns: read(row, at + 5)?,
+        headers: Vec::new(),
+        limits: LaneLimits {
+            rate_per_second: count(7)?,
+            max_in_flight: count(8)?,
+            timeout_seconds: row.count(at + 9)?,
+            ordered: row.int(at + 10)? == 1,
+        },
+        retry: read(row, at + 11)?,
+        payload: read::<Payload>(row, at + 12)?,
+        format: read::<Format>(row, at + 13)?,
+        schemes: read(row, at + 14)?,
+    };
+    Ok(Endpoint {
+        id: row.id(at)?,
+        tenant: row.id(at + 1)?,
+        settings,
+        sealed: row.bytes_opt(at + 6)?,
+        state: EndpointState::from_word(&state).ok_or_else(|| Error::Bug(format!("state {state}")))?,
+        reason: row.text_opt(at + 16)?,
+        since: row.time(at + 17)?,
+        verified_at: row.time_opt(at + 18)?,
+        failing_since: row.time_opt(at + 19)?,
+        failed: row.count(at + 20)?,
+        created_at: row.time(at + 21)?,
+        updated_at: row.time(at + 22)?,
+    })
+}
+
+fn read<T: serde::de::DeserializeOwned>(row: &Row, i: usize) -> Result<T> {
+    serde_json::from_str(&row.text(i)?).map_err(|e| Error::Bug(format!("stored endpoint: {e}")))
+}

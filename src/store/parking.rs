@@ -1,0 +1,117 @@
+//! Parked deliveries: let go at a ramp once their endpoint is resumed, cancelled once it is deleted.
+//!
+//! Parked is what was claimed or made while the endpoint was not enabled: its `due_at` lies `PARKED` later than it
+//! would, so no look at what is due meets it again, however many there are.
+
+use std::time::Duration;
+
+use super::Store;
+use super::batch::{Col, Sql};
+use super::db::Row;
+use super::error::Result;
+use super::pool::Tx;
+use super::sweep::KEEP_DELIVERIES;
+use crate::args;
+use crate::types::endpoint::{PARKED, lane_of};
+use crate::types::{EndpointId, Millis};
+
+/// Deliveries let go by the first step; each step doubles it.
+const FIRST_STEP: i64 = 10;
+/// ... up to so many.
+const STEP_MAX: i64 = 2_000;
+/// The pace of the steps.
+const STEP_EVERY: Duration = Duration::from_secs(1);
+/// Deliveries of a deleted endpoint cancelled in one transaction.
+const CANCEL_STEP: i64 = 1_000;
+/// So long after its change an endpoint is looked at again: a transaction that read it before may still park.
+const STRAGGLERS: Duration = Duration::from_secs(60);
+
+const DUE: &str = "
+    SELECT e.id FROM endpoints e WHERE e.drain_at <= $1 ORDER BY e.drain_at LIMIT 20";
+const ONE: &str = "
+    SELECT e.id, e.state, e.state_since, e.deleted_at, e.drain_step, e.drain_at
+    FROM endpoints e WHERE e.id = $1 AND e.drain_at <= $2";
+// The oldest first: parking has kept their order.
+static LET_GO: Sql = Sql::plain(
+    "UPDATE delivery_queue SET due_at = due_at - $3
+     WHERE delivery_id IN (SELECT q.delivery_id FROM delivery_queue q
+                           WHERE (q.lane_id, q.due_at) >= ($1, $3) AND (q.lane_id, q.due_at) <= ($1, $4)
+                           ORDER BY q.lane_id, q.due_at LIMIT $2)
+       AND due_at >= $3",
+);
+static CANCEL_QUEUE: Sql = Sql::plain(
+    "DELETE FROM delivery_queue
+     WHERE delivery_id IN (SELECT q.delivery_id FROM delivery_queue q WHERE q.lane_id = $1 ORDER BY q.due_at LIMIT $2)
+     RETURNING delivery_id, fence, attempt",
+);
+pub(super) static CANCEL: Sql = Sql::batch(
+    "UPDATE deliveries SET state = 'cancelled', version = version + 1, fence = b.fence, attempt = b.attempt, ended_at = $1,
+            remove_at = $2
+     FROM {b} WHERE deliveries.id = b.id AND deliveries.state = 'owed'",
+    2,
+    &[("id", Col::Uuid), ("fence", Col::Int), ("attempt", Col::Int)],
+);
+// A step belongs to the node that set the next one.
+static TAKE_STEP: Sql =
+    Sql::plain("UPDATE endpoints SET drain_at = $3, drain_step = $4 WHERE id = $1 AND drain_at = $2");
+static NO_MORE: Sql = Sql::plain("UPDATE endpoints SET drain_at = NULL WHERE id = $1 AND state_since = $2");
+static FORGET: Sql = Sql::plain("DELETE FROM endpoints WHERE id = $1 AND deleted_at IS NOT NULL");
+static FORGET_SECRETS: Sql = Sql::plain("DELETE FROM secrets WHERE owner_id = $1");
+static FORGET_LANE: Sql = Sql::plain("DELETE FROM lanes WHERE id = $1");
+
+impl Store {
+    /// One step of each endpoint that has parked deliveries to let go or a deleted one's to cancel; gives how many
+    /// deliveries that were. Any node may do it.
+    pub async fn step_drains(&self, now: Millis) -> Result<u64> {
+        let mut moved = 0;
+        for row in self.scout(DUE, args![now]).await? {
+            moved += self.step_drain_of(row.id(0)?, now).await?;
+        }
+        Ok(moved)
+    }
+
+    pub(super) async fn step_drain_of(&self, id: EndpointId, now: Millis) -> Result<u64> {
+        let rows = self.scout(ONE, args![id, now]).await?;
+        let Some(row) = rows.first() else { return Ok(0) };
+        let step = (row.int(4)? * 2).clamp(FIRST_STEP, STEP_MAX);
+        let mut tx = self.0.writers.begin().await?;
+        let ours = tx.run(&TAKE_STEP, args![id, row.time(5)?, now.plus(STEP_EVERY), step]).await? > 0;
+        tx.commit().await?;
+        if !ours {
+            return Ok(0);
+        }
+        let mut tx = self.0.writers.begin().await?;
+        let moved = match row.time_opt(3)? {
+            Some(deleted) => cancel_some(&mut tx, id, deleted, now).await?,
+            None => let_go_some(&mut tx, id, row, step, now).await?,
+        };
+        tx.commit().await?;
+        Ok(moved)
+    }
+}
+
+async fn let_go_some(tx: &mut Tx, id: EndpointId, row: &Row, step: i64, now: Millis) -> Result<u64> {
+    let since = row.time(2)?;
+    // Paused again meanwhile: what is parked stays so.
+    let enabled = row.text(1)? == "enabled";
+    let moved = match enabled {
+        true => tx.run(&LET_GO, args![lane_of(id), step, PARKED, i64::MAX]).await?,
+        false => 0,
+    };
+    if !enabled || (moved == 0 && now.since(since) >= STRAGGLERS) {
+        tx.run(&NO_MORE, args![id, since]).await?;
+    }
+    Ok(moved)
+}
+
+async fn cancel_some(tx: &mut Tx, id: EndpointId, deleted: Millis, now: Millis) -> Result<u64> {
+    let ended = tx.all(&CANCEL_QUEUE, args![lane_of(id), CANCEL_STEP]).await?;
+    let rows = ended.iter().map(|r| Ok(args![r.uuid(0)?, r.int(1)?, r.int(2)?])).collect::<Result<_>>()?;
+    tx.batch(&CANCEL, args![now, now.plus(KEEP_DELIVERIES)], rows).await?;
+    if ended.is_empty() && now.since(deleted) >= STRAGGLERS {
+        tx.run(&FORGET_SECRETS, args![id]).await?;
+        tx.run(&FORGET_LANE, args![id]).await?;
+        tx.run(&FORGET, args![id]).await?;
+    }
+    Ok(ended.len() as u64)
+}

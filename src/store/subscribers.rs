@@ -1,0 +1,169 @@
+//! The endpoints that an event may go to, as transactions ask for them.
+//!
+//! A node goes by what it read within the last second; its own changes it sees at once. Whether an endpoint is
+//! enabled is asked once more when a delivery is claimed, so that nothing wrong is sent for that second: it is
+//! only parked a little later.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Inner;
+use super::batch::{Col, Sql};
+use super::endpoints::{endpoint, endpoint_columns};
+use super::error::Result;
+use super::pool::Tx;
+use crate::args;
+use crate::types::endpoint::{Endpoint, Pattern, any_matches};
+use crate::types::job::JobEvent;
+use crate::types::{EndpointId, Millis, TenantId};
+
+/// So long a node goes by what it read: the time a new endpoint takes to be honoured by every node.
+const BELIEVED: Duration = Duration::from_secs(1);
+/// Accounts and endpoints remembered; forgetting one costs a read.
+const REMEMBERED: usize = 10_000;
+
+/// A tenant and an account of it; '' stands for none.
+pub(super) type Audience = (TenantId, String);
+/// The endpoints of one account.
+pub(super) type Group = Arc<Vec<Arc<Endpoint>>>;
+
+/// What was lately read. In memory, bounded.
+#[derive(Default)]
+pub(super) struct Subscribers(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    groups: HashMap<Audience, (Group, Millis)>,
+    named: HashMap<EndpointId, (Option<Arc<Endpoint>>, Millis)>,
+    /// Rises when this node changes an endpoint, so that a read begun before is not remembered.
+    changes: u64,
+}
+
+fn fresh<V: Clone>(found: Option<&(V, Millis)>, now: Millis) -> Option<V> {
+    found.filter(|(_, at)| now >= *at && now.since(*at) < BELIEVED).map(|(value, _)| value.clone())
+}
+
+impl Subscribers {
+    /// This node changed an endpoint.
+    pub(super) fn changed(&self) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.changes += 1;
+        known.groups.clear();
+        known.named.clear();
+    }
+
+    fn changes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).changes
+    }
+
+    fn group(&self, of: &Audience, now: Millis) -> Option<Group> {
+        fresh(self.0.lock().unwrap_or_else(PoisonError::into_inner).groups.get(of), now)
+    }
+
+    fn named(&self, id: EndpointId, now: Millis) -> Option<Option<Arc<Endpoint>>> {
+        fresh(self.0.lock().unwrap_or_else(PoisonError::into_inner).named.get(&id), now)
+    }
+
+    fn put(&self, changes: u64, put: impl FnOnce(&mut Known)) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.changes != changes {
+            return;
+        }
+        if known.groups.len() + known.named.len() >= REMEMBERED {
+            known.groups.clear();
+            known.named.clear();
+        }
+        put(&mut known);
+    }
+}
+
+static GROUPS: Sql = Sql::batch(
+    concat!(
+        "SELECT ",
+        endpoint_columns!(),
+        " FROM {b} JOIN endpoints e ON e.tenant_id = b.tenant_id AND e.account = b.account
+          WHERE e.deleted_at IS NULL ORDER BY e.id"
+    ),
+    0,
+    &[("tenant_id", Col::Uuid), ("account", Col::Text)],
+);
+
+static NAMED: Sql = Sql::batch(
+    concat!(
+        "SELECT ",
+        endpoint_columns!(),
+        " FROM {b} JOIN endpoints e ON e.id = b.id WHERE e.deleted_at IS NULL"
+    ),
+    0,
+    &[("id", Col::Uuid)],
+);
+
+/// The endpoints of these accounts.
+pub(super) async fn groups(
+    inner: &Inner,
+    tx: &mut Tx,
+    of: BTreeSet<Audience>,
+    now: Millis,
+) -> Result<HashMap<Audience, Group>> {
+    let changes = inner.subscribers.changes();
+    let mut found = HashMap::with_capacity(of.len());
+    let mut unknown: HashMap<Audience, Vec<Arc<Endpoint>>> = HashMap::new();
+    for audience in of {
+        match inner.subscribers.group(&audience, now) {
+            Some(group) => drop(found.insert(audience, group)),
+            None => drop(unknown.insert(audience, Vec::new())),
+        }
+    }
+    let rows = unknown.keys().map(|(tenant, account)| args![*tenant, account.as_str()]).collect();
+    for row in tx.batch(&GROUPS, vec![], rows).await? {
+        let one = endpoint(&row, 0)?;
+        let audience = (one.tenant, one.settings.account.clone().unwrap_or_default());
+        unknown.entry(audience).or_default().push(Arc::new(one));
+    }
+    for (audience, group) in unknown {
+        let group = Arc::new(group);
+        inner.subscribers.put(changes, |known| {
+            known.groups.insert(audience.clone(), (group.clone(), now));
+        });
+        found.insert(audience, group);
+    }
+    Ok(found)
+}
+
+/// These endpoints; None for one that is gone.
+pub(super) async fn named(
+    inner: &Inner,
+    tx: &mut Tx,
+    ids: BTreeSet<EndpointId>,
+    now: Millis,
+) -> Result<HashMap<EndpointId, Option<Arc<Endpoint>>>> {
+    let changes = inner.subscribers.changes();
+    let mut found = HashMap::with_capacity(ids.len());
+    let mut unknown = Vec::new();
+    for id in ids {
+        match inner.subscribers.named(id, now) {
+            Some(known) => drop(found.insert(id, known)),
+            None => unknown.push(id),
+        }
+    }
+    for row in tx.batch(&NAMED, vec![], unknown.iter().map(|id| args![*id]).collect()).await? {
+        let one = endpoint(&row, 0)?;
+        found.insert(one.id, Some(Arc::new(one)));
+    }
+    for id in unknown {
+        let one = found.entry(id).or_insert(None).clone();
+        inner.subscribers.put(changes, |known| {
+            known.named.insert(id, (one, now));
+        });
+    }
+    Ok(found)
+}
+
+/// The job events that someone of the group wants, as bits of [`JobEvent::bit`].
+pub(super) fn job_events(group: &[Arc<Endpoint>]) -> i64 {
+    let wanted = |patterns: &[Pattern]| {
+        JobEvent::ALL.iter().filter(|e| any_matches(patterns, e.as_str())).fold(0, |set, e| set | e.bit())
+    };
+    group.iter().fold(0, |set, endpoint| set | wanted(&endpoint.settings.patterns))
+}

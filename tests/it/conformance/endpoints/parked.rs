@@ -1,0 +1,154 @@
+//! What a paused, disabled or deleted endpoint is owed.
+
+use ringback::store::{DeliveryFilter, NewEndpoint};
+use ringback::types::Millis;
+use ringback::types::api::Delivery;
+use ringback::types::delivery::{DeliveryState, HeldReason, Verdict};
+use ringback::types::endpoint::Endpoint;
+use ringback::types::job::CallbackState;
+
+use super::{endpoint, events, submit_to};
+use crate::support::store::{Bed, attempted, both_stores, complete, page};
+
+both_stores! {
+    what_is_made_for_a_paused_endpoint_waits_out_of_sight,
+    what_was_pending_when_it_was_paused_is_parked_at_its_next_look,
+    a_resumed_endpoint_is_let_go_at_a_ramp_in_order,
+    an_endpoint_paused_again_keeps_the_rest_parked,
+    what_a_deleted_endpoint_is_owed_ends_cancelled,
+    a_parked_deliverys_schedule_is_kept,
+}
+
+async fn pause(bed: &Bed, endpoint: &Endpoint, paused: bool) {
+    bed.store.set_endpoint_paused(bed.tenant, endpoint.id, paused, bed.now()).await.unwrap();
+}
+
+async fn deliveries(bed: &Bed, state: Option<DeliveryState>) -> Vec<Delivery> {
+    let filter = DeliveryFilter { state, ..DeliveryFilter::default() };
+    bed.store.deliveries(bed.tenant, &filter, page(200), bed.now()).await.unwrap()
+}
+
+async fn what_is_made_for_a_paused_endpoint_waits_out_of_sight(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    pause(bed, &there, true).await;
+    bed.submit_n(40).await;
+    assert!(bed.store.due(Millis(0), bed.now(), 100).await.unwrap().is_empty());
+    assert!(bed.store.lanes_due(bed.node, bed.now(), None, 10).await.unwrap().is_empty());
+    let held = deliveries(bed, Some(DeliveryState::Held)).await;
+    assert_eq!(held.len(), 40);
+    assert_eq!((held[0].held_reason, held[0].attempt), (Some(HeldReason::Paused), 0));
+    assert_eq!(held[0].next_attempt_at, None, "nobody knows");
+    assert!(deliveries(bed, Some(DeliveryState::Pending)).await.is_empty());
+}
+
+async fn what_was_pending_when_it_was_paused_is_parked_at_its_next_look(bed: &Bed) {
+    let there = endpoint(bed, events(&[])).await;
+    let id = submit_to(bed, &there).await;
+    let job = bed.lease_one().await;
+    bed.held(&job, complete()).await.unwrap();
+    pause(bed, &there, true).await;
+    assert_eq!(bed.get(id).await.callback_state, CallbackState::Held, "at once");
+    assert_eq!(bed.store.due(Millis(0), bed.now(), 9).await.unwrap().len(), 1);
+    assert!(bed.claim().await.is_empty(), "it is parked instead");
+    assert!(bed.store.due(Millis(0), bed.now(), 9).await.unwrap().is_empty(), "and not looked at again");
+    let held = deliveries(bed, Some(DeliveryState::Held)).await.remove(0);
+    assert_eq!((held.attempt, held.held_reason), (0, Some(HeldReason::Paused)));
+    pause(bed, &there, false).await;
+    assert_eq!(bed.get(id).await.callback_state, CallbackState::Pending);
+    assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 1);
+    let claimed = bed.claim_one().await;
+    assert_eq!((claimed.number, claimed.used, claimed.unknowns), (1, 0, 0), "it has cost no attempt");
+}
+
+async fn a_resumed_endpoint_is_let_go_at_a_ramp_in_order(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    pause(bed, &there, true).await;
+    for _ in 0..50 {
+        bed.submit(bed.job()).await;
+        bed.pass(std::time::Duration::from_millis(10));
+    }
+    pause(bed, &there, false).await;
+    let pending = deliveries(bed, Some(DeliveryState::Pending)).await;
+    assert_eq!(pending.len(), 50, "the hold has ended");
+    let mut made: Vec<_> = pending.iter().map(|d| d.delivery_id).collect();
+    made.reverse();
+    let mut let_go = Vec::new();
+    for step in [10, 20, 20] {
+        assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), step);
+        assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 0, "the next step has its time");
+        let due = bed.store.due_in_lane(there.lane(), bed.now(), 100).await.unwrap();
+        let_go.extend(due.iter().skip(let_go.len()).map(|d| d.id));
+        bed.pass_seconds(1);
+    }
+    assert_eq!(let_go, made, "the oldest first");
+    // A transaction that read it as paused may still park something: it is looked after for a minute.
+    let drains = "endpoints WHERE drain_at IS NOT NULL";
+    assert_eq!(bed.count(drains).await, 1);
+    bed.pass_seconds(60);
+    bed.store.step_drains(bed.now()).await.unwrap();
+    assert_eq!(bed.count(drains).await, 0);
+}
+
+async fn an_endpoint_paused_again_keeps_the_rest_parked(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    pause(bed, &there, true).await;
+    bed.submit_n(30).await;
+    pause(bed, &there, false).await;
+    assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 10);
+    pause(bed, &there, true).await;
+    bed.pass_seconds(1);
+    assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 0);
+    assert!(bed.claim().await.is_empty(), "those let go are parked again");
+    pause(bed, &there, false).await;
+    for _ in 0..3 {
+        bed.store.step_drains(bed.now()).await.unwrap();
+        bed.pass_seconds(1);
+    }
+    assert_eq!(bed.claim().await.len(), 30);
+}
+
+async fn what_a_deleted_endpoint_is_owed_ends_cancelled(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    let other = endpoint(bed, events(&["job.queued"])).await;
+    let job = submit_to(bed, &other).await;
+    let in_flight = bed.claim().await;
+    assert_eq!(in_flight.len(), 2);
+    pause(bed, &there, true).await;
+    bed.submit_n(1_200).await;
+    for id in [there.id, other.id] {
+        bed.store.delete_endpoint(bed.tenant, id, bed.now()).await.unwrap();
+    }
+    // The rest is done by the sweep, a thousand at a time.
+    assert!(bed.store.step_drains(Millis(bed.now().0 + 1_000)).await.unwrap() > 0);
+    assert_eq!(bed.count("delivery_queue").await, 0);
+    assert_eq!(bed.count("deliveries WHERE state = 'cancelled'").await, 2_402);
+    for claimed in &in_flight {
+        assert!(!bed.record(attempted(claimed, 200, Verdict::Delivered)).await, "it was taken back");
+    }
+    // A callback that names it has nowhere to go.
+    let held = bed.lease(500).await.into_iter().find(|j| j.job_id == job).unwrap();
+    bed.held(&held, complete()).await.unwrap();
+    assert_eq!(bed.get(job).await.callback_state, CallbackState::Cancelled);
+    bed.pass_seconds(61);
+    bed.store.step_drains(bed.now()).await.unwrap();
+    assert_eq!((bed.count("endpoints").await, bed.count("secrets").await), (0, 0), "nothing is left of them");
+    let settings = there.settings;
+    let new = NewEndpoint { tenant: bed.tenant, settings, idempotency: None };
+    bed.store.put_endpoint(new, 1, bed.now()).await.unwrap();
+}
+
+async fn a_parked_deliverys_schedule_is_kept(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    bed.submit(bed.job()).await;
+    let later = Millis(bed.now().0 + 3_600_000);
+    bed.deliver(500, Verdict::RetryAt(later)).await;
+    pause(bed, &there, true).await;
+    bed.pass_seconds(3_600);
+    assert!(bed.claim().await.is_empty());
+    pause(bed, &there, false).await;
+    let pending = deliveries(bed, Some(DeliveryState::Pending)).await.remove(0);
+    assert_eq!((pending.next_attempt_at, pending.attempt), (Some(later), 1));
+    bed.store.step_drains(bed.now()).await.unwrap();
+    let claimed = bed.claim_one().await;
+    assert_eq!((claimed.number, claimed.used), (2, 1));
+}
