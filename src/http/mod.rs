@@ -7,6 +7,7 @@ mod app;
 mod batch;
 mod dead_letters;
 mod deliveries;
+mod endpoints;
 mod extract;
 mod followers;
 mod jobs;
@@ -17,6 +18,7 @@ mod layers;
 mod leases;
 mod openapi;
 mod pace;
+mod probes;
 mod problem;
 mod queues;
 mod results;
@@ -43,7 +45,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
-pub use app::{App, Mode, Options, Parts};
+pub use app::{App, Courier, Mode, Options, Parts};
 pub use problem::Problem;
 pub use routes::{BadRoute, Route, check_routes};
 pub use server::serve;
@@ -84,6 +86,13 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(deliveries::retry))
         .routes(routes!(deliveries::cancel))
         .routes(routes!(lanes::list))
+        .routes(routes!(endpoints::list, endpoints::create))
+        .routes(routes!(endpoints::get_endpoint, endpoints::change, endpoints::delete))
+        .routes(routes!(endpoints::rotate))
+        .routes(routes!(endpoints::pause))
+        .routes(routes!(endpoints::resume))
+        .routes(routes!(probes::test))
+        .routes(routes!(probes::verify))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::get_letter, dead_letters::discard))
         .routes(routes!(dead_letters::replay))

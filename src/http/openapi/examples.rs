@@ -19,6 +19,7 @@ pub fn of(id: &str) -> Vec<Named> {
         "cancelJob" => vec![("reason", "With a reason", json!({ "reason": "ordered twice" }))],
         "claimJobs" | "heartbeat" | "completeJob" | "failJob" | "releaseJob" | "ackJobs" => of_worker(id),
         "changeQueue" | "pauseQueue" => of_queue(id),
+        "createEndpoint" | "changeEndpoint" | "rotateEndpointSecret" => of_endpoint(id),
         "replayDeadLetters" => vec![
             ("count", "Only count", json!({ "filter": { "host": "hooks.example.com" }, "dryRun": true })),
             ("send", "At a rate", json!({ "filter": { "reason": "exhausted" }, "ratePerSecond": 50 })),
@@ -108,5 +109,25 @@ fn of_queue(id: &str) -> Vec<Named> {
             ("free", "No limit", json!({ "maxInFlight": null })),
         ],
         _ => vec![("open", "Until someone resumes it", json!({}))],
+    }
+}
+
+fn of_endpoint(id: &str) -> Vec<Named> {
+    match id {
+        "createEndpoint" => vec![
+            ("least", "Every event", json!({ "url": "https://hooks.example.com/events" })),
+            (
+                "account",
+                "The invoices of one account, in their order",
+                json!({ "url": "https://hooks.example.com/books", "account": "acme", "events": ["invoice.*"],
+                    "description": "Acme's books", "headers": { "X-Env": "prod" }, "rateLimitPerSecond": 20,
+                    "maxInFlight": 5, "timeoutSeconds": 10, "schemes": ["v1", "github"], "ordered": true }),
+            ),
+        ],
+        "changeEndpoint" => vec![
+            ("faster", "Another limit", json!({ "rateLimitPerSecond": 50 })),
+            ("free", "No limit", json!({ "rateLimitPerSecond": null })),
+        ],
+        _ => vec![("hour", "The old one signs for an hour more", json!({ "overlapSeconds": 3600 }))],
     }
 }

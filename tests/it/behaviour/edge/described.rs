@@ -58,6 +58,16 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET /v1/redrives", "deliveries:read"),
     ("GET /v1/redrives/{redriveId}", "deliveries:read"),
     ("DELETE /v1/redrives/{redriveId}", "deadletters:replay"),
+    ("GET /v1/endpoints", "endpoints:read"),
+    ("POST /v1/endpoints", "endpoints:write"),
+    ("GET /v1/endpoints/{endpointId}", "endpoints:read"),
+    ("PATCH /v1/endpoints/{endpointId}", "endpoints:write"),
+    ("DELETE /v1/endpoints/{endpointId}", "endpoints:write"),
+    ("POST /v1/endpoints/{endpointId}/rotate-secret", "endpoints:write"),
+    ("POST /v1/endpoints/{endpointId}/pause", "endpoints:write"),
+    ("POST /v1/endpoints/{endpointId}/resume", "endpoints:write"),
+    ("POST /v1/endpoints/{endpointId}/test", "endpoints:write"),
+    ("POST /v1/endpoints/{endpointId}/verify", "endpoints:write"),
     ("GET /v1/keys", "admin"),
     ("POST /v1/keys", "admin"),
     ("DELETE /v1/keys/{keyId}", "admin"),
@@ -174,6 +184,7 @@ async fn every_described_route_is_served_and_closed(site: &Site) {
             .replace("{deliveryId}", "dlv_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{redriveId}", "rdr_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{keyId}", "key_01H455VB4PEX5VSKNK084SN02Q")
+            .replace("{endpointId}", "ep_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{tenantId}", "ten_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{queue}", "default")
             .replace("{type}", "t");

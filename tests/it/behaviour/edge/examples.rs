@@ -47,7 +47,10 @@ async fn send(app: &TestApp, method: &str, path: &str, operation: &Value, exampl
         }
     };
     let tenant = app.post("/v1/tenants", &json!({"name": "of-examples"})).await.json();
+    let standing = json!({"url": "https://hooks.example.com/of-examples", "events": []});
+    let endpoint = app.post("/v1/endpoints", &standing).await.ok(201);
     let path = path
+        .replace("{endpointId}", &id(&endpoint["endpointId"]))
         .replace("{jobId}", &job)
         .replace("{queue}", if claims { "default" } else { "reports" })
         .replace("{type}", "report.generate")

@@ -16,7 +16,7 @@ both_engines! {
 }
 
 /// Every closed route of a production node.
-const ROUTES: [(&str, &str, &str); 53] = [
+const ROUTES: [(&str, &str, &str); 63] = [
     ("POST", "/v1/jobs", "jobs:write"),
     ("POST", "/api/jobs", "jobs:write"),
     ("POST", "/v1/jobs/batch", "jobs:write"),
@@ -58,6 +58,16 @@ const ROUTES: [(&str, &str, &str); 53] = [
     ("DELETE", "/v1/dead-letters/{deliveryId}", "deadletters:replay"),
     ("POST", "/v1/dead-letters/replay", "deadletters:replay"),
     ("DELETE", "/v1/redrives/{redriveId}", "deadletters:replay"),
+    ("GET", "/v1/endpoints", "endpoints:read"),
+    ("POST", "/v1/endpoints", "endpoints:write"),
+    ("GET", "/v1/endpoints/{endpointId}", "endpoints:read"),
+    ("PATCH", "/v1/endpoints/{endpointId}", "endpoints:write"),
+    ("DELETE", "/v1/endpoints/{endpointId}", "endpoints:write"),
+    ("POST", "/v1/endpoints/{endpointId}/rotate-secret", "endpoints:write"),
+    ("POST", "/v1/endpoints/{endpointId}/pause", "endpoints:write"),
+    ("POST", "/v1/endpoints/{endpointId}/resume", "endpoints:write"),
+    ("POST", "/v1/endpoints/{endpointId}/test", "endpoints:write"),
+    ("POST", "/v1/endpoints/{endpointId}/verify", "endpoints:write"),
     ("GET", "/metrics", "metrics:read"),
     ("GET", "/v1/keys", "admin"),
     ("POST", "/v1/keys", "admin"),
@@ -89,6 +99,7 @@ fn ask(app: &TestApp, method: &str, path: &str) -> Ask {
         ("{deliveryId}", format!("dlv_{ulid}")),
         ("{redriveId}", format!("rdr_{ulid}")),
         ("{keyId}", format!("key_{ulid}")),
+        ("{endpointId}", format!("ep_{ulid}")),
         ("{tenantId}", format!("ten_{ulid}")),
         ("{queue}", "default".to_owned()),
         ("{type}", "t".to_owned()),

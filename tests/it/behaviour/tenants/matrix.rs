@@ -23,6 +23,7 @@ enum Names {
     Delivery,
     Letter,
     Redrive,
+    Endpoint,
     Key,
     /// A queue or a type: a word that every tenant has for itself.
     Word,
@@ -39,7 +40,7 @@ status_path = "/api/reports/status/{jobId}"
 "#;
 
 /// Every operation whose path holds a parameter. A new one without a row fails the first test.
-const MATRIX: [(&str, &str, Names); 35] = [
+const MATRIX: [(&str, &str, Names); 43] = [
     ("GET", "/v1/jobs/{jobId}", Names::Job),
     ("GET", "/api/jobs/{jobId}", Names::Job),
     ("GET", "/api/reports/status/{jobId}", Names::Job),
@@ -62,6 +63,14 @@ const MATRIX: [(&str, &str, Names); 35] = [
     ("DELETE", "/v1/dead-letters/{deliveryId}", Names::Letter),
     ("GET", "/v1/redrives/{redriveId}", Names::Redrive),
     ("DELETE", "/v1/redrives/{redriveId}", Names::Redrive),
+    ("GET", "/v1/endpoints/{endpointId}", Names::Endpoint),
+    ("PATCH", "/v1/endpoints/{endpointId}", Names::Endpoint),
+    ("DELETE", "/v1/endpoints/{endpointId}", Names::Endpoint),
+    ("POST", "/v1/endpoints/{endpointId}/rotate-secret", Names::Endpoint),
+    ("POST", "/v1/endpoints/{endpointId}/pause", Names::Endpoint),
+    ("POST", "/v1/endpoints/{endpointId}/resume", Names::Endpoint),
+    ("POST", "/v1/endpoints/{endpointId}/test", Names::Endpoint),
+    ("POST", "/v1/endpoints/{endpointId}/verify", Names::Endpoint),
     ("GET", "/v1/keys/{keyId}", Names::Key),
     ("DELETE", "/v1/keys/{keyId}", Names::Key),
     ("GET", "/v1/tenants/{tenantId}", Names::Tenant),
@@ -140,6 +149,8 @@ async fn everything(app: &TestApp, receiver: &Receiver) -> Vec<Owned> {
     own(Names::Delivery, &dead, "");
     own(Names::Letter, &dead, "");
     own(Names::Redrive, &running_redrive(app, receiver).await, "");
+    let wish = json!({"url": receiver.url("/standing"), "events": []});
+    own(Names::Endpoint, &id(&app.post("/v1/endpoints", &wish).await.ok(201)["endpointId"]), "");
     let wish = json!({"scopes": ["jobs:read"], "name": "reader"});
     own(Names::Key, &id(&app.post("/v1/keys", &wish).await.ok(201)["keyId"]), "");
 
@@ -187,7 +198,8 @@ async fn running_redrive(app: &TestApp, receiver: &Receiver) -> String {
 
 /// All that the owner sees of what it has.
 async fn world(app: &TestApp, all: &[Owned]) -> Vec<(String, String)> {
-    let lists = ["/v1/jobs", "/v1/deliveries", "/v1/dead-letters", "/v1/redrives", "/v1/keys"];
+    let lists =
+        ["/v1/jobs", "/v1/deliveries", "/v1/dead-letters", "/v1/redrives", "/v1/endpoints", "/v1/keys"];
     let mut paths: Vec<String> = lists.map(str::to_owned).into();
     for owned in all {
         match owned.names {
@@ -197,6 +209,7 @@ async fn world(app: &TestApp, all: &[Owned]) -> Vec<(String, String)> {
             Names::Delivery => paths.push(format!("/v1/deliveries/{}", owned.id)),
             Names::Letter => paths.push(format!("/v1/dead-letters/{}", owned.id)),
             Names::Redrive => paths.push(format!("/v1/redrives/{}", owned.id)),
+            Names::Endpoint => paths.push(format!("/v1/endpoints/{}", owned.id)),
             Names::Key | Names::Word | Names::Tenant => {}
         }
     }
@@ -234,6 +247,7 @@ fn request(app: &TestApp, method: &str, path: &str, owned: &Owned) -> Ask {
         "/complete" => ask.json(&json!({"leaseToken": owned.token, "result": "stolen"})),
         "/fail" => ask.json(&json!({"leaseToken": owned.token, "error": "spoiled", "retryable": false})),
         "/release" => ask.json(&json!({"leaseToken": owned.token})),
+        _ if method == "PATCH" => ask.json(&json!({"description": "spoiled"})),
         _ if method == "GET" => ask.header("prefer", "wait=20").header("if-none-match", "\"1.0\""),
         _ => ask,
     }
