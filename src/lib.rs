@@ -50,3 +50,8 @@ pub mod types;
 pub mod wake;
 #[cfg(feature = "client")]
 pub mod worker;
+
+/// The Rust code of the page about signatures, held to compile and to hold.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/signatures.md")]
+pub struct SignaturesPage;

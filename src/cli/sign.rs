@@ -1,5 +1,7 @@
 //! `ringback sign` and `ringback verify`: a webhook's signature by hand, with the body on standard input.
 
+mod scheme;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::io::{Read, Write};
@@ -8,6 +10,8 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use zeroize::Zeroizing;
+
+use scheme::{SchemeArg, needed};
 
 use crate::types::signature::asymmetric::{self, PrivateKey, PublicKey};
 use crate::types::signature::{self, BadSecret, BadSignature, Secret, TOLERANCE_SECONDS};
@@ -44,9 +48,12 @@ impl fmt::Debug for SecretText {
     }
 }
 
-/// Print the `webhook-signature` value for the body on standard input.
+/// Print the signature header's value for the body on standard input.
 #[derive(Debug, clap::Args)]
 pub struct SignArgs {
+    /// Which header: `webhook-signature`, or that of another scheme.
+    #[arg(long, env = "RINGBACK_SCHEME", value_enum, default_value = "v1")]
+    pub scheme: SchemeArg,
     /// Signing secret, `whsec_...`, or for v1a `whsk_...`; repeatable, the items come in this order.
     #[arg(
         long = "secret",
@@ -58,15 +65,18 @@ pub struct SignArgs {
     pub secrets: Vec<SecretText>,
     /// The `webhook-id`.
     #[arg(long, env = "RINGBACK_ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub id: String,
+    pub id: Option<String>,
     /// The `webhook-timestamp`, in seconds since 1970.
     #[arg(long, env = "RINGBACK_TIMESTAMP", value_parser = clap::value_parser!(i64).range(0..=99_999_999_999))]
-    pub timestamp: i64,
+    pub timestamp: Option<i64>,
 }
 
 /// Check a received signature against the body on standard input; exit 0, or say why not and exit 1.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
+    /// Which header: `webhook-signature`, or that of another scheme.
+    #[arg(long, env = "RINGBACK_SCHEME", value_enum, default_value = "v1")]
+    pub scheme: SchemeArg,
     /// Signing secret, `whsec_...`, or for v1a `whpk_...` or `whsk_...`; repeatable, any of them may have signed.
     #[arg(
         long = "secret",
@@ -78,11 +88,11 @@ pub struct VerifyArgs {
     pub secrets: Vec<SecretText>,
     /// The `webhook-id` as received.
     #[arg(long, env = "RINGBACK_ID")]
-    pub id: String,
+    pub id: Option<String>,
     /// The `webhook-timestamp` as received.
     #[arg(long, env = "RINGBACK_TIMESTAMP", allow_hyphen_values = true)]
-    pub timestamp: String,
-    /// The `webhook-signature` as received.
+    pub timestamp: Option<String>,
+    /// The signature header as received.
     #[arg(long, env = "RINGBACK_SIGNATURE")]
     pub signature: String,
     /// When to judge the timestamp, in seconds since 1970; now by default.
@@ -99,11 +109,7 @@ pub fn run_sign(
     stdin: impl Read,
     mut out: impl Write,
 ) -> anyhow::Result<ExitCode> {
-    let signers = parse(&args.secrets, Signer::parse)?;
-    let body = read(stdin)?;
-    let items: Vec<String> =
-        signers.iter().map(|signer| signer.item(&args.id, args.timestamp, &body)).collect();
-    let signature = items.join(" ");
+    let signature = scheme::sign(args, &read(stdin)?)?;
     if json {
         writeln!(out, "{}", serde_json::json!({"signature": signature}))?;
     } else {
@@ -124,25 +130,8 @@ pub fn run_verify(
     mut out: impl Write,
     now_seconds: i64,
 ) -> anyhow::Result<ExitCode> {
-    let (mut secrets, mut keys) = (Vec::new(), Vec::new());
-    for verifier in parse(&args.secrets, Verifier::parse)? {
-        match verifier {
-            Verifier::V1(secret) => secrets.push(secret),
-            Verifier::V1a(key) => keys.push(key),
-        }
-    }
     let body = read(stdin)?;
-    let at = args.at.unwrap_or(now_seconds);
-    let (id, timestamp, header) = (&args.id, &args.timestamp, &args.signature);
-    let v1 = || signature::verify(&secrets, id, timestamp, header, &body, at, TOLERANCE_SECONDS);
-    let v1a = || asymmetric::verify(&keys, id, timestamp, header, &body, at, TOLERANCE_SECONDS);
-    let verdict = match (secrets.is_empty(), keys.is_empty()) {
-        (_, true) => v1(),
-        (true, false) => v1a(),
-        // Of two refusals the one of `v1` says more.
-        (false, false) => v1a().or_else(|_| v1()),
-    };
-    let detail = verdict.err().map(|why| (why.code(), explain(why, args.at.is_some())));
+    let detail = scheme::verify(args, &body, args.at.unwrap_or(now_seconds))?;
     match (&detail, json) {
         (None, false) => writeln!(out, "valid")?,
         (None, true) => writeln!(out, "{}", serde_json::json!({"valid": true}))?,
@@ -152,6 +141,77 @@ pub fn run_verify(
         }
     }
     Ok(if detail.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The items of a `webhook-signature`, in the order of the secrets.
+fn standard(args: &SignArgs, body: &[u8]) -> anyhow::Result<String> {
+    let signers = parse(&args.secrets, Signer::parse)?;
+    let id = needed(args.id.as_deref(), "--id")?;
+    let timestamp = needed(args.timestamp, "--timestamp")?;
+    let items: Vec<String> = signers.iter().map(|signer| signer.item(id, timestamp, body)).collect();
+    Ok(items.join(" "))
+}
+
+/// Why a `webhook-signature` is refused; None if it is good.
+fn check_standard(args: &VerifyArgs, body: &[u8], at: i64) -> anyhow::Result<Option<BadSignature>> {
+    let verifiers = Verifiers::parse(&args.secrets)?;
+    let seen = Seen {
+        id: needed(args.id.as_deref(), "--id")?,
+        timestamp: needed(args.timestamp.as_deref(), "--timestamp")?,
+        signature: &args.signature,
+        body,
+    };
+    Ok(verifiers.check(&seen, at).err())
+}
+
+/// A webhook as it was received.
+pub struct Seen<'a> {
+    /// The `webhook-id`.
+    pub id: &'a str,
+    /// The `webhook-timestamp`.
+    pub timestamp: &'a str,
+    /// The `webhook-signature`.
+    pub signature: &'a str,
+    /// The raw body.
+    pub body: &'a [u8],
+}
+
+/// Secrets and public keys, any of which may have signed.
+pub struct Verifiers {
+    secrets: Vec<Secret>,
+    keys: Vec<PublicKey>,
+}
+
+impl Verifiers {
+    /// Reads `whsec_`, `whpk_` and `whsk_` texts.
+    pub fn parse(texts: &[SecretText]) -> anyhow::Result<Verifiers> {
+        let (mut secrets, mut keys) = (Vec::new(), Vec::new());
+        for verifier in parse(texts, Verifier::parse)? {
+            match verifier {
+                Verifier::V1(secret) => secrets.push(secret),
+                Verifier::V1a(key) => keys.push(key),
+            }
+        }
+        Ok(Verifiers { secrets, keys })
+    }
+
+    /// Whether there is nothing to verify with.
+    pub fn is_empty(&self) -> bool {
+        self.secrets.is_empty() && self.keys.is_empty()
+    }
+
+    /// Holds what was received against them; `at` is seconds since 1970.
+    pub fn check(&self, seen: &Seen<'_>, at: i64) -> Result<(), BadSignature> {
+        let Seen { id, timestamp, signature: header, body } = *seen;
+        let v1 = || signature::verify(&self.secrets, id, timestamp, header, body, at, TOLERANCE_SECONDS);
+        let v1a = || asymmetric::verify(&self.keys, id, timestamp, header, body, at, TOLERANCE_SECONDS);
+        match (self.secrets.is_empty(), self.keys.is_empty()) {
+            (_, true) => v1(),
+            (true, false) => v1a(),
+            // Of two refusals the one of `v1` says more.
+            (false, false) => v1a().or_else(|_| v1()),
+        }
+    }
 }
 
 fn explain(why: BadSignature, at_given: bool) -> String {

@@ -2,6 +2,7 @@
 
 pub mod asymmetric;
 mod hints;
+pub mod schemes;
 #[cfg(test)]
 mod tests;
 

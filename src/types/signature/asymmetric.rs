@@ -37,6 +37,25 @@ impl PrivateKey {
         key.map(PrivateKey).ok_or(BadSecret::Ed25519)
     }
 
+    /// The key that grows from 32 random bytes.
+    pub(super) fn from_seed(seed: &[u8; 32]) -> Self {
+        PrivateKey(SigningKey::from_bytes(seed))
+    }
+
+    /// What the key grows from, for sealing it at rest.
+    pub(super) fn seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes())
+    }
+
+    /// The `whsk_` text: the seed and its public key, as most tools take it.
+    pub fn reveal(&self) -> Zeroizing<String> {
+        let pair = Zeroizing::new(self.0.to_keypair_bytes());
+        let mut text = Zeroizing::new(String::with_capacity(PRIVATE.len() + 88));
+        text.push_str(PRIVATE);
+        STANDARD.encode_string(*pair, &mut text);
+        text
+    }
+
     /// What verifies this key's signatures.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
@@ -72,6 +91,12 @@ impl PublicKey {
         let bytes = decode(text, PUBLIC)?;
         let key = <&[u8; 32]>::try_from(bytes.as_slice()).ok().and_then(|b| VerifyingKey::from_bytes(b).ok());
         key.map(PublicKey).ok_or(BadSecret::Ed25519)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PUBLIC}{}", STANDARD.encode(self.0.to_bytes()))
     }
 }
 
@@ -124,6 +149,8 @@ mod tests {
     fn both_forms_of_a_private_key_sign_alike_and_the_public_one_verifies() {
         let item = PrivateKey::parse(SEED).unwrap().item("dlv_1", AT, b"{}");
         assert_eq!(PrivateKey::parse(PAIR).unwrap().item("dlv_1", AT, b"{}"), item);
+        let named = PrivateKey::parse(SEED).unwrap();
+        assert_eq!((named.reveal().as_str(), named.public().to_string().as_str()), (PAIR, SHARED));
         for key in [PublicKey::parse(SHARED).unwrap(), PrivateKey::parse(SEED).unwrap().public()] {
             assert_eq!(check(&key, &item, b"{}"), Ok(()));
             assert_eq!(check(&key, &format!("v1,AAAA {item}"), b"{}"), Ok(()), "other versions are skipped");

@@ -77,11 +77,16 @@ pub(super) fn explain(secrets: &[Secret], id: &str, timestamp: &str, body: &[u8]
             return hint;
         }
     }
+    explain_body(body, |guess| secrets.iter().any(|secret| claim.fits_body(&secret.mac, guess)))
+}
+
+/// The first change of `body` which, undone, `fits`; of any scheme.
+pub(super) fn explain_body(body: &[u8], fits: impl Fn(&[u8]) -> bool) -> Hint {
+    if body.len() > MAX_BODY {
+        return Hint::Unexplained;
+    }
     // Guesses about the body are made once, then tried with each secret.
-    body_guesses(body)
-        .into_iter()
-        .find(|(_, guess)| secrets.iter().any(|secret| claim.fits_body(&secret.mac, guess)))
-        .map_or(Hint::Unexplained, |(hint, _)| hint)
+    body_guesses(body).into_iter().find(|(_, guess)| fits(guess)).map_or(Hint::Unexplained, |(hint, _)| hint)
 }
 
 fn wrong_key(claim: &Claim<'_>, secret: &Secret, body: &[u8]) -> Option<Hint> {

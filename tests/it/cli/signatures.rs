@@ -136,3 +136,45 @@ fn the_published_vectors_are_signed_byte_for_byte() {
     }
     assert!(tried >= 10, "only {tried} vectors were found");
 }
+
+#[test]
+fn the_schemes_of_github_and_stripe_are_signed_and_verified() {
+    let vectors: Value = serde_json::from_str(include_str!("../../vectors/signatures.json")).unwrap();
+    let rows = vectors["other_schemes"].as_array().unwrap();
+    let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap().clone();
+    for (scheme, row) in [("github", row("github_docs_example")), ("stripe", row("stripe_v1"))] {
+        let (secret, value) = (row["secret"].as_str().unwrap(), row["value"].as_str().unwrap());
+        let body = row["body"].as_str().unwrap().as_bytes();
+        let with = ["--scheme", scheme, "--secret", secret];
+        let time = if scheme == "stripe" { &["--timestamp", "1700000000"][..] } else { &[] };
+        let signed = feed(ringback().arg("sign").args(with).args(time), body);
+        assert_eq!(signed.done(), format!("{value}\n"), "{scheme}");
+        let check = |secret: &str, body: &[u8]| {
+            let args = ["--scheme", scheme, "--secret", secret, "--signature", value, "--at", "1700000000"];
+            feed(ringback().arg("verify").args(args), body)
+        };
+        assert_eq!(check(secret, body).done(), "valid\n", "{scheme}");
+        let spoilt = check(secret, &[body, b"\n"].concat());
+        assert!(spoilt.code == 1 && spoilt.out.contains("a newline was added"), "{spoilt:?}");
+        let other = check("another", body);
+        assert!(other.code == 1 && other.out.contains("another secret"), "{other:?}");
+    }
+}
+
+#[test]
+fn what_a_scheme_needs_is_asked_for() {
+    let with = |args: &[&str]| feed(ringback().args(args), b"{}");
+    for (args, flag) in [
+        (&["sign", "--secret", SECRET, "--timestamp", "1"][..], "--id"),
+        (&["sign", "--secret", SECRET, "--id", "i"], "--timestamp"),
+        (&["sign", "--scheme", "stripe", "--secret", SECRET], "--timestamp"),
+        (&["sign", "--scheme", "github", "--secret", SECRET, "--secret", OTHER], "one --secret"),
+        (&["sign", "--scheme", "github", "--secret", " "], "--secret is empty"),
+        (&["sign", "--scheme", "sha1", "--secret", SECRET], "sha1"),
+        (&["verify", "--secret", SECRET, "--signature", "v1,x", "--id", "i"], "--timestamp"),
+    ] {
+        with(args).refused(2, flag);
+    }
+    let stale = with(&["verify", "--scheme", "stripe", "--secret", "s", "--signature", "t=1700000000,v1=00"]);
+    assert!(stale.code == 1 && stale.out.contains("no `v1=`"), "{stale:?}");
+}

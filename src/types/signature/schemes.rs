@@ -1,0 +1,176 @@
+//! The ways to sign that a receiver may ask for, and what stands in the headers for each.
+//!
+//! `v1` is always there. Whoever moves from a sender that signs as GitHub or Stripe does adds `github` or `stripe`
+//! and keeps the code that verifies. Both take the secret's whole text, `whsec_` included, as the key, as their
+//! libraries do; Standard Webhooks decodes it.
+
+pub mod hex;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::asymmetric::{PrivateKey, PublicKey};
+use super::{BadSecret, Secret, sign};
+
+/// A way to sign.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// Standard Webhooks, HMAC-SHA256: `webhook-signature: v1,<base64>`. Always there.
+    V1,
+    /// Standard Webhooks, Ed25519: `webhook-signature: v1a,<base64>`, after the `v1` items.
+    V1a,
+    /// `x-hub-signature-256: sha256=<hex>` over the body alone, as GitHub signs. Has room for one key only.
+    Github,
+    /// `stripe-signature: t=<seconds>,v1=<hex>` over `t.body`, as Stripe signs.
+    Stripe,
+}
+
+/// The schemes of one receiver; `v1` is always among them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(from = "BTreeSet<Scheme>", into = "BTreeSet<Scheme>")]
+#[schema(value_type = Vec<Scheme>)]
+pub struct Schemes(BTreeSet<Scheme>);
+
+impl Default for Schemes {
+    fn default() -> Self {
+        Schemes::from(BTreeSet::new())
+    }
+}
+
+impl From<BTreeSet<Scheme>> for Schemes {
+    fn from(mut asked: BTreeSet<Scheme>) -> Self {
+        asked.insert(Scheme::V1);
+        Schemes(asked)
+    }
+}
+
+impl From<Schemes> for BTreeSet<Scheme> {
+    fn from(schemes: Schemes) -> Self {
+        schemes.0
+    }
+}
+
+impl Schemes {
+    /// Whether `scheme` is one of them.
+    pub fn has(&self, scheme: Scheme) -> bool {
+        self.0.contains(&scheme)
+    }
+}
+
+/// What signs for one receiver between two rotations: a secret that both sides know, and an Ed25519 key whose
+/// public half anyone may know.
+///
+/// The two are made together and independently: a key derived from the secret could be derived by the receiver too,
+/// who could then forge what it shows to others.
+#[derive(Clone)]
+pub struct SigningKey {
+    secret: Secret,
+    private: PrivateKey,
+}
+
+/// Bytes of an Ed25519 seed, which a sealed [`SigningKey`] begins with.
+const SEED: usize = 32;
+
+impl SigningKey {
+    /// Takes 32 random bytes for each of the two.
+    pub fn from_random(seed: [u8; SEED], secret: [u8; 32]) -> Result<Self, BadSecret> {
+        Ok(SigningKey { secret: Secret::from_bytes(&secret)?, private: PrivateKey::from_seed(&seed) })
+    }
+
+    /// The same Ed25519 key beside a secret that the receiver brought.
+    pub fn with_secret(seed: [u8; SEED], secret: Secret) -> Self {
+        SigningKey { secret, private: PrivateKey::from_seed(&seed) }
+    }
+
+    /// The bytes to seal at rest: the seed, then the secret's key.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        // Reserved in full: growing would leave a copy of the seed behind in freed memory.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(SEED + self.secret.bytes().len()));
+        bytes.extend_from_slice(&*self.private.seed());
+        bytes.extend_from_slice(self.secret.bytes());
+        bytes
+    }
+
+    /// Reads what [`SigningKey::to_bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadSecret> {
+        let (seed, secret) = bytes.split_first_chunk::<SEED>().ok_or(BadSecret::Length(bytes.len()))?;
+        Ok(SigningKey { secret: Secret::from_bytes(secret)?, private: PrivateKey::from_seed(seed) })
+    }
+
+    /// The secret.
+    pub fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// The key that verifies `v1a`.
+    pub fn public(&self) -> PublicKey {
+        self.private.public()
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey(redacted)")
+    }
+}
+
+/// What is signed: one attempt of one webhook.
+#[derive(Debug, Clone, Copy)]
+pub struct Message<'a> {
+    /// The `webhook-id`.
+    pub id: &'a str,
+    /// The `webhook-timestamp`, seconds since 1970.
+    pub seconds: i64,
+    /// The raw body.
+    pub body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The signature headers of every scheme in `schemes`, by the live `keys`, the newest first.
+    ///
+    /// Empty if there is no key. `github` has room for one signature, so in a rotation it is the new key's.
+    pub fn headers(&self, schemes: &Schemes, keys: &[SigningKey]) -> HeaderMap {
+        let Some(newest) = keys.first() else { return HeaderMap::new() };
+        let mut headers = HeaderMap::with_capacity(3);
+        put(&mut headers, "webhook-signature", &self.standard(schemes, keys));
+        if schemes.has(Scheme::Github) {
+            let text = Zeroizing::new(newest.secret.reveal());
+            put(&mut headers, hex::GITHUB_HEADER, &hex::github(&text, self.body));
+        }
+        if schemes.has(Scheme::Stripe) {
+            let texts: Vec<_> = keys.iter().map(|key| Zeroizing::new(key.secret.reveal())).collect();
+            let texts: Vec<&str> = texts.iter().map(|text| text.as_str()).collect();
+            put(&mut headers, hex::STRIPE_HEADER, &hex::stripe(&texts, self.seconds, self.body));
+        }
+        headers
+    }
+
+    /// `v1` before `v1a`: some clients stop at the first item they do not know.
+    fn standard(&self, schemes: &Schemes, keys: &[SigningKey]) -> String {
+        let secrets: Vec<Secret> = keys.iter().map(|key| key.secret.clone()).collect();
+        let mut value = sign(&secrets, self.id, self.seconds, self.body);
+        if schemes.has(Scheme::V1a) {
+            for key in keys {
+                value.push(' ');
+                value.push_str(&key.private.item(self.id, self.seconds, self.body));
+            }
+        }
+        value
+    }
+}
+
+/// Base64, hex and digits are always a header's value.
+fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
