@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::egress::{Answer, BootTime, Limits, Sender};
 use crate::store::{Attempted, ClaimedDelivery, Error, LiveSecret, Store};
 use crate::types::Millis;
+use crate::types::cloudevents::header_value;
 use crate::types::delivery::{DeadReason, Fault, Outcome, Verdict, judge, roll};
 use crate::types::job::CallbackSecrets;
 use crate::types::signature::{Secret, sign};
@@ -171,8 +172,8 @@ fn headers(
         // CloudEvents 1.0, HTTP binding, binary content mode (3.1).
         map.insert("ce-specversion", HeaderValue::from_static("1.0"));
         map.insert("ce-id", value(&d.event_id.to_string())?);
-        map.insert("ce-type", value(&d.event_kind)?);
-        map.insert("ce-source", value(source)?);
+        map.insert("ce-type", value(&header_value(&d.event_kind))?);
+        map.insert("ce-source", value(&header_value(source))?);
         map.insert("ce-time", value(&d.event_at.to_string())?);
         if let Some(job) = d.job_id {
             map.insert("ce-subject", value(&job.to_string())?);

@@ -3,6 +3,7 @@
 //! Pure data and pure decisions. No async, no SQL, no HTTP, no clock.
 
 pub mod api;
+pub mod cloudevents;
 pub mod delivery;
 pub mod endpoint;
 pub mod id;
