@@ -1,13 +1,14 @@
 //! The only file that knows everyone: puts a node together and takes it apart.
 
 mod push;
+pub mod ring;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -94,6 +95,7 @@ pub struct Running {
     /// The default tenant's webhook secret, in `dev`.
     pub webhook_secret: Option<String>,
     store: Store,
+    ring: PathBuf,
     doors: CancellationToken,
     loops: CancellationToken,
     servers: Vec<JoinHandle<()>>,
@@ -130,7 +132,8 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
             config.listen
         );
     }
-    let ring = key_ring(&config, &dice)?;
+    let ring_path = ring::path(&config)?;
+    let ring = ring::load(&ring_path, config.mode, &dice)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;
@@ -189,7 +192,7 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         supervise(&tasks, &loops, "watch", move || http::watch(app.clone(), token.clone()));
     }
     servers.push(open(listener, if serves { http::router(app)? } else { http::node_router(app) }));
-    Ok(Running { addr, api_key, webhook_secret, store, doors, loops, servers, tasks })
+    Ok(Running { addr, api_key, webhook_secret, store, ring: ring_path, doors, loops, servers, tasks })
 }
 
 struct Node<'a> {
@@ -275,32 +278,6 @@ fn http_options(config: &Config, file: &File) -> http::Options {
         routes: file.routes(),
         metrics_open: dev,
         ..http::Options::default()
-    }
-}
-
-fn key_ring(config: &Config, dice: &Dice) -> anyhow::Result<KeyRing> {
-    let path = match (&config.key_ring, config.mode) {
-        (Some(path), _) => path.clone(),
-        (None, Mode::Dev) => dev_ring_path(&config.store),
-        (None, Mode::Serve) => {
-            bail!("production needs --key-ring FILE; make one with `ringback keyring create FILE`")
-        }
-    };
-    if config.mode == Mode::Dev && !path.exists() {
-        let text = KeyRing::generate(dice.bytes()).to_text();
-        KeyRing::create_file(&path, &text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read the key ring {}", path.display()))?;
-    KeyRing::parse(&text).with_context(|| format!("{}", path.display()))
-}
-
-/// Beside a SQLite file; in the working directory for a server, which has no beside.
-fn dev_ring_path(store: &str) -> PathBuf {
-    let file = store.strip_prefix("sqlite://").or_else(|| store.strip_prefix("sqlite:"));
-    match file.and_then(|f| f.split('?').next()).filter(|f| !f.is_empty()) {
-        Some(file) => PathBuf::from(format!("{file}.keyring")),
-        None => Path::new("ringback.keyring").to_path_buf(),
     }
 }
 

@@ -1,9 +1,6 @@
-//! `keyring` and `keys`: what seals secrets, and what lets callers in.
+//! `keys`: what lets callers in.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-
-use anyhow::Context;
 
 use super::exit::{Exit, Usage};
 use super::print::{self, Out, or_dash, time};
@@ -11,25 +8,8 @@ use super::{PageArgs, Remote};
 use crate::app;
 use crate::clock::Clock;
 use crate::dice::Dice;
-use crate::store::seal::KeyRing;
 use crate::types::key::Scopes;
 use crate::types::{KeyId, Millis, api};
-
-/// The keys that seal secrets at rest.
-#[derive(Debug, clap::Args)]
-pub struct KeyringArgs {
-    #[command(subcommand)]
-    what: KeyringWhat,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum KeyringWhat {
-    /// Make a file with one new key, readable by its owner only; never overwrites one.
-    Create {
-        /// The file to make. Whoever loses it loses every sealed secret.
-        file: PathBuf,
-    },
-}
 
 /// API keys.
 #[derive(Debug, clap::Args)]
@@ -91,19 +71,6 @@ impl CreateArgs {
             expires_at: self.expires_at,
         }
     }
-}
-
-/// Runs `ringback keyring`.
-pub fn keyring(args: KeyringArgs, out: Out) -> anyhow::Result<ExitCode> {
-    let KeyringWhat::Create { file } = args.what;
-    let ring = KeyRing::generate(Dice::Os.bytes());
-    KeyRing::create_file(&file, &ring.to_text())
-        .with_context(|| format!("cannot make the key ring {}", file.display()))?;
-    if out.json {
-        out.value(&serde_json::json!({"file": file, "activeKey": ring.active_id()}))?;
-    }
-    out.say(&format!("made {} with the key {}; keep a copy of it", file.display(), ring.active_id()))?;
-    Ok(Exit::Done.into())
 }
 
 /// Runs `ringback keys`.

@@ -8,6 +8,7 @@ mod demo;
 mod exec;
 mod exit;
 mod jobs;
+mod keyring;
 mod keys;
 mod print;
 mod queues;
@@ -54,7 +55,8 @@ enum Commands {
     Serve(serve::ServeArgs),
     Migrate(serve::MigrateArgs),
     Check(serve::CheckArgs),
-    Keyring(keys::KeyringArgs),
+    Keyring(keyring::KeyringArgs),
+    RotateKeys(keyring::RotateArgs),
     Keys(keys::KeysArgs),
     Config(serve::ConfigArgs),
     Submit(Box<submit::SubmitArgs>),
@@ -167,6 +169,7 @@ impl Commands {
             Commands::Migrate(_)
             | Commands::Check(_)
             | Commands::Keyring(_)
+            | Commands::RotateKeys(_)
             | Commands::Keys(_)
             | Commands::Config(_)
             | Commands::Submit(_)
@@ -191,7 +194,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Commands::Serve(args) => serve::serve(args, out).await,
         Commands::Migrate(args) => serve::migrate(args, out).await,
         Commands::Check(args) => serve::check(args, out).await,
-        Commands::Keyring(args) => keys::keyring(args, out),
+        Commands::Keyring(args) => keyring::run(args, out).await,
+        Commands::RotateKeys(args) => keyring::rotate(args, out).await,
         Commands::Keys(args) => keys::run(args, out).await,
         Commands::Config(args) => serve::config(args, out),
         Commands::Submit(args) => submit::run(*args, out).await,
@@ -257,6 +261,11 @@ mod tests {
             "serve --store s --key-ring f --allow-cidr 10.0.0.0/8 --allow-cidr ::1/128 --allow-port 1 --allow-port 2 --allow-http",
             "keys create --store s --tenant t --scopes jobs:write,work",
             "keyring create f",
+            "keyring list f --store s",
+            "keyring add f",
+            "keyring promote f k1",
+            "keyring remove f k1 --store s",
+            "rotate-keys --store s --key-ring f --per-second 100",
             "migrate --store s",
             "check --store s",
             "config print",
@@ -280,6 +289,8 @@ mod tests {
             "run --type t --queue q --ref r --callback-url https://x --callback-secret s --lease-seconds 60 --metadata {} -- make -j 2",
             "run --idempotency-key k --result-file f --result-type text/html --anyway --json -- true",
             "sign --secret s --secret t --id i --timestamp 1",
+            "sign --scheme stripe --secret s --timestamp 1",
+            "verify --scheme github --secret s --signature x",
             "verify --secret s --id i --timestamp 1 --signature v1,x --at 1 --json",
         ] {
             let words = std::iter::once("ringback").chain(line.split(' '));

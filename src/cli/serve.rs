@@ -170,15 +170,29 @@ pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
 /// Starts a node, says that it is ready, and stops it at the first signal.
 async fn up(config: app::Config, out: Out) -> anyhow::Result<ExitCode> {
     let stop = stop::on_signal()?;
+    let mut hangups = stop::hangups()?;
     let starting = app::start(config, Clock::system(), Dice::Os);
     let Some(running) = stop.run_until_cancelled(starting).await else { return Ok(Exit::Done.into()) };
     let running = running?;
     announce(&running, out)?;
-    stop.cancelled().await;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(()) = hangups.recv() => reload(&running),
+        }
+    }
     tracing::info!("stopping");
     let stopped = tokio::time::timeout(STOP_WITHIN, running.stop()).await;
     stopped.context("the node did not stop in time; leases bring back what it held")??;
     Ok(Exit::Done.into())
+}
+
+/// What SIGHUP asks for. A ring that cannot be used is told of and changes nothing.
+fn reload(running: &Running) {
+    match running.reload_ring() {
+        Ok(key) => tracing::info!(key, "the key ring was read again; this key seals from now on"),
+        Err(e) => tracing::error!(error = format!("{e:#}"), "the key ring was not changed"),
+    }
 }
 
 /// The ready line, which programs wait for, comes last.

@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT: the first asks for a graceful end, the second ends at once.
+//! SIGTERM and SIGINT: the first asks for a graceful end, the second ends at once. SIGHUP: read again what may change.
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// A token that fires at the first signal. A second signal ends the process with 130, as shells do.
@@ -22,4 +22,9 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
         std::process::exit(130);
     });
     Ok(stop)
+}
+
+/// SIGHUPs, one after the other; from here on they no longer end the process.
+pub fn hangups() -> anyhow::Result<Signal> {
+    Ok(signal(SignalKind::hangup())?)
 }

@@ -270,7 +270,7 @@ impl Store {
     ) -> Result<crate::types::job::CallbackSecrets> {
         let aad =
             super::seal::Aad { tenant: tenant.uuid(), row: sealed.1, column: super::submit::SEALED_COLUMN };
-        let plain = self.0.ring.open(&aad, &sealed.0)?;
+        let plain = self.0.keys.now().ring.open(&aad, &sealed.0)?;
         serde_json::from_slice(&plain).map_err(|_| Error::Bug("what was sealed is no JSON".to_owned()))
     }
 

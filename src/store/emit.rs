@@ -144,8 +144,8 @@ impl<'a> Outbox<'a> {
             _ => self.inner.dice.id(self.now),
         };
         self.event(job, event, event_id, at, &view)?;
-        let inner = self.inner;
-        let told = Told { job, view: &view, event, event_id, at, outcome, token_key: &inner.token_keys[0] };
+        let keys = self.inner.keys.now();
+        let told = Told { job, view: &view, event, event_id, at, outcome, token_key: &keys.tokens[0] };
         let mut made = Made::new();
         let callback = callback_of(job)?.filter(|c| c.wants & event.bit() != 0);
         let reply = callback.as_ref().map(|c| self.reply(&told, c, &mut made)).transpose()?;

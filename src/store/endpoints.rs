@@ -17,7 +17,7 @@ use crate::types::problem::{Invalid, ProblemCode};
 use crate::types::{EndpointId, Millis, TenantId, id};
 
 /// The column for which an endpoint's headers are sealed.
-const SEALED_COLUMN: &str = "endpoints.sealed";
+pub(super) const SEALED_COLUMN: &str = "endpoints.sealed";
 
 /// The columns of [`endpoint`], in order, of alias `e`.
 macro_rules! endpoint_columns {
@@ -227,7 +227,7 @@ impl Store {
         sealed: Option<&[u8]>,
     ) -> Result<Vec<(String, String)>> {
         let Some(sealed) = sealed else { return Ok(Vec::new()) };
-        let plain = self.0.ring.open(&aad(tenant, id), sealed)?;
+        let plain = self.0.keys.now().ring.open(&aad(tenant, id), sealed)?;
         serde_json::from_slice(&plain).map_err(|_| Error::Bug("what was sealed is no JSON".to_owned()))
     }
 
@@ -242,7 +242,7 @@ impl Store {
             true => None,
             false => {
                 let plain = json(&s.headers)?;
-                Some(self.0.ring.seal(self.0.dice.bytes(), &aad(tenant, id), plain.as_bytes()))
+                Some(self.0.keys.now().ring.seal(self.0.dice.bytes(), &aad(tenant, id), plain.as_bytes()))
             }
         };
         Ok(args![

@@ -39,6 +39,8 @@ mod push;
 mod queues;
 mod record;
 mod redrive;
+mod ring;
+mod rotate;
 mod rows;
 pub mod seal;
 mod secrets;
@@ -52,6 +54,8 @@ pub use error::{Error, Result};
 pub use invariants::{Finding, check};
 pub use model::*;
 pub use probe::{TEST, VERIFY};
+pub use ring::NotAnHeir;
+pub use rotate::{Rotation, Tally, census};
 pub use secrets::LiveSecret;
 
 use std::sync::{Arc, OnceLock};
@@ -61,7 +65,7 @@ use crate::dice::Dice;
 use crate::metrics::Metrics;
 use crate::types::api::Urls;
 use crate::types::id::NodeId;
-use crate::types::key::{AccessToken, TokenKey};
+use crate::types::key::AccessToken;
 use crate::types::{JobId, LaneId, Millis, TenantId};
 
 /// Handle to the store. Cheap to clone.
@@ -78,8 +82,7 @@ struct Inner {
     committer: commit::Committer,
     dice: Dice,
     urls: Urls,
-    ring: seal::KeyRing,
-    token_keys: Vec<TokenKey>,
+    keys: ring::LiveKeys,
     floors: lease::Floors,
     limits: limits::Limits,
     learned: learn::Learned,
@@ -155,10 +158,9 @@ impl Store {
             scouts,
             writers,
             committer,
-            token_keys: options.ring.token_keys(),
+            keys: ring::LiveKeys::new(options.ring),
             dice: options.dice,
             urls: options.urls,
-            ring: options.ring,
             floors: lease::Floors::default(),
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
@@ -184,10 +186,9 @@ impl Store {
             scouts: one.clone(),
             writers: one,
             committer: commit::Committer::new().0,
-            token_keys: ring.token_keys(),
+            keys: ring::LiveKeys::new(ring),
             dice: Dice::seeded(1),
             urls,
-            ring,
             floors: lease::Floors::default(),
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
@@ -231,12 +232,12 @@ impl Store {
 
     /// The capability that reads one job.
     pub fn access_token(&self, tenant: TenantId, job: JobId) -> String {
-        AccessToken::mint(&self.0.token_keys[0], tenant, job)
+        AccessToken::mint(&self.0.keys.now().tokens[0], tenant, job)
     }
 
     /// Whose job a capability opens.
     pub fn open_access_token(&self, text: &str) -> Option<(TenantId, JobId)> {
-        AccessToken::verify(&self.0.token_keys, text)
+        AccessToken::verify(&self.0.keys.now().tokens, text)
     }
 
     /// Whether the database can be read now.

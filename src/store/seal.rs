@@ -5,12 +5,11 @@
 //! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). Everything before the nonce is authenticated,
 //! and so is the place the value belongs to ([`Aad`]): a value copied to another row does not open.
 
+mod file;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::io::{self, Write};
-use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -152,6 +151,22 @@ impl Key {
     }
 }
 
+/// The id of the key that sealed a value, of which the first 66 bytes are enough.
+pub fn sealed_by(sealed: &[u8]) -> Result<String, SealError> {
+    Ok(String::from_utf8_lossy(split(sealed)?.0).into_owned())
+}
+
+/// The key's id, and what comes after it.
+fn split(sealed: &[u8]) -> Result<(&[u8], &[u8]), SealError> {
+    let [version, length, rest @ ..] = sealed else {
+        return Err(SealError::Short);
+    };
+    if *version != VERSION {
+        return Err(SealError::Version(*version));
+    }
+    rest.split_at_checked(usize::from(*length)).ok_or(SealError::Short)
+}
+
 /// The parts of a sealed value.
 struct Parts<'a> {
     header: &'a [u8],
@@ -162,13 +177,7 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn of(sealed: &'a [u8]) -> Result<Self, SealError> {
-        let [version, length, rest @ ..] = sealed else {
-            return Err(SealError::Short);
-        };
-        if *version != VERSION {
-            return Err(SealError::Version(*version));
-        }
-        let (key_id, rest) = rest.split_at_checked(usize::from(*length)).ok_or(SealError::Short)?;
+        let (key_id, rest) = split(sealed)?;
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE>().ok_or(SealError::Short)?;
         if ciphertext.len() < TAG {
             return Err(SealError::Short);
@@ -201,10 +210,33 @@ impl KeyRing {
         KeyRing { active: Key::generate(random), old: Vec::new() }
     }
 
-    /// This ring with a new active key on top.
+    /// This ring with a new key at its end, which opens and does not seal yet.
     #[must_use]
-    pub fn rotated(&self, random: [u8; 32]) -> Self {
-        KeyRing { active: Key::generate(random), old: self.keys().cloned().collect() }
+    pub fn with(&self, random: [u8; 32]) -> Self {
+        let old = self.old.iter().cloned().chain([Key::generate(random)]).collect();
+        KeyRing { active: self.active.clone(), old }
+    }
+
+    /// This ring with that key on top; None if it holds no such key.
+    pub fn promoting(&self, id: &str) -> Option<Self> {
+        let active = self.keys().find(|key| key.id == id)?.clone();
+        Some(KeyRing { active, old: self.keys().filter(|key| key.id != id).cloned().collect() })
+    }
+
+    /// This ring without that key; None if it holds no such key or if it is the active one.
+    pub fn without(&self, id: &str) -> Option<Self> {
+        let old = self.old.iter().filter(|key| key.id != id).cloned().collect::<Vec<_>>();
+        (old.len() < self.old.len()).then(|| KeyRing { active: self.active.clone(), old })
+    }
+
+    /// The ids of its keys, the active one's first.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys().map(|key| key.id.as_str())
+    }
+
+    /// Whether the key of that id is in it.
+    pub fn holds(&self, id: &str) -> bool {
+        self.ids().any(|own| own == id)
     }
 
     /// The file that [`KeyRing::parse`] reads back; wiped on drop.
@@ -255,28 +287,6 @@ impl KeyRing {
         let payload = Payload { msg: parts.ciphertext, aad: &aad.after(parts.header) };
         let plain = key.cipher().decrypt(&XNonce::from(parts.nonce), payload);
         plain.map(Zeroizing::new).map_err(|_| SealError::Forged)
-    }
-
-    /// Whether the active key sealed the value; if not, a rotation has to seal it anew.
-    pub fn is_current(&self, sealed: &[u8]) -> Result<bool, SealError> {
-        Ok(Parts::of(sealed)?.key_id == self.active.id.as_bytes())
-    }
-
-    /// Writes `text` to a new file that only its owner may read (mode 0600), and syncs it.
-    ///
-    /// Refuses to overwrite: a ring that is lost takes every sealed secret with it.
-    pub fn create_file(path: &Path, text: &str) -> io::Result<()> {
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        if written.is_err() {
-            // Half a ring would stand in the way of the next try. The first error is the one to tell.
-            let _ = std::fs::remove_file(path);
-        }
-        written
     }
 }
 

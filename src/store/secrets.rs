@@ -16,7 +16,8 @@ use crate::args;
 use crate::types::signature::Secret;
 use crate::types::{EndpointId, Millis, TenantId};
 
-const COLUMN: &str = "secrets.sealed";
+/// The column for which a signing secret is sealed.
+pub(super) const COLUMN: &str = "secrets.sealed";
 /// Live secrets of one owner, the newest first.
 const MOST: usize = 3;
 /// Another node's rotation is seen after this long; its overlap bridges it.
@@ -163,7 +164,7 @@ impl Store {
         let id = self.0.dice.id::<()>(now).uuid();
         let secret = Secret::from_bytes(&self.0.dice.bytes::<32>()).map_err(|e| Error::Bug(e.to_string()))?;
         let aad = Aad { tenant: tenant.uuid(), row: id, column: COLUMN };
-        let sealed = self.0.ring.seal(self.0.dice.bytes(), &aad, secret.bytes());
+        let sealed = self.0.keys.now().ring.seal(self.0.dice.bytes(), &aad, secret.bytes());
         tx.run(&PUT, args![id, tenant, owner, sealed, now]).await.map(drop)
     }
 
@@ -172,7 +173,7 @@ impl Store {
             .take(MOST)
             .map(|row| {
                 let aad = Aad { tenant: tenant.uuid(), row: row.uuid(0)?, column: COLUMN };
-                let plain = self.0.ring.open(&aad, &row.bytes(1)?)?;
+                let plain = self.0.keys.now().ring.open(&aad, &row.bytes(1)?)?;
                 let secret = Secret::from_bytes(&plain).map_err(|e| Error::Bug(e.to_string()))?;
                 Ok((secret, row.time_opt(2)?))
             })

@@ -189,7 +189,7 @@ fn seal(inner: &Inner, new: &NewJob) -> Result<Option<Vec<u8>>> {
     }
     let plain = serde_json::to_vec(&new.secrets).map_err(|e| Error::Bug(e.to_string()))?;
     let aad = Aad { tenant: new.tenant.uuid(), row: new.id.uuid(), column: SEALED_COLUMN };
-    Ok(Some(inner.ring.seal(inner.dice.bytes(), &aad, &plain)))
+    Ok(Some(inner.keys.now().ring.seal(inner.dice.bytes(), &aad, &plain)))
 }
 
 fn document_row(inner: &Inner, j: &NewJob) -> Result<Vec<Value>> {

@@ -3,6 +3,7 @@
 mod callbacks;
 mod ci;
 mod jobs;
+mod keyring;
 mod keys;
 mod node;
 mod operate;

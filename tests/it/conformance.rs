@@ -16,6 +16,7 @@ mod push;
 mod queues;
 mod read;
 mod retention;
+mod rotation;
 mod submit;
 mod together;
 mod watch;

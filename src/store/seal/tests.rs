@@ -67,9 +67,9 @@ fn old_keys_open_and_the_active_one_seals() {
     let (before, after) = (ring(&[OLD]), ring(&[NEW, OLD]));
     let sealed = before.seal([1; 24], &place(), b"x");
     assert_eq!(*after.open(&place(), &sealed).unwrap(), b"x");
-    assert_eq!(after.is_current(&sealed), Ok(false));
+    assert_eq!(sealed_by(&sealed).unwrap(), "old");
     let anew = after.seal([2; 24], &place(), b"x");
-    assert_eq!(after.is_current(&anew), Ok(true));
+    assert_eq!(sealed_by(&anew[..66.min(anew.len())]).unwrap(), "new_2026-10");
     assert_eq!(after.active_id(), "new_2026-10");
     assert_eq!(before.open(&place(), &anew).unwrap_err(), SealError::UnknownKey);
     // Another key under the same id.
@@ -79,11 +79,12 @@ fn old_keys_open_and_the_active_one_seals() {
 
 #[test]
 fn a_ring_survives_its_file() {
-    let ring = KeyRing::generate([3; 32]).rotated([4; 32]);
+    let fourth = KeyRing::generate([4; 32]).active_id().to_owned();
+    let ring = KeyRing::generate([3; 32]).with([4; 32]).promoting(&fourth).unwrap();
     let text = ring.to_text();
     let again = KeyRing::parse(&text).unwrap();
     assert_eq!(*again.to_text(), *text);
-    assert_eq!(again.active_id(), KeyRing::generate([4; 32]).active_id());
+    assert_eq!(again.active_id(), fourth);
     assert_eq!(again.active_id().len(), 17);
     let sealed = KeyRing::generate([3; 32]).seal([0; 24], &place(), b"");
     assert!(again.open(&place(), &sealed).unwrap().is_empty());
@@ -136,7 +137,7 @@ fn a_file_is_private_and_never_overwritten() {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
     let refused = KeyRing::create_file(&path, NEW).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), OLD);
     assert!(KeyRing::create_file(&dir.path().join("no/such"), OLD).is_err());
 }
@@ -156,4 +157,35 @@ proptest! {
         prop_assert!(ring(&[OLD]).open(&place(), &headed).is_err());
         prop_assert!(KeyRing::parse(&text).is_err());
     }
+}
+
+#[test]
+fn a_ring_goes_from_one_key_to_the_next() {
+    let first = KeyRing::generate([3; 32]);
+    let old = first.active_id().to_owned();
+    let both = first.with([4; 32]);
+    let new = both.ids().last().unwrap().to_owned();
+    assert_eq!(both.active_id(), old, "a key that was only added does not seal");
+    let sealed = first.with([4; 32]).promoting(&new).unwrap().seal([0; 24], &place(), b"x");
+    assert_eq!(*both.open(&place(), &sealed).unwrap(), b"x", "it opens what a node seals that is ahead");
+    let after = both.promoting(&new).unwrap();
+    assert_eq!(after.ids().collect::<Vec<_>>(), [new.as_str(), &old]);
+    assert!(after.without(&new).is_none(), "the active key stays");
+    assert!(both.promoting("x").is_none() && both.without("x").is_none());
+    assert_eq!(after.without(&old).unwrap().ids().collect::<Vec<_>>(), [&new]);
+}
+
+#[test]
+fn a_ring_is_replaced_whole_and_stays_its_owners() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (real, link) = (dir.path().join("real"), dir.path().join("ring"));
+    std::fs::write(&real, "old").unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    KeyRing::replace_file(&link, "new").unwrap();
+    assert_eq!(std::fs::read_to_string(&real).unwrap(), "new");
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(std::fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left beside it");
+    assert!(KeyRing::replace_file(&dir.path().join("none"), "x").is_err());
 }

@@ -1,33 +1,10 @@
-//! `keyring` and `keys`.
-
-use std::os::unix::fs::PermissionsExt;
+//! `keys`.
 
 use serde_json::{Value, json};
 
 use super::{Desk, Process, run};
 use crate::support::app::until;
 use crate::support::process::ringback;
-
-#[test]
-fn keyring_create_never_overwrites() {
-    let dir = tempfile::tempdir().unwrap();
-    let create =
-        |args: &[&str]| run(ringback().args(["keyring", "create"]).args(args).current_dir(dir.path()));
-
-    assert!(create(&["ring"]).done().starts_with("made ring with the key "));
-
-    let file = dir.path().join("ring");
-    let first = std::fs::read(&file).unwrap();
-    let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode, 0o600, "for its owner only");
-    create(&["ring"]).refused(1, "cannot make the key ring ring");
-    assert_eq!(std::fs::read(&file).unwrap(), first);
-    let told = create(&["other", "--json"]).json();
-    assert_eq!(told["file"], "other");
-    let other = std::fs::read_to_string(dir.path().join("other")).unwrap();
-    assert!(other.contains(told["activeKey"].as_str().unwrap()), "{told}");
-    assert_ne!(other.as_bytes(), first, "every ring has a key of its own");
-}
 
 #[test]
 fn the_first_key_is_made_in_the_store_and_works() {

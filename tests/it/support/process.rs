@@ -75,6 +75,12 @@ impl Node {
         self.child.wait().unwrap();
     }
 
+    /// SIGHUP: read again what may change.
+    pub fn hang_up(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
     /// SIGTERM, then its exit code.
     pub fn terminate(&mut self) -> i32 {
         let pid = self.child.id().to_string();

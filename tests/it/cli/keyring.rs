@@ -1,0 +1,189 @@
+//! `keyring` and `rotate-keys`, beside a node that works.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ringback::client::{Client, SubmitOptions};
+use ringback::types::api::{Callback, SubmitJob};
+use serde_json::Value;
+
+use super::{Process, Ran, run};
+use crate::support::app::{LIMIT, until};
+use crate::support::process::{KEY, Node, free_port, ringback};
+use crate::support::receiver::Receiver;
+
+const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
+
+#[test]
+fn keyring_create_never_overwrites() {
+    let dir = tempfile::tempdir().unwrap();
+    let create =
+        |args: &[&str]| run(ringback().args(["keyring", "create"]).args(args).current_dir(dir.path()));
+
+    assert!(create(&["ring"]).done().starts_with("made ring with the key "));
+
+    let file = dir.path().join("ring");
+    let first = std::fs::read(&file).unwrap();
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600, "for its owner only");
+    create(&["ring"]).refused(1, "cannot make the key ring ring");
+    assert_eq!(std::fs::read(&file).unwrap(), first);
+    let told = create(&["other", "--json"]).json();
+    assert_eq!(told["file"], "other");
+    let other = std::fs::read_to_string(dir.path().join("other")).unwrap();
+    assert!(other.contains(told["activeKey"].as_str().unwrap()), "{told}");
+    assert_ne!(other.as_bytes(), first, "every ring has a key of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_under_load_survives_a_kill_on_sqlite() {
+    let dir = tempfile::tempdir().unwrap();
+    rotate("sqlite://desk.db", "desk.db.keyring", dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_under_load_survives_a_kill_on_postgres() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = crate::support::postgres::database().await;
+    rotate(&store, "ringback.keyring", dir.path()).await;
+}
+
+/// A job whose first event is told at once, with a secret and a header of its own: two values are sealed.
+fn sealed(url: &str) -> SubmitJob {
+    let callback = Callback {
+        url: Some(url.to_owned()),
+        secret: Some(SECRET.to_owned()),
+        events: Some(vec!["job.queued".to_owned()]),
+        ..Callback::default()
+    };
+    SubmitJob { kind: "t".to_owned(), callback: Some(callback), ..SubmitJob::default() }
+}
+
+/// Submits without a pause until it is told to stop; every submission is accepted.
+async fn load(client: Client, url: String, stop: Arc<AtomicBool>, made: Arc<AtomicUsize>) {
+    while !stop.load(Ordering::SeqCst) {
+        client.submit(&sealed(&url), SubmitOptions::default()).await.unwrap();
+        made.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn rotate(store: &str, ring: &str, dir: &Path) {
+    let receiver = Receiver::start().await;
+    let port = free_port();
+    let mut node = Node::dev(store, port, dir);
+    let client = Client::new(&node.url, Some(KEY)).unwrap();
+    let ringback_in = |args: &[&str]| run(ringback().args(args).current_dir(dir));
+    for _ in 0..100 {
+        client.submit(&sealed(&receiver.url("/x")), SubmitOptions::default()).await.unwrap();
+    }
+    let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let loading = tokio::spawn(load(client.clone(), receiver.url("/x"), stop.clone(), made.clone()));
+
+    let (old, new) = next_key(&node, ring, dir).await;
+    let count =
+        |id: &str| sealed_by(&ringback_in(&["keyring", "list", ring, "--store", store, "--json"]), id);
+    ringback_in(&["keyring", "remove", ring, &old, "--store", store]).refused(1, "still sealed by");
+
+    let slowly = ["rotate-keys", "--store", store, "--key-ring", ring, "--per-second", "20"];
+    let killed = Process::start(ringback().args(slowly), dir, "rotate.log");
+    until("a part is sealed anew", async || {
+        let counts = (count(&old), count(&new));
+        // The load alone seals with the new key; that the old one's are fewer shows the rotation.
+        if counts.0 < 195 && counts.1 > 0 { Ok(()) } else { Err(counts) }
+    })
+    .await;
+    drop(killed);
+    assert!(count(&old) > 0, "it was killed in the middle");
+    let told = ringback_in(&["rotate-keys", "--store", store, "--key-ring", ring, "--json"]).json();
+    assert_eq!(
+        (&told["done"], &told["activeKey"]),
+        (&Value::from(true), &Value::from(new.as_str())),
+        "{told}"
+    );
+    assert!(told["sealedAnew"].as_u64().unwrap() > 0, "{told}");
+
+    stop.store(true, Ordering::SeqCst);
+    loading.await.unwrap();
+    let values = 1 + 2 * (100 + made.load(Ordering::SeqCst));
+    assert_eq!((count(&old), count(&new)), (0, u64::try_from(values).unwrap()));
+    ringback_in(&["keyring", "remove", ring, &old, "--store", store]).done();
+    ringback_in(&["keyring", "remove", ring, &new, "--store", store]).refused(2, "is the key that seals");
+    ringback_in(&["keyring", "remove", ring, &old, "--store", store]).refused(2, "holds no key");
+
+    // A node that never knew the old key opens everything.
+    node.kill();
+    let node = Node::dev(store, port, dir);
+    let total = 100 + made.load(Ordering::SeqCst);
+    for request in receiver.wait("/x", total, LIMIT).await {
+        request.verify(SECRET);
+    }
+    let first = receiver.at("/x")[0].webhook_id().to_owned();
+    let again = ["deliveries", "retry", &first, "--url", &node.url, "--api-key", KEY];
+    let retried = async || {
+        let ran = ringback_in(&again);
+        if ran.code == 0 { Ok(()) } else { Err(ran) }
+    };
+    until("the delivery can be sent again", retried).await;
+    until("it is sent again", async || {
+        let seen = receiver.at("/x").iter().filter(|r| r.webhook_id() == first).count();
+        if seen > 1 { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    receiver.log().iter().for_each(|request| request.verify(SECRET));
+    ringback_in(&["check", "--store", store]).done();
+}
+
+/// Takes the node to a new key as the documents say; gives the ids of the old key and the new one.
+async fn next_key(node: &Node, ring: &str, dir: &Path) -> (String, String) {
+    let ringback_in = |args: &[&str]| run(ringback().args(args).current_dir(dir)).json();
+    let added = ringback_in(&["keyring", "add", ring, "--json"]);
+    let id = |n: usize| added["keys"][n].as_str().unwrap().to_owned();
+    let (old, new) = (id(0), id(1));
+    assert_eq!(added["activeKey"], old.as_str());
+    read_again(node, dir, &old).await;
+    let promoted = ringback_in(&["keyring", "promote", ring, &new, "--json"]);
+    assert_eq!(promoted["activeKey"], new.as_str());
+    read_again(node, dir, &new).await;
+    (old, new)
+}
+
+/// Sends SIGHUP and waits until the node says that it seals with that key.
+async fn read_again(node: &Node, dir: &Path, key: &str) {
+    node.hang_up();
+    until(&format!("{key} seals"), async || {
+        let log = std::fs::read_to_string(dir.join("node.log")).unwrap();
+        let said = log.lines().any(|line| line.contains("read again") && line.contains(key));
+        if said { Ok(()) } else { Err(log.lines().last().map(str::to_owned)) }
+    })
+    .await;
+}
+
+fn sealed_by(listed: &Ran, id: &str) -> u64 {
+    let listed = listed.json();
+    let key = listed["keys"].as_array().unwrap().iter().find(|key| key["keyId"] == id);
+    key.unwrap_or_else(|| panic!("{id}: {listed}"))["sealed"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_ring_that_cannot_be_used_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::dev("sqlite://desk.db", 0, dir.path());
+    let ring = dir.path().join("desk.db.keyring");
+    for (text, why) in [("nonsense", "key ring, line 1"), ("", "holds no key"), (FOREIGN, "lacks the key")] {
+        std::fs::write(&ring, text).unwrap();
+        node.hang_up();
+        until(why, async || {
+            let log = std::fs::read_to_string(dir.path().join("node.log")).unwrap();
+            if log.contains(why) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+    let client = Client::new(&node.url, Some(KEY)).unwrap();
+    let receiver = Receiver::start().await;
+    client.submit(&sealed(&receiver.url("/x")), SubmitOptions::default()).await.unwrap();
+    receiver.wait("/x", 1, LIMIT).await[0].verify(SECRET);
+}
+
+const FOREIGN: &str = "foreign AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

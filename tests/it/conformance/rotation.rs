@@ -1,0 +1,173 @@
+//! `rotate-keys`: every sealed value goes to the ring's first key, beside a store that works.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ringback::dice::Dice;
+use ringback::store::db::{Engine, Target};
+use ringback::store::seal::KeyRing;
+use ringback::store::{Rotation, Tally, census};
+use ringback::types::job::{CallbackSecrets, NewJob};
+
+use crate::support::store::{Bed, both_stores, complete};
+
+both_stores! {
+    everything_is_sealed_anew_and_opens,
+    a_rotation_that_stopped_is_begun_again,
+    a_store_at_work_is_not_disturbed,
+    a_value_under_a_foreign_key_stays_as_it_is,
+    a_row_that_someone_holds_is_passed_over,
+}
+
+const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
+
+/// The ring of every [`Bed`], the same with a new key on top, and that key alone.
+fn rings() -> (KeyRing, KeyRing, KeyRing) {
+    let old = KeyRing::generate([7; 32]);
+    let both = old.with([8; 32]);
+    let next = both.ids().last().unwrap().to_owned();
+    let both = both.promoting(&next).unwrap();
+    let new = both.without(old.active_id()).unwrap();
+    (old, both, new)
+}
+
+fn sealed(bed: &Bed) -> NewJob {
+    let mut job = bed.called_back();
+    job.secrets = CallbackSecrets {
+        secret: Some(SECRET.to_owned()),
+        headers: vec![("x-key".to_owned(), "k".repeat(200))],
+    };
+    job
+}
+
+/// `n` jobs that hold a secret, `n` that hold none, and the deliveries of all; gives how many values are sealed.
+async fn fill(bed: &Bed, n: usize) -> u64 {
+    for _ in 0..n {
+        bed.submit(sealed(bed)).await;
+        bed.submit(bed.called_back()).await;
+    }
+    for job in bed.lease(500).await {
+        bed.held(&job, complete()).await.unwrap();
+    }
+    bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap();
+    1 + 2 * u64::try_from(n).unwrap()
+}
+
+async fn pass(bed: &Bed, ring: &KeyRing, most: usize) -> Tally {
+    let mut rotation = Rotation::begin(&bed.url, ring.clone(), Dice::seeded(99)).unwrap();
+    let mut sum = Tally::default();
+    while rotation.place().is_some() {
+        sum.add(rotation.step(most).await.unwrap());
+    }
+    sum
+}
+
+async fn count(bed: &Bed, ring: &KeyRing) -> u64 {
+    census(&bed.url).await.unwrap().get(ring.active_id()).copied().unwrap_or_default()
+}
+
+async fn everything_is_sealed_anew_and_opens(bed: &Bed) {
+    let (old, both, new) = rings();
+    let values = fill(bed, 25).await;
+    let secrets = bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap();
+    assert_eq!(census(&bed.url).await.unwrap(), BTreeMap::from([(old.active_id().to_owned(), values)]));
+    assert_eq!(bed.store.use_ring(both.clone()).unwrap(), new.active_id());
+
+    let tally = pass(bed, &both, 7).await;
+
+    assert_eq!((tally.sealed_anew, tally.is_done(), tally.is_clean()), (values, true, false), "{tally:?}");
+    assert_eq!(census(&bed.url).await.unwrap(), BTreeMap::from([(new.active_id().to_owned(), values)]));
+    assert!(pass(bed, &both, 200).await.is_clean(), "the second pass finds nothing to do");
+    bed.store.use_ring(new).unwrap();
+    bed.pass(Duration::from_secs(60));
+    let again = bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap();
+    assert_eq!(again[0].0.reveal(), secrets[0].0.reveal());
+    let claimed = bed.claim().await;
+    let opened = claimed.iter().filter_map(|d| d.sealed.as_ref());
+    let opened: Vec<_> = opened.map(|s| bed.store.open_sealed(bed.tenant, s).unwrap()).collect();
+    assert_eq!((claimed.len(), opened.len()), (50, 25));
+    assert!(opened.iter().all(|own| own.secret.as_deref() == Some(SECRET) && own.headers[0].1.len() == 200));
+    assert!(bed.store.use_ring(old).is_err(), "a ring without the key that seals is no heir");
+}
+
+async fn a_rotation_that_stopped_is_begun_again(bed: &Bed) {
+    let (_, both, new) = rings();
+    let values = fill(bed, 20).await;
+    let mut first = Rotation::begin(&bed.url, both.clone(), Dice::seeded(99)).unwrap();
+    for _ in 0..4 {
+        first.step(5).await.unwrap();
+    }
+    let place = first.place();
+    drop(first);
+    let done = count(bed, &new).await;
+    assert!(done > 1 && done < values, "{done} of {values}, {place:?}");
+
+    let tally = pass(bed, &both, 5).await;
+
+    assert_eq!(tally.sealed_anew, values - done);
+    assert_eq!(count(bed, &new).await, values);
+}
+
+async fn a_store_at_work_is_not_disturbed(bed: &Bed) {
+    let (_, both, new) = rings();
+    let mut values = fill(bed, 20).await;
+    bed.store.use_ring(both.clone()).unwrap();
+    let work = async {
+        for _ in 0..15 {
+            fill(bed, 2).await;
+        }
+    };
+    let rotate = async {
+        let mut busy = 0;
+        let mut rotation = Rotation::begin(&bed.url, both.clone(), Dice::seeded(99)).unwrap();
+        while rotation.place().is_some() {
+            // Another's turn is no failure: the same bite is asked for again.
+            busy += usize::from(rotation.step(1).await.is_err());
+            assert!(busy < 100);
+        }
+    };
+    tokio::join!(work, rotate);
+    pass(bed, &both, 200).await;
+    values += 15 * 4;
+    assert_eq!(count(bed, &new).await, values);
+    assert_eq!(census(&bed.url).await.unwrap().len(), 1);
+    bed.store.use_ring(new).unwrap();
+    for delivery in bed.claim().await {
+        if let Some(sealed) = &delivery.sealed {
+            bed.store.open_sealed(bed.tenant, sealed).unwrap();
+        }
+    }
+}
+
+async fn a_value_under_a_foreign_key_stays_as_it_is(bed: &Bed) {
+    let (old, _, _) = rings();
+    let values = fill(bed, 3).await;
+    let foreign = KeyRing::generate([5; 32]);
+
+    let tally = pass(bed, &foreign, 200).await;
+
+    assert_eq!(tally.unknown, BTreeMap::from([(old.active_id().to_owned(), values)]));
+    assert!(!tally.is_done() && tally.sealed_anew == 0);
+    assert_eq!(count(bed, &old).await, values);
+}
+
+async fn a_row_that_someone_holds_is_passed_over(bed: &Bed) {
+    // SQLite has one writer: whoever holds a row holds the file, and the bite waits.
+    if bed.engine() == Engine::Sqlite {
+        return;
+    }
+    let (_, both, new) = rings();
+    let values = fill(bed, 3).await;
+    let mut other = Target::parse(&bed.url).unwrap().connect(false).await.unwrap();
+    other.run("BEGIN", vec![]).await.unwrap();
+    let one = "SELECT id FROM jobs WHERE id = (SELECT MIN(id::text)::uuid FROM jobs WHERE sealed IS NOT NULL) FOR UPDATE";
+    assert_eq!(other.all(one, vec![]).await.unwrap().len(), 1);
+
+    let tally = pass(bed, &both, 200).await;
+
+    assert_eq!((tally.sealed_anew, tally.passed_over, tally.is_done()), (values - 1, 1, false));
+    other.run("COMMIT", vec![]).await.unwrap();
+    let tally = pass(bed, &both, 200).await;
+    assert_eq!((tally.sealed_anew, tally.passed_over), (1, 0));
+    assert_eq!(count(bed, &new).await, values);
+}
