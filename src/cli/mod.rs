@@ -5,11 +5,13 @@ mod child;
 mod dead_letters;
 mod deliveries;
 mod demo;
+mod doctor;
 mod exec;
 mod exit;
 mod jobs;
 mod keyring;
 mod keys;
+mod listen;
 mod print;
 mod queues;
 mod run;
@@ -69,6 +71,8 @@ enum Commands {
     Run(Box<run::RunArgs>),
     Sign(sign::SignArgs),
     Verify(sign::VerifyArgs),
+    Listen(listen::ListenArgs),
+    Doctor(doctor::DoctorArgs),
     Openapi(OpenapiArgs),
 }
 
@@ -181,6 +185,8 @@ impl Commands {
             | Commands::DeadLetters(_)
             | Commands::Sign(_)
             | Commands::Verify(_)
+            | Commands::Listen(_)
+            | Commands::Doctor(_)
             | Commands::Openapi(_) => "warn",
         }
     }
@@ -211,6 +217,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let now = Clock::wall().seconds();
             sign::run_verify(&args, out.json, std::io::stdin(), std::io::stdout(), now)
         }
+        Commands::Listen(args) => listen::run(args, out).await,
+        Commands::Doctor(args) => doctor::run(args, out).await,
         Commands::Openapi(args) => {
             let document = args.remote.client()?.openapi().await?;
             print::bytes(&document)?;
@@ -291,6 +299,8 @@ mod tests {
             "sign --secret s --secret t --id i --timestamp 1",
             "sign --scheme stripe --secret s --timestamp 1",
             "verify --scheme github --secret s --signature x",
+            "listen --listen 127.0.0.1:0 --forward-to http://x --secret s --secret t",
+            "doctor https://x --secret s --allow-loopback --allow-cidr 10.0.0.0/8 --allow-port 1 --allow-http",
             "verify --secret s --id i --timestamp 1 --signature v1,x --at 1 --json",
         ] {
             let words = std::iter::once("ringback").chain(line.split(' '));

@@ -18,6 +18,7 @@ use super::guard::{Guard, Vetted, literal};
 use super::wire::{Io, Link, Wire};
 use super::{BootTime, CONNECT_BUDGET, SetupError};
 use crate::types::delivery::{Fault, Phase, TlsFault};
+use crate::types::target::CallbackUrl;
 
 tokio::task_local! {
     /// The trail of the attempt that asks for a connection; the pool hands the connector nothing but a URI.
@@ -43,6 +44,22 @@ impl Connector {
     pub fn new(guard: Guard, extra_roots: Vec<CertificateDer<'static>>) -> Result<Connector, SetupError> {
         let tls = TlsConnector::from(Arc::new(tls_config(extra_roots)?));
         Ok(Connector { inner: Arc::new(Inner { guard, tls }) })
+    }
+}
+
+impl Connector {
+    /// Connects to the URL's host and gives the certificate that it showed, in DER; None for http.
+    pub async fn stand_for(&self, url: &CallbackUrl, trail: &Trail) -> Result<Option<Vec<u8>>, Fault> {
+        let secure = url.uri().scheme_str() == Some("https");
+        let vetted = self.inner.guard.vet(url.host()).await?;
+        trail.enter(Phase::Connect);
+        let (io, _) = self.inner.stand(url.host(), url.port(), secure, vetted, trail).await?;
+        match io {
+            Io::Plain(_) => Ok(None),
+            Io::Tls(tls) => {
+                Ok(tls.get_ref().1.peer_certificates().and_then(<[_]>::first).map(|c| c.to_vec()))
+            }
+        }
     }
 }
 

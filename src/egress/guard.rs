@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::{DIALS_MAX, DNS_BUDGET, DNS_SLOTS, Names, SetupError};
 use crate::types::delivery::{Fault, Phase};
-use crate::types::target::{UrlPolicy, is_localhost};
+use crate::types::target::{AddrClass, UrlPolicy, is_localhost};
 
 /// Resolves and vets.
 pub(super) struct Guard {
@@ -46,12 +46,7 @@ impl Guard {
     /// The addresses of a URL's host (IPv6 literals in brackets). One that is forbidden refuses them all: a name
     /// with a public and an inner address is an attack or a mistake.
     pub async fn vet(&self, host: &str) -> Result<Vetted, Fault> {
-        let (mut addresses, looked_up) = match literal(host) {
-            Some(ip) => (vec![ip], false),
-            None => tokio::time::timeout(DNS_BUDGET, self.look_up(host))
-                .await
-                .unwrap_or(Err(Fault::Timeout(Phase::Dns)))?,
-        };
+        let (mut addresses, looked_up) = self.find(host).await?;
         for ip in &addresses {
             self.permits(host, *ip)?;
         }
@@ -61,9 +56,24 @@ impl Guard {
         if addresses.is_empty() { Err(Fault::Dns) } else { Ok(Vetted { addresses, looked_up }) }
     }
 
+    /// Every address of the host, forbidden or not, and whether a name server was asked.
+    pub async fn find(&self, host: &str) -> Result<(Vec<IpAddr>, bool), Fault> {
+        match literal(host) {
+            Some(ip) => Ok((vec![ip], false)),
+            None => tokio::time::timeout(DNS_BUDGET, self.look_up(host))
+                .await
+                .unwrap_or(Err(Fault::Timeout(Phase::Dns))),
+        }
+    }
+
+    /// Whether the host may be dialled at this address; the error names its class.
+    pub fn classify(&self, host: &str, ip: IpAddr) -> Result<(), AddrClass> {
+        self.policy.permits_at(host, ip)
+    }
+
     /// The same question about a single address, asked again of the peer of a standing connection.
     pub fn permits(&self, host: &str, ip: IpAddr) -> Result<(), Fault> {
-        self.policy.permits_at(host, ip).map_err(Fault::Refused)
+        self.classify(host, ip).map_err(Fault::Refused)
     }
 
     async fn look_up(&self, host: &str) -> Result<(Vec<IpAddr>, bool), Fault> {

@@ -14,6 +14,7 @@ mod boot;
 mod connect;
 mod gate;
 mod guard;
+pub mod look;
 mod send;
 mod wire;
 

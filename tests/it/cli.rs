@@ -2,9 +2,11 @@
 
 mod callbacks;
 mod ci;
+mod doctor;
 mod jobs;
 mod keyring;
 mod keys;
+mod listen;
 mod node;
 mod operate;
 mod queues;

@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::types::delivery::TlsFault;
+use crate::types::target::AddrClass;
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 
@@ -86,6 +87,44 @@ async fn bad_certificates_are_refused() {
         assert_eq!(fault(&got), Fault::Tls(why));
         assert!(receiver.requests().is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_look_shows_addresses_the_certificate_and_what_is_wrong_with_it() {
+    let mut params =
+        CertificateParams::new(vec!["hooks.example.com".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2101, 1, 1);
+    let (tls, root) = acceptor(params, rustls::ALL_VERSIONS);
+    let receiver = Receiver::start(OK, Then::Keep, Some(tls)).await;
+    let names = |ip: &str| {
+        Names::Fixed(BTreeMap::from([("hooks.example.com".to_owned(), vec![ip.parse().unwrap()])]))
+    };
+    let options = |ip: &str, roots: Vec<CertificateDer<'static>>| Options {
+        policy: dev(),
+        names: names(ip),
+        extra_roots: roots,
+    };
+    let url = receiver.named("hooks.example.com");
+    let any_port = UrlPolicy { allow_ports: (1..=u16::MAX).collect(), ..dev() };
+    let url = CallbackUrl::check(&url, &any_port).unwrap();
+
+    let seen = look::look(options("127.0.0.1", vec![root]), &url).await.unwrap();
+
+    assert_eq!(seen.addresses.unwrap(), [(Ipv4Addr::LOCALHOST.into(), Ok(()))]);
+    assert!(seen.dns.is_some() && matches!(seen.tcp, Some(Ok(_))));
+    let shown = seen.tls.unwrap().unwrap();
+    assert_eq!(shown.names, ["hooks.example.com", "127.0.0.1"]);
+    assert_eq!(shown.not_after.to_string(), "2101-01-01T00:00:00.000Z");
+    assert!(!shown.issuer.is_empty());
+
+    let seen = look::look(options("127.0.0.1", vec![]), &url).await.unwrap();
+    assert!(matches!(seen.tcp, Some(Ok(_))));
+    assert_eq!(seen.tls.unwrap().unwrap_err(), Fault::Tls(TlsFault::UnknownIssuer));
+
+    let seen = look::look(options("10.0.0.1", vec![]), &url).await.unwrap();
+    assert_eq!(seen.addresses.unwrap(), [("10.0.0.1".parse().unwrap(), Err(AddrClass::Private))]);
+    assert!(seen.tcp.is_none() && seen.tls.is_none(), "nothing is dialled");
+    assert!(receiver.requests().is_empty(), "no byte of HTTP is written");
 }
 
 #[tokio::test]
