@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup fmt lint client test run demo contract clean
+.PHONY: help setup fmt lint client test run demo interop contract clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ test: setup ## everything CI checks: format, lint, all tests against real databa
 
 run demo: ## a server, a worker and a receiver on this machine, to play with
 	cargo run --release -- demo
+
+interop: ## real deliveries, verified by the libraries that receivers use (Python, Node)
+	tests/interop/run.sh
 
 contract: ## hold a running server against the published contract
 	tests/contract.sh
