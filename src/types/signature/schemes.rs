@@ -8,7 +8,6 @@ pub mod hex;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -34,76 +33,46 @@ pub enum Scheme {
     Stripe,
 }
 
-/// The schemes of one receiver; `v1` is always among them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(from = "BTreeSet<Scheme>", into = "BTreeSet<Scheme>")]
-#[schema(value_type = Vec<Scheme>)]
-pub struct Schemes(BTreeSet<Scheme>);
-
-impl Default for Schemes {
-    fn default() -> Self {
-        Schemes::from(BTreeSet::new())
-    }
-}
-
-impl From<BTreeSet<Scheme>> for Schemes {
-    fn from(mut asked: BTreeSet<Scheme>) -> Self {
-        asked.insert(Scheme::V1);
-        Schemes(asked)
-    }
-}
-
-impl From<Schemes> for BTreeSet<Scheme> {
-    fn from(schemes: Schemes) -> Self {
-        schemes.0
-    }
-}
-
-impl Schemes {
-    /// Whether `scheme` is one of them.
-    pub fn has(&self, scheme: Scheme) -> bool {
-        self.0.contains(&scheme)
-    }
-}
-
 /// What signs for one receiver between two rotations: a secret that both sides know, and an Ed25519 key whose
 /// public half anyone may know.
 ///
 /// The two are made together and independently: a key derived from the secret could be derived by the receiver too,
-/// who could then forge what it shows to others.
+/// who could then forge what it shows to others. A secret that a callback brought stands alone.
 #[derive(Clone)]
 pub struct SigningKey {
     secret: Secret,
-    private: PrivateKey,
+    private: Option<PrivateKey>,
 }
 
 /// Bytes of an Ed25519 seed, which a sealed [`SigningKey`] begins with.
 const SEED: usize = 32;
 
+impl From<Secret> for SigningKey {
+    fn from(secret: Secret) -> Self {
+        SigningKey { secret, private: None }
+    }
+}
+
 impl SigningKey {
     /// Takes 32 random bytes for each of the two.
     pub fn from_random(seed: [u8; SEED], secret: [u8; 32]) -> Result<Self, BadSecret> {
-        Ok(SigningKey { secret: Secret::from_bytes(&secret)?, private: PrivateKey::from_seed(&seed) })
+        Ok(SigningKey { secret: Secret::from_bytes(&secret)?, private: Some(PrivateKey::from_seed(&seed)) })
     }
 
-    /// The same Ed25519 key beside a secret that the receiver brought.
-    pub fn with_secret(seed: [u8; SEED], secret: Secret) -> Self {
-        SigningKey { secret, private: PrivateKey::from_seed(&seed) }
-    }
-
-    /// The bytes to seal at rest: the seed, then the secret's key.
-    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+    /// The bytes to seal at rest: the seed, then the secret's key. None for a secret that stands alone.
+    pub fn to_bytes(&self) -> Option<Zeroizing<Vec<u8>>> {
+        let seed = self.private.as_ref()?.seed();
         // Reserved in full: growing would leave a copy of the seed behind in freed memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(SEED + self.secret.bytes().len()));
-        bytes.extend_from_slice(&*self.private.seed());
+        bytes.extend_from_slice(&*seed);
         bytes.extend_from_slice(self.secret.bytes());
-        bytes
+        Some(bytes)
     }
 
     /// Reads what [`SigningKey::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadSecret> {
         let (seed, secret) = bytes.split_first_chunk::<SEED>().ok_or(BadSecret::Length(bytes.len()))?;
-        Ok(SigningKey { secret: Secret::from_bytes(secret)?, private: PrivateKey::from_seed(seed) })
+        Ok(SigningKey { secret: Secret::from_bytes(secret)?, private: Some(PrivateKey::from_seed(seed)) })
     }
 
     /// The secret.
@@ -111,9 +80,9 @@ impl SigningKey {
         &self.secret
     }
 
-    /// The key that verifies `v1a`.
-    pub fn public(&self) -> PublicKey {
-        self.private.public()
+    /// The key that verifies `v1a`; None for a secret that stands alone.
+    pub fn public(&self) -> Option<PublicKey> {
+        self.private.as_ref().map(PrivateKey::public)
     }
 }
 
@@ -135,18 +104,18 @@ pub struct Message<'a> {
 }
 
 impl Message<'_> {
-    /// The signature headers of every scheme in `schemes`, by the live `keys`, the newest first.
+    /// The signature headers of `v1` and of every scheme in `schemes`, by the live `keys`, the newest first.
     ///
     /// Empty if there is no key. `github` has room for one signature, so in a rotation it is the new key's.
-    pub fn headers(&self, schemes: &Schemes, keys: &[SigningKey]) -> HeaderMap {
+    pub fn headers(&self, schemes: &[Scheme], keys: &[SigningKey]) -> HeaderMap {
         let Some(newest) = keys.first() else { return HeaderMap::new() };
         let mut headers = HeaderMap::with_capacity(3);
         put(&mut headers, "webhook-signature", &self.standard(schemes, keys));
-        if schemes.has(Scheme::Github) {
+        if schemes.contains(&Scheme::Github) {
             let text = Zeroizing::new(newest.secret.reveal());
             put(&mut headers, hex::GITHUB_HEADER, &hex::github(&text, self.body));
         }
-        if schemes.has(Scheme::Stripe) {
+        if schemes.contains(&Scheme::Stripe) {
             let texts: Vec<_> = keys.iter().map(|key| Zeroizing::new(key.secret.reveal())).collect();
             let texts: Vec<&str> = texts.iter().map(|text| text.as_str()).collect();
             put(&mut headers, hex::STRIPE_HEADER, &hex::stripe(&texts, self.seconds, self.body));
@@ -155,13 +124,13 @@ impl Message<'_> {
     }
 
     /// `v1` before `v1a`: some clients stop at the first item they do not know.
-    fn standard(&self, schemes: &Schemes, keys: &[SigningKey]) -> String {
+    fn standard(&self, schemes: &[Scheme], keys: &[SigningKey]) -> String {
         let secrets: Vec<Secret> = keys.iter().map(|key| key.secret.clone()).collect();
         let mut value = sign(&secrets, self.id, self.seconds, self.body);
-        if schemes.has(Scheme::V1a) {
-            for key in keys {
+        if schemes.contains(&Scheme::V1a) {
+            for key in keys.iter().filter_map(|key| key.private.as_ref()) {
                 value.push(' ');
-                value.push_str(&key.private.item(self.id, self.seconds, self.body));
+                value.push_str(&key.item(self.id, self.seconds, self.body));
             }
         }
         value

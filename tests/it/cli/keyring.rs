@@ -69,70 +69,99 @@ async fn load(client: Client, url: String, stop: Arc<AtomicBool>, made: Arc<Atom
     }
 }
 
+/// A store, its ring, and the folder that commands run in.
+struct Place<'a> {
+    store: &'a str,
+    ring: &'a str,
+    dir: &'a Path,
+}
+
+impl Place<'_> {
+    fn run(&self, args: &[&str]) -> Ran {
+        run(ringback().args(args).current_dir(self.dir))
+    }
+
+    /// How many values a key has sealed.
+    fn count(&self, id: &str) -> u64 {
+        let listed = self.run(&["keyring", "list", self.ring, "--store", self.store, "--json"]).json();
+        let key = listed["keys"].as_array().unwrap().iter().find(|key| key["keyId"] == id);
+        key.unwrap_or_else(|| panic!("{id}: {listed}"))["sealed"].as_u64().unwrap()
+    }
+
+    fn remove(&self, id: &str) -> Ran {
+        self.run(&["keyring", "remove", self.ring, id, "--store", self.store])
+    }
+
+    /// Starts a slow rotation and kills it when a part of the 201 old values is sealed anew.
+    async fn rotate_in_part(&self, old: &str) {
+        let slowly = ["rotate-keys", "--store", self.store, "--key-ring", self.ring, "--per-second", "20"];
+        let killed = Process::start(ringback().args(slowly), self.dir, "rotate.log");
+        until("a part is sealed anew", async || {
+            let left = self.count(old);
+            if left < 195 { Ok(()) } else { Err(left) }
+        })
+        .await;
+        drop(killed);
+        assert!(self.count(old) > 0, "it was killed in the middle");
+    }
+
+    /// Rotates to the end.
+    fn rotate(&self, new: &str) {
+        let told =
+            self.run(&["rotate-keys", "--store", self.store, "--key-ring", self.ring, "--json"]).json();
+        assert_eq!((&told["done"], &told["activeKey"]), (&Value::from(true), &Value::from(new)), "{told}");
+        assert!(told["sealedAnew"].as_u64().unwrap() > 0, "{told}");
+    }
+}
+
 async fn rotate(store: &str, ring: &str, dir: &Path) {
+    let place = Place { store, ring, dir };
     let receiver = Receiver::start().await;
     let port = free_port();
     let mut node = Node::dev(store, port, dir);
     let client = Client::new(&node.url, Some(KEY)).unwrap();
-    let ringback_in = |args: &[&str]| run(ringback().args(args).current_dir(dir));
     for _ in 0..100 {
         client.submit(&sealed(&receiver.url("/x")), SubmitOptions::default()).await.unwrap();
     }
     let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let loading = tokio::spawn(load(client.clone(), receiver.url("/x"), stop.clone(), made.clone()));
-
     let (old, new) = next_key(&node, ring, dir).await;
-    let count =
-        |id: &str| sealed_by(&ringback_in(&["keyring", "list", ring, "--store", store, "--json"]), id);
-    ringback_in(&["keyring", "remove", ring, &old, "--store", store]).refused(1, "still sealed by");
+    // From here on the load is sealed with the new key.
+    let loading = tokio::spawn(load(client, receiver.url("/x"), stop.clone(), made.clone()));
+    place.remove(&old).refused(1, "still sealed by");
 
-    let slowly = ["rotate-keys", "--store", store, "--key-ring", ring, "--per-second", "20"];
-    let killed = Process::start(ringback().args(slowly), dir, "rotate.log");
-    until("a part is sealed anew", async || {
-        let counts = (count(&old), count(&new));
-        // The load alone seals with the new key; that the old one's are fewer shows the rotation.
-        if counts.0 < 195 && counts.1 > 0 { Ok(()) } else { Err(counts) }
-    })
-    .await;
-    drop(killed);
-    assert!(count(&old) > 0, "it was killed in the middle");
-    let told = ringback_in(&["rotate-keys", "--store", store, "--key-ring", ring, "--json"]).json();
-    assert_eq!(
-        (&told["done"], &told["activeKey"]),
-        (&Value::from(true), &Value::from(new.as_str())),
-        "{told}"
-    );
-    assert!(told["sealedAnew"].as_u64().unwrap() > 0, "{told}");
+    place.rotate_in_part(&old).await;
+    place.rotate(&new);
 
     stop.store(true, Ordering::SeqCst);
     loading.await.unwrap();
-    let values = 1 + 2 * (100 + made.load(Ordering::SeqCst));
-    assert_eq!((count(&old), count(&new)), (0, u64::try_from(values).unwrap()));
-    ringback_in(&["keyring", "remove", ring, &old, "--store", store]).done();
-    ringback_in(&["keyring", "remove", ring, &new, "--store", store]).refused(2, "is the key that seals");
-    ringback_in(&["keyring", "remove", ring, &old, "--store", store]).refused(2, "holds no key");
-
+    let jobs = 100 + made.load(Ordering::SeqCst);
+    assert!(jobs > 100, "the node was at work");
+    assert_eq!((place.count(&old), place.count(&new)), (0, u64::try_from(1 + 2 * jobs).unwrap()));
+    place.remove(&old).done();
+    place.remove(&new).refused(2, "is the key that seals");
+    place.remove(&old).refused(2, "holds no key");
     // A node that never knew the old key opens everything.
     node.kill();
     let node = Node::dev(store, port, dir);
-    let total = 100 + made.load(Ordering::SeqCst);
-    for request in receiver.wait("/x", total, LIMIT).await {
-        request.verify(SECRET);
-    }
+    receiver.wait("/x", jobs, LIMIT).await;
+    send_again(&place, &node, &receiver).await;
+    receiver.log().iter().for_each(|request| request.verify(SECRET));
+    place.run(&["check", "--store", store]).done();
+}
+
+/// The oldest delivery, sealed first with the old key, is sent once more.
+async fn send_again(place: &Place<'_>, node: &Node, receiver: &Receiver) {
     let first = receiver.at("/x")[0].webhook_id().to_owned();
-    let again = ["deliveries", "retry", &first, "--url", &node.url, "--api-key", KEY];
-    let retried = async || {
-        let ran = ringback_in(&again);
+    until("the delivery can be sent again", async || {
+        let ran = place.run(&["deliveries", "retry", &first, "--url", &node.url, "--api-key", KEY]);
         if ran.code == 0 { Ok(()) } else { Err(ran) }
-    };
-    until("the delivery can be sent again", retried).await;
+    })
+    .await;
     until("it is sent again", async || {
         let seen = receiver.at("/x").iter().filter(|r| r.webhook_id() == first).count();
         if seen > 1 { Ok(()) } else { Err(seen) }
     })
     .await;
-    receiver.log().iter().for_each(|request| request.verify(SECRET));
-    ringback_in(&["check", "--store", store]).done();
 }
 
 /// Takes the node to a new key as the documents say; gives the ids of the old key and the new one.
@@ -158,12 +187,6 @@ async fn read_again(node: &Node, dir: &Path, key: &str) {
         if said { Ok(()) } else { Err(log.lines().last().map(str::to_owned)) }
     })
     .await;
-}
-
-fn sealed_by(listed: &Ran, id: &str) -> u64 {
-    let listed = listed.json();
-    let key = listed["keys"].as_array().unwrap().iter().find(|key| key["keyId"] == id);
-    key.unwrap_or_else(|| panic!("{id}: {listed}"))["sealed"].as_u64().unwrap()
 }
 
 #[tokio::test]
