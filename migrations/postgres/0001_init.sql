@@ -231,6 +231,8 @@ CREATE TABLE deliveries (
     endpoint_id    UUID,
     account        TEXT,
     lane_id        UUID NOT NULL,
+    -- what takes turns within the lane: the hash of an ad-hoc URL, the number in an ordered lane
+    turn           BIGINT NOT NULL,
     url            TEXT NOT NULL,
     host           TEXT NOT NULL,
     sealed         BYTEA,
@@ -268,6 +270,7 @@ CREATE TABLE delivery_queue (
     delivery_id UUID PRIMARY KEY,
     tenant_id   UUID NOT NULL,
     lane_id     UUID NOT NULL,
+    turn        BIGINT NOT NULL,
     due_at      BIGINT NOT NULL,
     phase       TEXT NOT NULL CHECK (phase IN ('ready', 'leased')),
     fence       BIGINT NOT NULL,
@@ -283,6 +286,8 @@ CREATE TABLE delivery_queue (
         autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 200, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
 CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
+-- from one URL of a lane to the next, however much each of them owes; and the next in order
+CREATE INDEX delivery_queue_turn ON delivery_queue (lane_id, turn, due_at);
 
 CREATE TABLE attempts (
     delivery_id UUID NOT NULL,
@@ -339,19 +344,27 @@ CREATE TABLE nodes (
 );
 
 CREATE TABLE lanes (
-    id           UUID PRIMARY KEY,
-    tenant_id    UUID NOT NULL,
-    endpoint_id  UUID,
-    origin       TEXT,
-    owner_id     UUID,
-    concurrency  BIGINT NOT NULL,
-    failures     BIGINT NOT NULL,
-    opened       BIGINT NOT NULL,
+    id              UUID PRIMARY KEY,
+    tenant_id       UUID NOT NULL,
+    endpoint_id     UUID,
+    origin          TEXT,
+    owner_id        UUID,
+    concurrency     BIGINT NOT NULL,
+    failures        BIGINT NOT NULL,
+    opened          BIGINT NOT NULL,
     -- when a node last came to own it
-    used_at      BIGINT NOT NULL,
-    held_until   BIGINT,
-    held_reason  TEXT
+    used_at         BIGINT NOT NULL,
+    -- what its owner found out: a Retry-After, or an open breaker and when it sends a probe
+    held_until      BIGINT,
+    held_reason     TEXT,
+    -- when the bucket of its rate is full again
+    rate_at         BIGINT,
+    -- what someone set here or for the endpoint, and when; the owner looks every second. The last instant there is means "until resumed"
+    set_at          BIGINT NOT NULL DEFAULT 0,
+    paused_until    BIGINT,
+    -- the last number given to a delivery of an ordered endpoint
+    numbered        BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX lanes_tenant ON lanes (tenant_id, id);
-CREATE INDEX lanes_owner ON lanes (owner_id);
+CREATE INDEX lanes_owner ON lanes (owner_id, set_at);
 CREATE INDEX lanes_used ON lanes (used_at);

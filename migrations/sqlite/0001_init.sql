@@ -229,6 +229,8 @@ CREATE TABLE deliveries (
     endpoint_id    BLOB,
     account        TEXT,
     lane_id        BLOB NOT NULL,
+    -- what takes turns within the lane: the hash of an ad-hoc URL, the number in an ordered lane
+    turn           INTEGER NOT NULL,
     url            TEXT NOT NULL,
     host           TEXT NOT NULL,
     sealed         BLOB,
@@ -266,6 +268,7 @@ CREATE TABLE delivery_queue (
     delivery_id BLOB PRIMARY KEY,
     tenant_id   BLOB NOT NULL,
     lane_id     BLOB NOT NULL,
+    turn        INTEGER NOT NULL,
     due_at      INTEGER NOT NULL,
     phase       TEXT NOT NULL CHECK (phase IN ('ready', 'leased')),
     fence       INTEGER NOT NULL,
@@ -280,6 +283,8 @@ CREATE TABLE delivery_queue (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
 CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
+-- from one URL of a lane to the next, however much each of them owes; and the next in order
+CREATE INDEX delivery_queue_turn ON delivery_queue (lane_id, turn, due_at);
 
 CREATE TABLE attempts (
     delivery_id BLOB NOT NULL,
@@ -336,19 +341,27 @@ CREATE TABLE nodes (
 ) STRICT;
 
 CREATE TABLE lanes (
-    id           BLOB PRIMARY KEY,
-    tenant_id    BLOB NOT NULL,
-    endpoint_id  BLOB,
-    origin       TEXT,
-    owner_id     BLOB,
-    concurrency  INTEGER NOT NULL,
-    failures     INTEGER NOT NULL,
-    opened       INTEGER NOT NULL,
+    id              BLOB PRIMARY KEY,
+    tenant_id       BLOB NOT NULL,
+    endpoint_id     BLOB,
+    origin          TEXT,
+    owner_id        BLOB,
+    concurrency     INTEGER NOT NULL,
+    failures        INTEGER NOT NULL,
+    opened          INTEGER NOT NULL,
     -- when a node last came to own it
-    used_at      INTEGER NOT NULL,
-    held_until   INTEGER,
-    held_reason  TEXT
+    used_at         INTEGER NOT NULL,
+    -- what its owner found out: a Retry-After, or an open breaker and when it sends a probe
+    held_until      INTEGER,
+    held_reason     TEXT,
+    -- when the bucket of its rate is full again
+    rate_at         INTEGER,
+    -- what someone set here or for the endpoint, and when; the owner looks every second. The last instant there is means "until resumed"
+    set_at          INTEGER NOT NULL DEFAULT 0,
+    paused_until    INTEGER,
+    -- the last number given to a delivery of an ordered endpoint
+    numbered        INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX lanes_tenant ON lanes (tenant_id, id);
-CREATE INDEX lanes_owner ON lanes (owner_id);
+CREATE INDEX lanes_owner ON lanes (owner_id, set_at);
 CREATE INDEX lanes_used ON lanes (used_at);

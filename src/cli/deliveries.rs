@@ -1,11 +1,11 @@
-//! `deliveries` and `lanes`: what is on its way to receivers.
+//! `deliveries`: what is on its way to receivers.
 
 use std::process::ExitCode;
 
 use super::exit::Exit;
 use super::print::{Out, or_dash, time};
 use super::{PageArgs, Remote};
-use crate::client::{Client, DeliveryQuery, LaneQuery};
+use crate::client::{Client, DeliveryQuery};
 use crate::types::{DeliveryId, EndpointId, JobId, api};
 
 /// Look at deliveries and change their course.
@@ -23,6 +23,11 @@ enum What {
     List(Box<ListArgs>),
     /// Show one delivery and every request that was made for it.
     Get {
+        /// The delivery.
+        delivery_id: DeliveryId,
+    },
+    /// Say why a delivery stands where it stands, and what happens next.
+    Explain {
         /// The delivery.
         delivery_id: DeliveryId,
     },
@@ -59,36 +64,13 @@ struct ListArgs {
     page: PageArgs,
 }
 
-/// Look at the lanes of receivers.
-#[derive(Debug, clap::Args)]
-pub struct LanesArgs {
-    #[command(flatten)]
-    remote: Remote,
-    #[command(subcommand)]
-    what: LanesWhat,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum LanesWhat {
-    /// List lanes: how much waits, since when, and why.
-    List {
-        /// Only those that are `open`, `paused` or `broken`.
-        #[arg(long, env = "RINGBACK_STATE")]
-        state: Option<String>,
-        /// `oldestDue`: those first whose oldest delivery waits longest.
-        #[arg(long, env = "RINGBACK_SORT")]
-        sort: Option<String>,
-        #[command(flatten)]
-        page: PageArgs,
-    },
-}
-
 /// Runs `ringback deliveries`.
 pub async fn run(args: DeliveriesArgs, out: Out) -> anyhow::Result<ExitCode> {
     let client = args.remote.client()?;
     match args.what {
         What::List(list) => self::list(&client, *list, out).await?,
         What::Get { delivery_id } => show(&client.delivery(delivery_id).await?, out)?,
+        What::Explain { delivery_id } => explain(&client.explain(delivery_id).await?, out)?,
         What::Retry { delivery_id } => show(&client.retry_delivery(delivery_id).await?, out)?,
         What::Cancel { delivery_id } => show(&client.cancel_delivery(delivery_id).await?, out)?,
     }
@@ -153,31 +135,28 @@ fn show(delivery: &api::Delivery, out: Out) -> anyhow::Result<()> {
     out.rows(&["ATTEMPT", "STARTED", "TOOK", "STATUS", "ERROR"], attempts.iter().map(row))
 }
 
+fn explain(told: &api::Explanation, out: Out) -> anyhow::Result<()> {
+    let mut rows = vec![
+        ("delivery", Some(told.delivery_id.to_string())),
+        (
+            "state",
+            Some(told.held_reason.map_or(told.state.to_string(), |why| format!("{} ({why})", told.state))),
+        ),
+        ("why", Some(told.why.clone())),
+        ("next", Some(told.next.clone())),
+        ("when", told.next_at.map(|at| at.to_string())),
+        ("requests so far", Some(told.attempt.to_string())),
+        ("attempts left", told.attempts_left.map(|left| left.to_string())),
+        ("expires", told.expires_at.map(time)),
+        ("ahead of it", Some(told.ahead.to_string())),
+    ];
+    rows.extend(told.lane.iter().flat_map(super::lanes::rows));
+    out.one(told, &rows)
+}
+
 fn state(delivery: &api::Delivery) -> String {
     match delivery.held_reason {
         Some(why) => format!("{} ({why})", delivery.state),
         None => delivery.state.to_string(),
     }
-}
-
-/// Runs `ringback lanes`.
-pub async fn lanes(args: LanesArgs, out: Out) -> anyhow::Result<ExitCode> {
-    let LanesWhat::List { state, sort, page } = args.what;
-    let page = args.remote.client()?.lanes(&LaneQuery { state, sort, page: page.into() }).await?;
-    let head = ["LANE", "TO", "STATE", "WHY", "UNTIL", "DEPTH", "OLDEST DUE", "IN FLIGHT", "FAILURES"];
-    out.page(&page, &head, |lane| {
-        let to = lane.origin.clone().or_else(|| lane.endpoint_id.map(|id| id.to_string()));
-        vec![
-            lane.lane_id.to_string(),
-            or_dash(to),
-            lane.state.as_str().to_owned(),
-            or_dash(lane.held_reason.as_ref()),
-            or_dash(lane.held_until.map(time)),
-            lane.depth.to_string(),
-            or_dash(lane.oldest_due.map(time)),
-            format!("{}/{}", lane.in_flight, lane.max_in_flight),
-            lane.failures.to_string(),
-        ]
-    })?;
-    Ok(Exit::Done.into())
 }

@@ -11,6 +11,7 @@ mod exit;
 mod jobs;
 mod keyring;
 mod keys;
+mod lanes;
 mod listen;
 mod print;
 mod queues;
@@ -64,7 +65,7 @@ enum Commands {
     Submit(Box<submit::SubmitArgs>),
     Jobs(jobs::JobsArgs),
     Deliveries(deliveries::DeliveriesArgs),
-    Lanes(deliveries::LanesArgs),
+    Lanes(lanes::LanesArgs),
     Queues(queues::QueuesArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Work(work::WorkArgs),
@@ -207,7 +208,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Commands::Submit(args) => submit::run(*args, out).await,
         Commands::Jobs(args) => jobs::run(args, out).await,
         Commands::Deliveries(args) => deliveries::run(args, out).await,
-        Commands::Lanes(args) => deliveries::lanes(args, out).await,
+        Commands::Lanes(args) => lanes::run(args, out).await,
         Commands::Queues(args) => queues::run(args, out).await,
         Commands::DeadLetters(args) => dead_letters::run(args, out).await,
         Commands::Work(args) => work::run(args).await,
@@ -283,7 +284,10 @@ mod tests {
             "jobs list --json",
             "jobs --url http://x get job_01H455VB4PEX5VSKNK084SN02Q --api-key rbk_x",
             "deliveries list --state dead",
+            "deliveries explain dlv_01H455VB4PEX5VSKNK084SN02Q",
             "lanes list",
+            "lanes pause lane_01H455VB4PEX5VSKNK084SN02Q --until 2026-01-01T00:00:00Z",
+            "lanes resume lane_01H455VB4PEX5VSKNK084SN02Q",
             "queues list --limit 5",
             "queues show q",
             "queues pause q --until 2026-01-01T00:00:00Z",

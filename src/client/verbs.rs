@@ -18,7 +18,7 @@ use super::{
 };
 use crate::types::key::LeaseToken;
 use crate::types::problem::ProblemBody;
-use crate::types::{DeliveryId, JobId, KeyId, Millis, RedriveId, api};
+use crate::types::{DeliveryId, JobId, KeyId, LaneId, Millis, RedriveId, api};
 
 /// Jobs.
 impl Client {
@@ -221,6 +221,11 @@ impl Client {
         self.get(&["v1", "deliveries", &id.to_string()]).await
     }
 
+    /// Why a delivery stands where it stands, and what happens next.
+    pub async fn explain(&self, id: DeliveryId) -> Result<api::Explanation> {
+        self.get(&["v1", "deliveries", &id.to_string(), "explain"]).await
+    }
+
     /// A new round of attempts, now.
     pub async fn retry_delivery(&self, id: DeliveryId) -> Result<api::Delivery> {
         self.poke(&["v1", "deliveries", &id.to_string(), "retry"]).await
@@ -271,6 +276,16 @@ impl Client {
     /// The lanes of endpoints and ad-hoc origins.
     pub async fn lanes(&self, query: &LaneQuery) -> Result<api::Page<api::Lane>> {
         self.list(&["v1", "lanes"], query).await
+    }
+
+    /// Pauses a lane, until then or until someone resumes it.
+    pub async fn pause_lane(&self, id: LaneId, until: Option<Millis>) -> Result<api::Lane> {
+        self.post(&["v1", "lanes", &id.to_string(), "pause"], &api::PauseLane { until }).await
+    }
+
+    /// Lets a lane send again.
+    pub async fn resume_lane(&self, id: LaneId) -> Result<api::Lane> {
+        self.poke(&["v1", "lanes", &id.to_string(), "resume"]).await
     }
 }
 

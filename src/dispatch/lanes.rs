@@ -1,69 +1,41 @@
 //! The lanes that this node owns: who is due, who may send, who must wait.
 //!
 //! A lane is a standing endpoint or one tenant's ad-hoc URLs of one origin. What a receiver does
-//! to its lane harms no other: each has its own slots, and turns are taken lane by lane.
+//! to its lane harms no other: each has its own slots, and turns are taken lane by lane. Within a
+//! lane turns are taken URL by URL, so that one dead path starves no other.
 
+mod lane;
+mod ready;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use crate::store::{DueDelivery, LaneState};
+use crate::store::{DueDelivery, InLane, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
+use lane::Lane;
+use ready::{IN_MIND, Pushed};
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
 /// Beyond so many only first attempts are sent: a storm of retries leaves them a quarter.
 const RETRY_SLOTS: usize = NODE_SLOTS / 4 * 3;
-/// Due deliveries of one lane that are kept in mind; the rest stays in the store.
-const IN_MIND: usize = 64;
-/// The bounds of a lane's slots.
-const SLOTS: (f64, f64) = (1.0, 64.0);
 /// A lane without work is let go after this long.
 const IDLE: Duration = Duration::from_secs(60);
 /// A lane of another node is looked at again after this long.
 const FOREIGN: Duration = Duration::from_secs(5);
 
-/// One lane in this node's hands.
-#[derive(Debug)]
-struct Lane {
-    /// How many requests may be under way; adapts between 1 and 64.
-    slots: f64,
-    in_flight: usize,
-    ready: VecDeque<DueDelivery>,
-    /// The store may hold more that is due than is kept in mind.
-    more: bool,
-    held_until: Option<Millis>,
-    held_reason: Option<String>,
-    failures: u32,
-    opened: u32,
-    /// Changed since it was last written down.
-    dirty: bool,
-    /// Sends nothing new and is let go once nothing is in flight: another node has room for it.
-    leaving: bool,
-    idle_since: Millis,
-}
-
-impl Lane {
-    fn free(&self, now: Millis) -> usize {
-        if self.leaving || self.held_until.is_some_and(|until| until > now) {
-            return 0;
-        }
-        (self.slots as usize).saturating_sub(self.in_flight)
-    }
-
-    fn state(&self, id: LaneId) -> LaneState {
-        LaneState {
-            id,
-            concurrency: self.slots as u32,
-            failures: self.failures,
-            opened: self.opened,
-            held_until: self.held_until,
-            held_reason: self.held_reason.clone(),
-        }
-    }
+/// A lane that is to be read from the store, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hungry {
+    /// Names it.
+    pub lane: LaneId,
+    /// Behind which turn to look for others.
+    pub turn: Option<i64>,
+    /// Only the next in order.
+    pub ordered: bool,
 }
 
 /// All lanes of this node.
@@ -90,15 +62,27 @@ impl Lanes {
                         unowned.entry(d.lane).or_insert(d.id);
                     }
                 }
-                Some(lane) if lane.ready.len() >= IN_MIND => lane.more = true,
-                Some(lane) => {
-                    if self.known.insert(d.id) {
-                        lane.ready.push_back(d);
-                    }
-                }
+                // Which one is the next in order only the store knows.
+                Some(lane) if lane.set.limits.ordered => lane.more = true,
+                Some(_) => self.keep(d),
             }
         }
         unowned.into_iter().collect()
+    }
+
+    fn keep(&mut self, due: DueDelivery) {
+        let Some(lane) = self.lanes.get_mut(&due.lane) else { return };
+        if !self.known.insert(due.id) {
+            return;
+        }
+        lane.seen(due.turn);
+        let gone = match lane.ready.push(due) {
+            Pushed::Kept => return,
+            Pushed::Instead(other) => other,
+            Pushed::Full => due.id,
+        };
+        lane.more = true;
+        self.known.remove(&gone);
     }
 
     /// These lanes have something due, seen without a floor: read them again. Gives those not owned here.
@@ -119,25 +103,13 @@ impl Lanes {
     }
 
     /// The answer to a try to own `asked`: those not in `owned` belong to another node.
-    pub fn own(&mut self, asked: &[LaneId], owned: Vec<LaneState>, now: Millis) {
-        for state in owned {
-            let lane = Lane {
-                slots: f64::from(state.concurrency).clamp(SLOTS.0, SLOTS.1),
-                in_flight: 0,
-                ready: VecDeque::new(),
-                more: true,
-                held_until: state.held_until,
-                held_reason: state.held_reason,
-                failures: state.failures,
-                opened: state.opened,
-                dirty: false,
-                leaving: false,
-                idle_since: now,
-            };
-            self.foreign.remove(&state.id);
-            if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(state.id) {
-                place.insert(lane);
-                self.turns.push_back(state.id);
+    pub fn own(&mut self, asked: &[LaneId], owned: Vec<(LaneState, LaneSettings)>, now: Millis) {
+        for (state, set) in owned {
+            let id = state.id;
+            self.foreign.remove(&id);
+            if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
+                place.insert(Lane::new(state, set, now));
+                self.turns.push_back(id);
             }
         }
         self.foreign.retain(|_, again| *again > now);
@@ -148,23 +120,45 @@ impl Lanes {
         }
     }
 
-    /// Lanes that could send but have nothing in mind while the store may hold more.
-    pub fn hungry(&mut self, now: Millis, most: usize) -> Vec<LaneId> {
-        let hungry = self.lanes.iter_mut().filter(|(_, l)| l.more && l.ready.is_empty() && l.free(now) > 0);
+    /// Takes over what someone set for a lane.
+    pub fn set(&mut self, id: LaneId, set: LaneSettings, now: Millis) {
+        let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.set != set) else { return };
+        if lane.set.limits.ordered != set.limits.ordered {
+            // What is in mind was chosen by the other rule.
+            for id in std::mem::take(&mut lane.ready).ids() {
+                self.known.remove(&id);
+            }
+        }
+        lane.more = true;
+        lane.set(set, now);
+    }
+
+    /// Lanes that could send but have nothing in mind, or nothing of some URL, while the store may hold more.
+    pub fn hungry(&mut self, now: Millis, most: usize) -> Vec<Hungry> {
+        let hungry = self.lanes.iter_mut().filter(|(_, lane)| {
+            let empty = lane.ready.is_empty();
+            let wants =
+                if lane.set.limits.ordered { empty && lane.in_flight == 0 } else { empty || lane.dry };
+            lane.more && wants && lane.room(now) > 0
+        });
         hungry
             .take(most)
             .map(|(id, lane)| {
-                lane.more = false;
-                *id
+                (lane.more, lane.dry) = (false, false);
+                Hungry { lane: *id, turn: lane.turn, ordered: lane.set.limits.ordered }
             })
             .collect()
     }
 
-    /// Notes what was read of one lane; `full` says that the store may hold more.
-    pub fn refill(&mut self, lane: LaneId, due: Vec<DueDelivery>, full: bool, now: Millis) {
-        self.offer(due, now);
+    /// Notes what was read of one lane.
+    pub fn refill(&mut self, lane: LaneId, read: InLane) {
+        // Those of other URLs first: they are the few.
+        for due in read.others.into_iter().chain(read.oldest) {
+            self.keep(due);
+        }
         if let Some(lane) = self.lanes.get_mut(&lane) {
-            lane.more |= full;
+            lane.more |= read.more;
+            lane.turn = read.turn;
         }
     }
 
@@ -182,21 +176,11 @@ impl Lanes {
             let Some(id) = self.turns.pop_front() else { break };
             self.turns.push_back(id);
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            let due = if lane.free(now) == 0 {
-                None
-            } else if self.in_flight < RETRY_SLOTS {
-                lane.ready.pop_front()
-            } else {
-                let first = lane.ready.iter().position(|due| due.attempt == 0);
-                first.and_then(|at| lane.ready.remove(at))
-            };
-            match due {
+            match lane.take(now, self.in_flight < RETRY_SLOTS) {
                 None => passed += 1,
                 Some(due) => {
                     passed = 0;
                     self.known.remove(&due.id);
-                    lane.in_flight += 1;
-                    lane.idle_since = now;
                     self.in_flight += 1;
                     picked.push(due);
                 }
@@ -206,54 +190,26 @@ impl Lanes {
     }
 
     /// Reserves a slot for a delivery that is about to be made. It must not overtake those that wait.
-    pub fn reserve(&mut self, id: LaneId, now: Millis) -> bool {
+    pub fn reserve(&mut self, id: LaneId, turn: i64, now: Millis) -> bool {
         let Some(lane) = self.lanes.get_mut(&id) else { return false };
-        if self.in_flight >= NODE_SLOTS || lane.more || !lane.ready.is_empty() || lane.free(now) == 0 {
-            return false;
-        }
-        lane.in_flight += 1;
-        lane.idle_since = now;
-        self.in_flight += 1;
-        true
+        let reserved = self.in_flight < NODE_SLOTS && lane.reserve(turn, now);
+        self.in_flight += usize::from(reserved);
+        reserved
     }
 
-    /// Gives a slot back.
-    pub fn done(&mut self, id: LaneId, now: Millis) {
+    /// Gives a slot back; `delivery` is what had it, if it was sent or was to be.
+    pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.in_flight = lane.in_flight.saturating_sub(1);
-            lane.idle_since = now;
+            lane.end(turn, delivery, now);
         }
     }
 
-    /// What a receiver did shapes its lane: additive increase, multiplicative decrease on trouble;
-    /// 429 and 503 with `Retry-After` pause it.
-    pub fn learn(&mut self, id: LaneId, outcome: &Outcome, now: Millis) {
-        let Some(lane) = self.lanes.get_mut(&id) else { return };
-        lane.dirty = true;
-        match outcome {
-            Outcome::Answered { status: status @ (429 | 503), retry_after, .. } => {
-                lane.slots = (lane.slots / 2.0).max(SLOTS.0);
-                if let Some(wait) = retry_after {
-                    let until = now.plus(*wait);
-                    lane.held_until = Some(lane.held_until.map_or(until, |u| u.max(until)));
-                    lane.held_reason = Some("retry-after".to_owned());
-                }
-                lane.failures = if *status == 503 { lane.failures + 1 } else { 0 };
-            }
-            Outcome::Answered { status: 500.., .. } => {
-                lane.slots = (lane.slots / 2.0).max(SLOTS.0);
-                lane.failures = 0;
-            }
-            Outcome::Answered { .. } => {
-                lane.slots = (lane.slots + 1.0 / lane.slots).min(SLOTS.1);
-                lane.failures = 0;
-            }
-            Outcome::Failed(fault) if fault.infrastructure() => {
-                lane.slots = (lane.slots / 2.0).max(SLOTS.0);
-                lane.failures += 1;
-            }
-            Outcome::Failed(_) => {}
+    /// What a receiver did shapes its lane.
+    pub fn learn(&mut self, of: (LaneId, i64, DeliveryId), outcome: &Outcome, now: Millis) {
+        let (id, turn, delivery) = of;
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.learn(turn, delivery, outcome, now);
         }
     }
 
@@ -285,8 +241,8 @@ impl Lanes {
         }
         for (state, _) in save.iter().filter(|(_, release)| *release) {
             let Some(lane) = self.lanes.remove(&state.id) else { continue };
-            for due in &lane.ready {
-                self.known.remove(&due.id);
+            for id in lane.ready.ids() {
+                self.known.remove(&id);
             }
             if lane.leaving {
                 self.foreign.insert(state.id, now.plus(FOREIGN));
@@ -296,10 +252,10 @@ impl Lanes {
         save
     }
 
-    /// When the first held lane with work opens again.
+    /// When the first lane with work that may not send now may send again.
     pub fn opens_at(&self, now: Millis) -> Option<Millis> {
         let waiting = self.lanes.values().filter(|l| l.more || !l.ready.is_empty());
-        waiting.filter_map(|l| l.held_until.filter(|u| *u > now)).min()
+        waiting.filter_map(|l| l.opens_at(now).filter(|at| *at > now)).min()
     }
 
     /// Requests under way.

@@ -7,6 +7,7 @@ mod attempt;
 mod courier;
 mod desk;
 pub mod lanes;
+mod send;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::egress::Sender;
 use crate::metrics::Metrics;
-use crate::store::{Attempted, ClaimedDelivery, DueDelivery, Result, Store};
+use crate::store::{DueDelivery, Result, Store};
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
 use crate::types::{LaneId, Millis};
@@ -54,6 +55,10 @@ impl Default for Options {
 const POLL: Duration = Duration::from_millis(500);
 /// A look that found the store away is repeated after this long.
 const STORE_AWAY: Duration = Duration::from_secs(1);
+/// What someone set for a lane is taken over within this time.
+const HEED: Duration = Duration::from_secs(1);
+/// So much earlier than the last look at what is set the next one begins: clocks differ, commits take time.
+const HEED_AGAIN: Duration = Duration::from_secs(5);
 /// This node's sign of life, and the pass without a floor.
 const BEAT: Duration = Duration::from_secs(5);
 /// A node is dead so long after its last sign of life.
@@ -93,6 +98,8 @@ struct Looked {
     floor: Millis,
     /// When the last beat was.
     beat: Option<Millis>,
+    /// When the last look at what is set was.
+    heeded: Option<Millis>,
     /// The next beat must not wait for its time.
     anew: bool,
     /// Up to which lane the last pass without a floor came; None: to the end.
@@ -180,6 +187,9 @@ impl Dispatcher {
         inner.stopping.cancel();
         inner.sends.close();
         let _ = timeout(GRACE, inner.sends.wait()).await;
+        // How the lanes stand now, for who has them next.
+        let save = inner.lanes().to_save(inner.clock.now());
+        let _ = inner.store.save_lanes(inner.node, &save).await;
         let _ = inner.store.leave(inner.node).await;
     }
 
@@ -189,6 +199,7 @@ impl Dispatcher {
         let inner = &self.0;
         let now = inner.clock.now();
         self.beat(now).await?;
+        self.heed(now).await?;
         let more = self.look(now).await?;
         self.feed(now).await?;
         let picked = inner.lanes().pick(now);
@@ -242,6 +253,21 @@ impl Dispatcher {
         Ok(())
     }
 
+    /// Every second: what someone set for lanes of this node, pauses and limits.
+    async fn heed(&self, now: Millis) -> Result<()> {
+        let inner = &self.0;
+        let last = inner.looked().heeded;
+        if last.is_some_and(|at| now >= at && now.since(at) < HEED) {
+            return Ok(());
+        }
+        let since = last.unwrap_or(now).min(now).minus(HEED_AGAIN);
+        for (lane, set) in inner.store.lanes_set(inner.node, since).await? {
+            inner.lanes().set(lane, set, now);
+        }
+        inner.looked().heeded = Some(now);
+        Ok(())
+    }
+
     /// What fell due since the last look. True if the look was full.
     async fn look(&self, now: Millis) -> Result<bool> {
         let inner = &self.0;
@@ -279,11 +305,13 @@ impl Dispatcher {
     async fn feed(&self, now: Millis) -> Result<()> {
         let inner = &self.0;
         let hungry = inner.lanes().hungry(now, HUNGRY);
-        let size = Lanes::refill_size();
-        for lane in hungry {
-            let due = inner.store.due_in_lane(lane, now, u32::try_from(size).unwrap_or(64)).await?;
-            let full = due.len() == size;
-            inner.lanes().refill(lane, due, full, now);
+        let size = u32::try_from(Lanes::refill_size()).unwrap_or(64);
+        for h in hungry {
+            let read = match h.ordered {
+                true => inner.store.next_in_order(h.lane, now).await?,
+                false => inner.store.due_in_lane(h.lane, now, size, h.turn).await?,
+            };
+            inner.lanes().refill(h.lane, read);
         }
         Ok(())
     }
@@ -291,8 +319,9 @@ impl Dispatcher {
     async fn claim(&self, picked: Vec<DueDelivery>, now: Millis) -> Result<()> {
         let inner = &self.0;
         // Slots are given back for what another node or a zombie took meanwhile, and on any error.
-        let mut slots: std::collections::HashMap<_, _> =
-            picked.iter().map(|d| (d.id, Slot { inner: inner.clone(), lane: d.lane })).collect();
+        let slot =
+            |d: &DueDelivery| Slot { inner: inner.clone(), lane: d.lane, turn: d.turn, delivery: Some(d.id) };
+        let mut slots: std::collections::HashMap<_, _> = picked.iter().map(|d| (d.id, slot(d))).collect();
         let lease = inner.options.deadline + inner.options.margin;
         let claimed = inner.store.claim(picked, inner.node, lease, now).await?;
         for d in claimed {
@@ -319,46 +348,5 @@ impl Inner {
 
     fn looked(&self) -> MutexGuard<'_, Looked> {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
-        let inner = self.clone();
-        self.sends.spawn(async move {
-            let attempted = inner.courier.attempt(&d).await;
-            inner.record(&d, attempted).await;
-            drop(slot);
-        });
-    }
-
-    /// Writes the outcome; while the store is away it is kept until the lease runs out.
-    async fn record(&self, d: &ClaimedDelivery, attempted: Attempted) {
-        if let Some(exchange) = &attempted.exchange {
-            self.lanes().learn(d.lane, &exchange.outcome, self.clock.now());
-        }
-        loop {
-            match self.store.record(vec![attempted.clone()], self.clock.now()).await {
-                Ok(written) => {
-                    let verdict = written.into_iter().flatten().next();
-                    if verdict.is_none() {
-                        tracing::warn!(delivery.id = %d.id, attempt = d.number, "the lease was lost; the outcome changes nothing");
-                    }
-                    // A new round that was asked for meanwhile goes on where this one would have ended.
-                    let attempted = Attempted { verdict: verdict.unwrap_or(attempted.verdict), ..attempted };
-                    if let Some(exchange) = &attempted.exchange {
-                        self.metrics.attempted(attempt::word(&attempted.verdict), exchange.duration);
-                    }
-                    attempt::log(d, &attempted);
-                    return;
-                }
-                // Whatever it is, it may be another call's fault; without its record the attempt is repeated.
-                Err(_) if self.clock.now() < d.lease_until => {
-                    tokio::time::sleep(Duration::from_millis(250)).await;
-                }
-                Err(e) => {
-                    tracing::error!(delivery.id = %d.id, error = %e, "an outcome could not be recorded");
-                    return;
-                }
-            }
-        }
     }
 }

@@ -10,10 +10,10 @@ use super::extract::{FromQuery, Key, NoQuery, Params, PathId, Query, need, page_
 use super::jobs::page;
 use super::problem::Problem;
 use crate::store::{DeliveryFilter, Error, Narrow, PageOf};
-use crate::types::api::{Delivery, Page};
+use crate::types::api::{Delivery, Explanation, Page};
 use crate::types::delivery::DeliveryState;
 use crate::types::problem::ProblemCode;
-use crate::types::{DeliveryId, JobId, id};
+use crate::types::{DeliveryId, JobId, explain, id};
 
 /// How deliveries are listed.
 pub struct ListQuery {
@@ -115,6 +115,23 @@ async fn seen<N>(app: &App, key: &Key<N>, id: DeliveryId) -> Result<Delivery, Pr
     let delivery = app.ask(app.store.delivery(key.tenant(), id, app.now())).await?;
     key.may_see(app, delivery.account.as_deref(), delivery.job_id).await?;
     Ok(delivery)
+}
+
+/// Explain a delivery: why it stands where it stands, what happens next and when, what is ahead of it.
+#[utoipa::path(get, path = "/v1/deliveries/{deliveryId}/explain", tag = "deliveries",
+    operation_id = "explainDelivery", security(("apiKey" = ["deliveries:read"])),
+    params(("deliveryId" = DeliveryId, Path)), responses((status = 200, body = Explanation)))]
+pub async fn explain(
+    State(app): State<App>,
+    key: Key<need::DeliveriesRead>,
+    PathId(id): PathId<id::Delivery>,
+    _: Query<NoQuery>,
+) -> Result<Json<Explanation>, Problem> {
+    seen(&app, &key, id).await?;
+    let facts = app.ask(app.store.delivery_facts(key.tenant(), id, app.now())).await?;
+    let told = explain::explain(facts);
+    // The lane shows what others have in it.
+    Ok(Json(if key.whole().is_ok() { told } else { Explanation { lane: None, ..told } }))
 }
 
 /// Send again now: a new round of attempts with the same `webhook-id`.

@@ -108,7 +108,8 @@ pub async fn pause(
     set(&app, &key, &queue, QueueChange { paused_until: Some(Some(until)), ..QueueChange::default() }).await
 }
 
-fn coming(until: Millis, now: Millis) -> Result<Millis, Invalid> {
+/// An instant at which a pause ends by itself.
+pub(super) fn coming(until: Millis, now: Millis) -> Result<Millis, Invalid> {
     if until > now && until <= now.plus(LONGEST_PAUSE) {
         return Ok(until);
     }

@@ -5,21 +5,25 @@ use super::batch::Sql;
 use super::db::Row;
 use super::error::{Error, Result};
 use super::jobs::Filter;
+use super::lanes::{held_columns, held_until, hold};
 use super::model::{DeliveryFilter, Narrow, PageOf};
 use super::pool::Tx;
 use super::sweep::KEEP_DELIVERIES;
 use crate::args;
-use crate::types::delivery::{DeliveryState, HeldReason};
+use crate::types::delivery::DeliveryState;
 use crate::types::endpoint::PARKED;
 use crate::types::{DeliveryId, Millis, TenantId, api, id};
 
 macro_rules! delivery_columns {
     () => {
-        "SELECT d.id, d.event_id, d.event_kind, d.job_id, d.account, d.endpoint_id, d.url, d.state, d.attempt, d.policy,
-                d.last_status, d.last_error, d.created_at, d.ended_at, q.phase, q.due_at, q.attempt, l.held_until,
-                l.held_reason, ep.state, ep.url
-         FROM deliveries d LEFT JOIN delivery_queue q ON q.delivery_id = d.id LEFT JOIN lanes l ON l.id = d.lane_id
-              LEFT JOIN endpoints ep ON ep.id = d.endpoint_id AND d.state = 'owed'"
+        concat!(
+            "SELECT d.id, d.event_id, d.event_kind, d.job_id, d.account, d.endpoint_id, d.url, d.state, d.attempt, d.policy,
+                d.last_status, d.last_error, d.created_at, d.ended_at, q.phase, q.due_at, q.attempt, ",
+            held_columns!(),
+            ", ep.url
+             FROM deliveries d LEFT JOIN delivery_queue q ON q.delivery_id = d.id LEFT JOIN lanes l ON l.id = d.lane_id
+                  LEFT JOIN endpoints ep ON ep.id = d.endpoint_id AND d.state = 'owed'"
+        )
     };
 }
 
@@ -47,8 +51,8 @@ static REOPEN: Sql = Sql::plain(
      WHERE id = $1 AND state IN ('dead', 'delivered', 'cancelled')",
 );
 static QUEUE_AGAIN: Sql = Sql::plain(
-    "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, due_at, phase, fence, attempt, used, unknowns)
-     SELECT id, tenant_id, lane_id, $2, 'ready', fence, attempt, 0, 0 FROM deliveries WHERE id = $1
+    "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, turn, due_at, phase, fence, attempt, used, unknowns)
+     SELECT id, tenant_id, lane_id, turn, $2, 'ready', fence, attempt, 0, 0 FROM deliveries WHERE id = $1
      ON CONFLICT (delivery_id) DO NOTHING",
 );
 static DROP_LETTER: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1");
@@ -83,12 +87,12 @@ impl Store {
             Some(DeliveryState::Cancelled) => f.push(" AND d.state = 'cancelled'"),
             Some(DeliveryState::InFlight) => f.and("(q.phase = 'leased' AND q.due_at > {})", now),
             Some(DeliveryState::Held) => {
-                f.and("d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {})", now);
-                f.and("(l.held_until > {} OR ep.state <> 'enabled')", now);
+                f.and("(d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {}))", now);
+                f.and(concat!("(", held_until!(), " > {} OR ep.state <> 'enabled')"), now);
             }
             Some(DeliveryState::Pending) => {
                 f.and("(d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {}))", now);
-                f.and("(l.held_until IS NULL OR l.held_until <= {})", now);
+                f.and(concat!("COALESCE(", held_until!(), ", 0) <= {}"), now);
                 f.push(" AND (ep.state IS NULL OR ep.state = 'enabled')");
             }
         }
@@ -247,31 +251,28 @@ pub(super) fn letters(base: &'static str, tenant: TenantId, filter: &api::Replay
     f
 }
 
+/// A parked one goes on at the time that it had.
+pub(super) fn unparked(due: Millis) -> Millis {
+    if due.0 >= PARKED { Millis(due.0 - PARKED) } else { due }
+}
+
 fn delivery(row: &Row, now: Millis) -> Result<api::Delivery> {
     let stored = row.text(7)?;
-    // A parked one goes on at the time that it had.
-    let due = row.time_opt(15)?.map(|due| if due.0 >= PARKED { Millis(due.0 - PARKED) } else { due });
+    let due = row.time_opt(15)?.map(unparked);
     let leased = row.text_opt(14)?.as_deref() == Some("leased") && due.is_some_and(|d| d > now);
-    let held_until = row.time_opt(17)?.filter(|until| *until > now);
-    let parked = match row.text_opt(19)?.as_deref() {
-        Some("paused") => Some(HeldReason::Paused),
-        Some("disabled") => Some(HeldReason::Disabled),
-        Some(_) | None => None,
-    };
-    let breaker = row.text_opt(18)?.as_deref() == Some("breaker");
-    let reason = parked.unwrap_or(if breaker { HeldReason::Breaker } else { HeldReason::Paused });
+    let hold = hold(row, 17, now)?;
     let state = match stored.as_str() {
         "delivered" => DeliveryState::Delivered,
         "dead" => DeliveryState::Dead,
         "cancelled" => DeliveryState::Cancelled,
         _ if leased => DeliveryState::InFlight,
-        _ if parked.is_some() || held_until.is_some() => DeliveryState::Held,
+        _ if hold.is_some() => DeliveryState::Held,
         _ => DeliveryState::Pending,
     };
+    let hold = hold.filter(|_| state == DeliveryState::Held);
     let next = match state {
         DeliveryState::Pending => due,
-        // Nobody knows when the endpoint is resumed.
-        DeliveryState::Held => due.max(held_until).filter(|_| parked.is_none()),
+        DeliveryState::Held => hold.and_then(|hold| hold.until).and_then(|until| due.max(Some(until))),
         DeliveryState::InFlight
         | DeliveryState::Delivered
         | DeliveryState::Dead
@@ -287,9 +288,9 @@ fn delivery(row: &Row, now: Millis) -> Result<api::Delivery> {
         job_id: row.id_opt(3)?,
         account: row.text_opt(4)?,
         endpoint_id: row.id_opt(5)?,
-        url: row.text_opt(20)?.map_or_else(|| row.text(6), Ok)?,
+        url: row.text_opt(21)?.map_or_else(|| row.text(6), Ok)?,
         state,
-        held_reason: (state == DeliveryState::Held).then_some(reason),
+        held_reason: hold.map(|hold| hold.reason),
         attempt: u32::try_from(attempts).unwrap_or(0),
         max_attempts: policy.max_attempts,
         next_attempt_at: next,

@@ -6,7 +6,7 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::{Row, Value};
 use super::error::{Error, Result};
-use super::model::{ClaimedDelivery, DueDelivery, Receiver};
+use super::model::{ClaimedDelivery, DueDelivery, InLane, Receiver};
 use super::parking::CANCEL;
 use super::pool::{Pool, Tx};
 use super::seconds;
@@ -16,9 +16,12 @@ use crate::types::endpoint::PARKED;
 use crate::types::id::NodeId;
 use crate::types::{DeliveryId, LaneId, Millis, TenantId};
 
+/// Turns of a lane that one look passes through.
+const TURNS_READ: u32 = 64;
+
 macro_rules! due_columns {
     () => {
-        "delivery_id, tenant_id, lane_id, fence, due_at, phase, attempt, used, unknowns, started_at"
+        "delivery_id, tenant_id, lane_id, fence, due_at, phase, attempt, used, unknowns, started_at, turn"
     };
 }
 
@@ -35,6 +38,37 @@ const DUE_IN_LANE: &str = concat!(
     due_columns!(),
     " FROM delivery_queue WHERE (lane_id, due_at) >= ($1, 0) AND (lane_id, due_at) <= ($1, $2)
       ORDER BY lane_id, due_at LIMIT $3"
+);
+
+// The same from turn to turn: one probe of the index for each, however much it owes. One row more than is
+// asked for tells where the next look begins.
+const TURNS: &str = "
+    WITH RECURSIVE t (turn, n) AS (
+        SELECT (SELECT q.turn FROM delivery_queue q WHERE q.lane_id = $1 AND q.turn > $3
+                ORDER BY q.lane_id, q.turn LIMIT 1), CAST(1 AS BIGINT)
+        UNION ALL
+        SELECT (SELECT q.turn FROM delivery_queue q WHERE q.lane_id = $1 AND q.turn > t.turn
+                ORDER BY q.lane_id, q.turn LIMIT 1), t.n + 1
+        FROM t WHERE t.turn IS NOT NULL AND t.n < $4
+    )
+    SELECT t.turn, (SELECT q.delivery_id FROM delivery_queue q
+                    WHERE (q.lane_id, q.turn, q.due_at) >= ($1, t.turn, 0)
+                      AND (q.lane_id, q.turn, q.due_at) <= ($1, t.turn, $2)
+                    ORDER BY q.lane_id, q.turn, q.due_at LIMIT 1)
+    FROM t WHERE t.turn IS NOT NULL ORDER BY t.turn";
+
+static BY_ID: Sql = Sql::batch(
+    "SELECT q.delivery_id, q.tenant_id, q.lane_id, q.fence, q.due_at, q.phase, q.attempt, q.used, q.unknowns,
+            q.started_at, q.turn
+     FROM {b} JOIN delivery_queue q ON q.delivery_id = b.delivery_id WHERE q.due_at <= $1",
+    1,
+    &[("delivery_id", Col::Uuid)],
+);
+
+const IN_ORDER: &str = concat!(
+    "SELECT ",
+    due_columns!(),
+    " FROM delivery_queue WHERE lane_id = $1 ORDER BY lane_id, turn, due_at LIMIT 1"
 );
 
 // A skip scan: one probe of the index per lane that has anything queued, however much that is. Lanes in
@@ -82,7 +116,7 @@ static LOST_ATTEMPTS: Sql = Sql::batch(
 static PAYLOADS: Sql = Sql::batch(
     "SELECT d.id, d.tenant_id, d.lane_id, d.event_id, d.event_kind, d.created_at, d.variant, o.body, d.url, d.sealed,
             d.sealed_row, d.policy, d.expires_at, d.traceparent, d.job_id, d.signer_id, d.endpoint_id,
-            e.url, e.sealed, e.timeout_seconds, e.schemes, e.state, e.deleted_at
+            e.url, e.sealed, e.timeout_seconds, e.schemes, e.state, e.deleted_at, d.turn
      FROM {b}
      JOIN deliveries d ON d.id = b.delivery_id
      JOIN bodies o ON o.event_id = d.event_id AND o.variant = d.variant
@@ -195,6 +229,7 @@ fn claimed(p: &Row, q: &Row, until: Millis, now: Millis) -> Result<ClaimedDelive
         id: p.id(0)?,
         tenant: p.id(1)?,
         lane: p.id(2)?,
+        turn: p.int(23)?,
         fence: q.int(1)?,
         number: q.count(2)?,
         used: q.count(3)?,
@@ -223,6 +258,7 @@ fn due(row: &Row) -> Result<DueDelivery> {
         id: row.id(0)?,
         tenant: row.id(1)?,
         lane: row.id(2)?,
+        turn: row.int(10)?,
         fence: row.int(3)?,
         due_at: row.time(4)?,
         attempt: row.count(6)?,
@@ -238,9 +274,39 @@ impl Store {
         self.scout(DUE, args![floor, now, limit]).await?.iter().map(due).collect()
     }
 
-    /// Due deliveries of one lane, oldest first.
-    pub async fn due_in_lane(&self, lane: LaneId, now: Millis, limit: u32) -> Result<Vec<DueDelivery>> {
-        self.scout(DUE_IN_LANE, args![lane, now, limit]).await?.iter().map(due).collect()
+    /// Due deliveries of one lane: the oldest, and where these are not all the oldest of other turns, from
+    /// behind `turn` on. So what one URL owes hides no other.
+    pub async fn due_in_lane(
+        &self,
+        lane: LaneId,
+        now: Millis,
+        limit: u32,
+        turn: Option<i64>,
+    ) -> Result<InLane> {
+        let rows = self.scout(DUE_IN_LANE, args![lane, now, limit]).await?;
+        let oldest: Vec<DueDelivery> = rows.iter().map(due).collect::<Result<_>>()?;
+        if oldest.len() < limit as usize {
+            return Ok(InLane { oldest, ..InLane::default() });
+        }
+        let turns = self.scout(TURNS, args![lane, now, turn.unwrap_or(i64::MIN), TURNS_READ]).await?;
+        let last = turns.last().map(|row| row.int(0)).transpose()?;
+        let next = last.filter(|_| turns.len() == TURNS_READ as usize);
+        let mut ids = Vec::new();
+        for row in &turns {
+            ids.extend(row.uuid_opt(1)?);
+        }
+        let engine = self.0.scouts.engine();
+        let args = BY_ID.args(engine, args![now], ids.into_iter().map(|id| args![id]).collect())?;
+        let others = self.scout(BY_ID.text(engine), args).await?.iter().map(due).collect::<Result<_>>()?;
+        Ok(InLane { oldest, others, more: true, turn: next })
+    }
+
+    /// The next delivery in the order of an ordered lane, if it is due. Whatever its state it holds the others back.
+    pub async fn next_in_order(&self, lane: LaneId, now: Millis) -> Result<InLane> {
+        let rows = self.scout(IN_ORDER, args![lane]).await?;
+        let next = rows.first().map(due).transpose()?;
+        let oldest = next.into_iter().filter(|d| d.due_at <= now).collect();
+        Ok(InLane { oldest, ..InLane::default() })
     }
 
     /// Lanes with something due that `node` has or may have, each with its oldest delivery: for the pass

@@ -40,6 +40,7 @@ pub(super) struct Outbox<'a> {
     queue: Vec<Vec<Value>>,
     handed: Vec<Handed>,
     born: Vec<ClaimedDelivery>,
+    ordered: Vec<delivery::Ordered>,
     ended: Vec<Job>,
 }
 
@@ -67,6 +68,7 @@ impl<'a> Outbox<'a> {
             queue: vec![],
             handed: vec![],
             born: vec![],
+            ordered: vec![],
             ended: vec![],
         }
     }

@@ -6,13 +6,14 @@ use super::db::{Row, Value};
 use super::error::{Error, Result};
 use super::idempotency::claim_one;
 use super::jobs::Filter;
+use super::lanes::touch;
 use super::model::{EndpointFilter, NewEndpoint, PageOf};
 use super::pool::Tx;
 use super::seal::Aad;
 use super::secrets::LOCK_TENANT;
 use crate::args;
 use crate::types::api::{Format, Payload};
-use crate::types::endpoint::{Endpoint, EndpointState, LaneLimits, Settings};
+use crate::types::endpoint::{Endpoint, EndpointState, LaneLimits, Settings, lane_of};
 use crate::types::problem::{Invalid, ProblemCode};
 use crate::types::{EndpointId, Millis, TenantId, id};
 
@@ -167,6 +168,7 @@ impl Store {
             room(&mut tx, tenant, &settings, quota).await?;
         }
         tx.run(&UPDATE, self.endpoint_row(tenant, id, &settings, now)?).await?;
+        touch(&mut tx, lane_of(id), now).await?;
         tx.commit().await?;
         self.0.subscribers.changed();
         self.endpoint(tenant, id).await

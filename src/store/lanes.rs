@@ -1,17 +1,23 @@
 //! Lanes and the nodes that own them.
 
+mod view;
+
+use std::collections::HashMap;
+
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Store;
 use super::batch::{Col, Sql};
-use super::db::Value;
+use super::db::Row;
 use super::error::{Error, Result};
-use super::jobs::Filter;
-use super::model::{LaneFilter, LaneState, PageOf};
+use super::model::{LaneSettings, LaneState};
+use super::pool::Tx;
 use crate::args;
 use crate::types::id::NodeId;
-use crate::types::{LaneId, Millis, TenantId, api, id};
+use crate::types::lane::Limits;
+use crate::types::{LaneId, Millis, TenantId};
+pub(super) use view::{held_columns, held_until, hold};
 
 static ALIVE: Sql = Sql::plain(
     "INSERT INTO nodes (id, alive_until) VALUES ($1, $2)
@@ -36,7 +42,7 @@ static OWN: Sql = Sql::batch(
      ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id, used_at = excluded.used_at
        WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
-     RETURNING id, concurrency, failures, opened, held_until, held_reason",
+     RETURNING id, concurrency, failures, opened, held_until, held_reason, rate_at",
     2,
     &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("endpoint_id", Col::Uuid), ("origin", Col::Text)],
 );
@@ -50,7 +56,7 @@ static ORIGINS: Sql = Sql::batch(
 static SAVE: Sql = Sql::batch(
     "UPDATE lanes
      SET concurrency = b.concurrency, failures = b.failures, opened = b.opened, held_until = b.held_until,
-         held_reason = b.held_reason, owner_id = CASE WHEN b.release = 1 THEN NULL ELSE owner_id END
+         held_reason = b.held_reason, rate_at = b.rate_at, owner_id = CASE WHEN b.release = 1 THEN NULL ELSE owner_id END
      FROM {b} WHERE lanes.id = b.id AND lanes.owner_id = $1",
     1,
     &[
@@ -60,20 +66,26 @@ static SAVE: Sql = Sql::batch(
         ("opened", Col::Int),
         ("held_until", Col::Int),
         ("held_reason", Col::Text),
+        ("rate_at", Col::Int),
         ("release", Col::Int),
     ],
 );
 
-const LIST: &str = "
-    SELECT l.id, l.endpoint_id, l.origin, l.concurrency, l.failures, l.held_until, l.held_reason,
-           -- counted up to a bound: a lane may owe a million
-           (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q WHERE q.lane_id = l.id LIMIT 10001) AS c),
-           (SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'ready'
-              AND q.due_at < 4503599627370496  -- beyond it: parked
-            ORDER BY q.due_at LIMIT 1),
-           (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
-                                  WHERE q.lane_id = l.id AND q.phase = 'leased' AND q.due_at > $2 LIMIT 10001) AS c)
-    FROM lanes l WHERE l.tenant_id = $1";
+macro_rules! set {
+    () => {
+        "SELECT l.id, l.paused_until, ep.max_in_flight, ep.rate_per_second, COALESCE(ep.ordered, 0) FROM "
+    };
+}
+static SET: Sql = Sql::batch(
+    concat!(set!(), "{b} JOIN lanes l ON l.id = b.id LEFT JOIN endpoints ep ON ep.id = l.endpoint_id"),
+    0,
+    &[("id", Col::Uuid)],
+);
+const SET_SINCE: &str = concat!(
+    set!(),
+    "lanes l LEFT JOIN endpoints ep ON ep.id = l.endpoint_id WHERE l.owner_id = $1 AND l.set_at >= $2"
+);
+static TOUCH: Sql = Sql::plain("UPDATE lanes SET set_at = $2 WHERE id = $1");
 
 impl Store {
     /// This node is alive until then.
@@ -123,7 +135,7 @@ impl Store {
         node: NodeId,
         of: &[(LaneId, crate::types::DeliveryId)],
         now: Millis,
-    ) -> Result<Vec<LaneState>> {
+    ) -> Result<Vec<(LaneState, LaneSettings)>> {
         let mut tx = self.0.writers.begin().await?;
         let urls = tx.batch(&ORIGINS, vec![], of.iter().map(|(_, d)| args![*d]).collect()).await?;
         // Each lane once, or the upsert is refused.
@@ -136,20 +148,17 @@ impl Store {
             lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, endpoint, origin]);
         }
         let owned = tx.batch(&OWN, args![node, now], lanes.into_values().collect()).await?;
+        let ids = owned.iter().map(|row| Ok(args![row.uuid(0)?])).collect::<Result<_>>()?;
+        let set = tx.batch(&SET, vec![], ids).await?;
         tx.commit().await?;
-        owned
-            .iter()
-            .map(|r| {
-                Ok(LaneState {
-                    id: r.id(0)?,
-                    concurrency: r.count(1)?,
-                    failures: r.count(2)?,
-                    opened: r.count(3)?,
-                    held_until: r.time_opt(4)?,
-                    held_reason: r.text_opt(5)?,
-                })
-            })
-            .collect()
+        let mut set: HashMap<LaneId, LaneSettings> = set.iter().map(settings).collect::<Result<_>>()?;
+        owned.iter().map(state).map(|s| s.map(|s| (s.clone(), set.remove(&s.id).unwrap_or_default()))).collect()
+    }
+
+    /// What was set since then for lanes of this node.
+    pub async fn lanes_set(&self, node: NodeId, since: Millis) -> Result<Vec<(LaneId, LaneSettings)>> {
+        let rows = self.scout(SET_SINCE, args![node, since]).await?;
+        rows.iter().map(settings).collect()
     }
 
     /// Writes down how lanes stand, and lets go of those marked so.
@@ -157,6 +166,9 @@ impl Store {
         if lanes.is_empty() {
             return Ok(());
         }
+        // In one order, so that two transactions cannot deadlock.
+        let mut lanes: Vec<_> = lanes.iter().collect();
+        lanes.sort_unstable_by_key(|(l, _)| l.id);
         let rows = lanes
             .iter()
             .map(|(l, release)| {
@@ -167,6 +179,7 @@ impl Store {
                     l.opened,
                     l.held_until,
                     l.held_reason.clone(),
+                    l.rate_at,
                     i64::from(*release),
                 ]
             })
@@ -175,70 +188,29 @@ impl Store {
         tx.batch(&SAVE, args![node], rows).await?;
         tx.commit().await
     }
-
-    /// The tenant's lanes: the youngest first, or those first whose oldest delivery waits longest.
-    pub async fn lanes(
-        &self,
-        tenant: TenantId,
-        filter: &LaneFilter,
-        page: PageOf<id::Lane>,
-        now: Millis,
-    ) -> Result<Vec<api::Lane>> {
-        let mut f = Filter::new(LIST, args![tenant, now]);
-        match filter.state {
-            None => {}
-            Some(api::LaneState::Open) => f.push(" AND (l.held_until IS NULL OR l.held_until <= $2)"),
-            Some(api::LaneState::Paused) => f.push(" AND l.held_until > $2 AND l.held_reason <> 'breaker'"),
-            Some(api::LaneState::Broken) => f.push(" AND l.held_until > $2 AND l.held_reason = 'breaker'"),
-        }
-        let (sql, args) = if filter.oldest_first { by_oldest(f, page) } else { f.page("l.id", page) };
-        self.read(sql, args).await?.iter().map(|row| lane(row, now)).collect()
-    }
 }
 
-/// Ordered by the oldest waiting delivery; lanes where nothing waits come last.
-fn by_oldest(mut f: Filter, page: PageOf<id::Lane>) -> (&'static str, Vec<Value>) {
-    let oldest = |lane: &str| {
-        format!(
-            "COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = {lane} AND q.phase = 'ready'
-                         AND q.due_at < 4503599627370496 ORDER BY q.due_at LIMIT 1), {})",
-            i64::MAX
-        )
-    };
-    if let Some(after) = page.after {
-        f.args.push(after.into());
-        let last = format!("${}", f.args.len());
-        f.push(&format!(" AND ({}, l.id) > ({}, {last})", oldest("l.id"), oldest(&last)));
-    }
-    f.args.push(page.limit.into());
-    f.push(&format!(" ORDER BY {}, l.id LIMIT ${}", oldest("l.id"), f.args.len()));
-    f.finish()
-}
-
-fn lane(row: &super::db::Row, now: Millis) -> Result<api::Lane> {
-    let endpoint_id = row.id_opt(1)?;
-    let held_until = row.time_opt(5)?.filter(|until| *until > now);
-    let held_reason = row.text_opt(6)?.filter(|_| held_until.is_some());
-    let state = match held_reason.as_deref() {
-        Some("breaker") => api::LaneState::Broken,
-        Some(_) => api::LaneState::Paused,
-        None => api::LaneState::Open,
-    };
-    let big = |n: i64| u64::try_from(n).unwrap_or(0);
-    Ok(api::Lane {
-        lane_id: row.id(0)?,
-        kind: if endpoint_id.is_some() { "endpoint" } else { "origin" }.to_owned(),
-        endpoint_id,
-        origin: row.text_opt(2)?,
-        state,
-        held_reason,
-        held_until,
-        depth: big(row.int(7)?),
-        oldest_due: row.time_opt(8)?,
-        in_flight: big(row.int(9)?),
-        max_in_flight: row.count(3)?,
-        failures: row.count(4)?,
+fn state(r: &Row) -> Result<LaneState> {
+    Ok(LaneState {
+        id: r.id(0)?,
+        concurrency: r.count(1)?,
+        failures: r.count(2)?,
+        opened: r.count(3)?,
+        held_until: r.time_opt(4)?,
+        held_reason: r.text_opt(5)?,
+        rate_at: r.time_opt(6)?,
     })
+}
+
+/// What is set, as [`SET`] reads it.
+fn settings(r: &Row) -> Result<(LaneId, LaneSettings)> {
+    let limit = |n| Ok::<_, Error>(r.int_opt(n)?.and_then(|l| u32::try_from(l).ok()));
+    let limits = Limits {
+        max_in_flight: limit(2)?,
+        rate_per_second: limit(3)?,
+        ordered: r.int(4)? == 1,
+    };
+    Ok((r.id(0)?, LaneSettings { paused_until: r.time_opt(1)?, limits }))
 }
 
 const FLEET: &str = "
@@ -285,4 +257,17 @@ pub(super) fn lane_of(tenant: TenantId, origin: &str) -> LaneId {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
     LaneId::from_uuid(Uuid::from_bytes(bytes))
+}
+
+/// What is set for an endpoint has changed: the owner of its lane looks.
+pub(super) async fn touch(tx: &mut Tx, lane: LaneId, now: Millis) -> Result<()> {
+    tx.run(&TOUCH, args![lane, now]).await.map(drop)
+}
+
+/// What takes turns in an ad-hoc lane: the URL, hashed.
+pub(super) fn turn_of(url: &str) -> i64 {
+    let hash = Sha256::digest(url);
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&hash[..8]);
+    i64::from_be_bytes(bytes)
 }

@@ -22,6 +22,7 @@ mod deliveries;
 mod emit;
 mod endpoints;
 mod error;
+mod explain;
 mod idempotency;
 mod invariants;
 mod jobs;
@@ -112,9 +113,9 @@ pub struct Options {
 /// back if it fails, so what is handed over can always be sent.
 pub trait HandOver: Send + Sync {
     /// Reserves a slot of the node and of the lane. Gives how long the lease must hold.
-    fn reserve(&self, lane: LaneId) -> Option<Duration>;
+    fn reserve(&self, lane: LaneId, turn: i64) -> Option<Duration>;
     /// Gives the slots back.
-    fn give_back(&self, lane: LaneId);
+    fn give_back(&self, lane: LaneId, turn: i64);
     /// The commit is durable: send it.
     fn take(&self, claimed: ClaimedDelivery);
     /// The node that holds the lease.

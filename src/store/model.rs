@@ -220,6 +220,8 @@ pub struct ClaimedDelivery {
     pub tenant: TenantId,
     /// Its lane.
     pub lane: LaneId,
+    /// Its turn within the lane.
+    pub turn: i64,
     /// Only its holder may write.
     pub fence: i64,
     /// Which request this is, over all rounds, from 1.
@@ -313,6 +315,8 @@ pub struct DueDelivery {
     pub tenant: TenantId,
     /// Its lane.
     pub lane: LaneId,
+    /// What takes turns within the lane: the hash of an ad-hoc URL, the number in an ordered lane.
+    pub turn: i64,
     /// The fence seen; a claim compares and sets it.
     pub fence: i64,
     /// When it was due.
@@ -398,8 +402,32 @@ pub struct LaneState {
     pub opened: u32,
     /// Nothing is sent until then.
     pub held_until: Option<Millis>,
-    /// `retry-after`, `breaker` or `paused`.
+    /// `retry-after` or `breaker`.
     pub held_reason: Option<String>,
+    /// When the bucket of its rate is full again.
+    pub rate_at: Option<Millis>,
+}
+
+/// What someone set for a lane, which its owner goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LaneSettings {
+    /// Nothing is sent until then; [`Millis::MAX`] until someone resumes it.
+    pub paused_until: Option<Millis>,
+    /// How much is sent.
+    pub limits: crate::types::lane::Limits,
+}
+
+/// What is due in one lane.
+#[derive(Debug, Default)]
+pub struct InLane {
+    /// The oldest, whatever their turn.
+    pub oldest: Vec<DueDelivery>,
+    /// The oldest of some of the turns, where `oldest` did not show all.
+    pub others: Vec<DueDelivery>,
+    /// There may be more.
+    pub more: bool,
+    /// Behind which turn the next read is to look; None: from the first.
+    pub turn: Option<i64>,
 }
 
 /// How far a job is.

@@ -18,7 +18,9 @@ macro_rules! job_columns {
          q.phase, q.fence, q.token, q.attempt, q.sequence, q.version, q.started_at, q.started_sequence, q.due_at, \
          q.lease_seconds, q.progress, q.message, q.cancel_at, q.cancel_reason, q.error, q.error_code, \
          q.attempts_left, q.wants, q.progress_at, \
-         d.state, d.version, d.id, l.held_until, j.remove_at, ep.state"
+         d.state, d.version, d.id, \
+         CASE WHEN COALESCE(l.paused_until, 0) > COALESCE(l.held_until, 0) THEN l.paused_until ELSE l.held_until END, \
+         j.remove_at, ep.state"
     };
 }
 

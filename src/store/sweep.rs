@@ -137,6 +137,7 @@ static OLD_LANES: Sql = Sql::plain(
     "DELETE FROM lanes
      WHERE id IN (SELECT l.id FROM lanes l
                   WHERE l.used_at <= $1 AND l.endpoint_id IS NULL AND (l.held_until IS NULL OR l.held_until <= $2)
+                    AND (l.paused_until IS NULL OR l.paused_until <= $2)
                     AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = l.owner_id)
                     AND NOT EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = l.id)
                   ORDER BY l.used_at LIMIT $3)

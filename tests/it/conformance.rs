@@ -19,4 +19,5 @@ mod retention;
 mod rotation;
 mod submit;
 mod together;
+mod turns;
 mod watch;

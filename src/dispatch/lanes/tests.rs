@@ -1,6 +1,10 @@
+mod steered;
+
 use super::*;
 use crate::types::TenantId;
 use crate::types::delivery::Fault;
+use crate::types::lane::Limits;
+use proptest::prelude::*;
 use uuid::Uuid;
 
 const NOW: Millis = Millis(1_000_000);
@@ -14,6 +18,7 @@ fn due(lane: u128, n: u128) -> DueDelivery {
         id: DeliveryId::from_uuid(Uuid::from_u128(lane << 64 | n)),
         tenant: TenantId::from_uuid(Uuid::nil()),
         lane: lane_id(lane),
+        turn: 0,
         fence: 0,
         due_at: NOW,
         attempt: 0,
@@ -23,22 +28,57 @@ fn due(lane: u128, n: u128) -> DueDelivery {
     }
 }
 
-fn owning(lanes: &[u128]) -> Lanes {
-    let mut book = Lanes::default();
-    let state = |n: &u128| LaneState {
-        id: lane_id(*n),
+fn fresh(n: u128) -> LaneState {
+    LaneState {
+        id: lane_id(n),
         concurrency: 10,
         failures: 0,
         opened: 0,
         held_until: None,
         held_reason: None,
-    };
-    book.own(&[], lanes.iter().map(state).collect(), NOW);
-    for id in book.hungry(NOW, 100) {
-        book.refill(id, vec![], false, NOW);
+        rate_at: None,
+    }
+}
+
+fn limited(limits: Limits) -> LaneSettings {
+    LaneSettings { paused_until: None, limits }
+}
+
+fn owning_with(lanes: &[u128], set: LaneSettings) -> Lanes {
+    let mut book = Lanes::default();
+    book.own(&[], lanes.iter().map(|n| (fresh(*n), set)).collect(), NOW);
+    for hungry in book.hungry(NOW, 100) {
+        book.refill(hungry.lane, InLane::default());
     }
     book
 }
+
+fn owning(lanes: &[u128]) -> Lanes {
+    owning_with(lanes, LaneSettings::default())
+}
+
+/// The same delivery, to another URL.
+fn to(turn: i64, due: DueDelivery) -> DueDelivery {
+    DueDelivery { turn, ..due }
+}
+
+fn done(book: &mut Lanes, d: DueDelivery, now: Millis) {
+    book.done(d.lane, d.turn, Some(d.id), now);
+}
+
+/// A request comes back with an outcome.
+fn back(book: &mut Lanes, d: DueDelivery, outcome: &Outcome, now: Millis) {
+    book.learn((d.lane, d.turn, d.id), outcome, now);
+    done(book, d, now);
+}
+
+/// The outcome of some request of a lane whose deliveries go to one URL.
+fn learn(book: &mut Lanes, lane: u128, outcome: &Outcome) {
+    book.learn((lane_id(lane), 0, due(lane, 0).id), outcome, NOW);
+}
+
+const GOOD: Outcome = Outcome::Answered { status: 200, retry_after: None, abort: false };
+const DOWN: Outcome = Outcome::Failed(Fault::Connect);
 
 #[test]
 fn a_flooded_lane_takes_its_own_slots_and_no_more() {
@@ -61,10 +101,10 @@ fn what_is_not_kept_in_mind_is_read_again_when_there_is_room() {
     while sent < IN_MIND {
         for d in book.pick(NOW) {
             sent += 1;
-            book.done(d.lane, NOW);
+            done(&mut book, d, NOW);
         }
     }
-    assert_eq!(book.hungry(NOW, 10), vec![lane_id(1)]);
+    assert_eq!(book.hungry(NOW, 10), vec![Hungry { lane: lane_id(1), turn: None, ordered: false }]);
     assert!(book.hungry(NOW, 10).is_empty(), "asked once");
 }
 
@@ -79,17 +119,17 @@ fn one_delivery_seen_twice_is_sent_once() {
 #[test]
 fn a_new_delivery_never_overtakes_those_that_wait() {
     let mut book = owning(&[1]);
-    assert!(book.reserve(lane_id(1), NOW));
+    assert!(book.reserve(lane_id(1), 0, NOW));
     book.offer(vec![due(1, 1)], NOW);
-    assert!(!book.reserve(lane_id(1), NOW));
-    assert!(!book.reserve(lane_id(2), NOW), "a lane that is not owned hands nothing over");
+    assert!(!book.reserve(lane_id(1), 0, NOW));
+    assert!(!book.reserve(lane_id(2), 0, NOW), "a lane that is not owned hands nothing over");
 }
 
 #[test]
 fn retry_after_pauses_the_lane_and_not_its_neighbour() {
     let mut book = owning(&[1, 2]);
     let busy = Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
-    book.learn(lane_id(1), &busy, NOW);
+    learn(&mut book, 1, &busy);
     book.offer(vec![due(1, 1), due(2, 1)], NOW);
 
     assert_eq!(book.pick(NOW).len(), 1);
@@ -100,15 +140,15 @@ fn retry_after_pauses_the_lane_and_not_its_neighbour() {
 #[test]
 fn slots_adapt_within_their_bounds() {
     let mut book = owning(&[1]);
-    for _ in 0..20 {
-        book.learn(lane_id(1), &Outcome::Failed(Fault::Connect), NOW);
+    for _ in 0..9 {
+        learn(&mut book, 1, &DOWN);
     }
     book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
     assert_eq!(book.pick(NOW).len(), 1, "a dead receiver keeps one slot");
 
     let mut book = owning(&[1]);
     for _ in 0..10_000 {
-        book.learn(lane_id(1), &Outcome::Answered { status: 200, retry_after: None, abort: false }, NOW);
+        learn(&mut book, 1, &GOOD);
     }
     book.offer((0..64).map(|n| due(1, n)).collect(), NOW);
     assert_eq!(book.pick(NOW).len(), 64, "a quick one is never held back");
@@ -119,17 +159,17 @@ fn a_crowded_node_lets_lanes_go_once_nothing_is_in_flight() {
     let mut book = owning(&[1, 2, 3]);
     book.offer((0..9).map(|n| due(1 + n % 3, n)).collect(), NOW);
     assert_eq!(book.pick(NOW).len(), 9);
-    book.done(lane_id(2), NOW);
+    book.done(lane_id(2), 0, None, NOW);
     book.offer(vec![due(2, 100)], NOW);
 
     book.shed(3);
     assert!(book.to_save(NOW).iter().all(|(_, release)| !release), "a fair share stays");
     book.shed(2);
     let picked = book.pick(NOW);
-    assert!(picked.is_empty() && !book.reserve(lane_id(2), NOW), "{picked:?}");
+    assert!(picked.is_empty() && !book.reserve(lane_id(2), 0, NOW), "{picked:?}");
     assert!(book.to_save(NOW).iter().all(|(_, release)| !release), "two requests are under way");
-    book.done(lane_id(2), NOW);
-    book.done(lane_id(2), NOW);
+    book.done(lane_id(2), 0, None, NOW);
+    book.done(lane_id(2), 0, None, NOW);
 
     let released: Vec<_> = book.to_save(NOW).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
     assert_eq!(released, vec![lane_id(2)]);
@@ -154,8 +194,7 @@ fn retries_leave_a_quarter_of_the_slots_to_first_attempts() {
     let retry = |lane, n| DueDelivery { attempt: 1, ..due(lane, n) };
     for lane in &lanes {
         book.offer((0..20).map(|n| retry(*lane, n)).collect(), NOW);
-        let good = Outcome::Answered { status: 200, retry_after: None, abort: false };
-        (0..900).for_each(|_| book.learn(lane_id(*lane), &good, NOW));
+        (0..900).for_each(|_| learn(&mut book, *lane, &GOOD));
     }
     assert_eq!(book.pick(NOW).len(), RETRY_SLOTS);
 
@@ -175,6 +214,65 @@ fn a_node_that_was_taken_for_dead_asks_anew_and_keeps_count() {
 
     assert_eq!((book.len(), book.in_flight()), (0, 2));
     assert_eq!(book.offer(vec![due(1, 3)], NOW), vec![(lane_id(1), due(1, 3).id)]);
-    book.done(lane_id(1), NOW);
+    book.done(lane_id(1), 0, None, NOW);
     assert_eq!(book.in_flight(), 1);
+}
+
+/// What a lane owes in the store, as the node would read it.
+fn read(store: &[DueDelivery], turn: Option<i64>) -> InLane {
+    let oldest: Vec<_> = store.iter().take(IN_MIND).copied().collect();
+    if oldest.len() < IN_MIND {
+        return InLane { oldest, ..InLane::default() };
+    }
+    let mut first: std::collections::BTreeMap<i64, DueDelivery> = std::collections::BTreeMap::new();
+    for d in store {
+        first.entry(d.turn).or_insert(*d);
+    }
+    let behind = first.into_values().filter(|d| turn.is_none_or(|t| d.turn > t));
+    let others: Vec<_> = behind.take(IN_MIND).collect();
+    let turn = others.last().map(|d| d.turn).filter(|_| others.len() == IN_MIND);
+    InLane { oldest, others, more: true, turn }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever the receiver does, everything is sent once, no slot is lost, and a lane keeps to its ceiling.
+    #[test]
+    fn nothing_is_lost_and_nothing_is_sent_twice(
+        owed in prop::collection::vec(0..90i64, 1..400),
+        outcomes in prop::collection::vec(0..5u8, 1..50),
+        most in 1..80u32,
+    ) {
+        let mut book = owning_with(&[1], limited(Limits { max_in_flight: Some(most), ..Limits::default() }));
+        let mut store: Vec<_> = (0..).zip(&owed).map(|(n, turn)| to(*turn, due(1, n))).collect();
+        book.offer(store.clone(), NOW);
+        let (mut now, mut sent, mut step) = (NOW, HashSet::new(), 0);
+        while !store.is_empty() {
+            prop_assert!(step < 50_000, "{} are never sent", store.len());
+            for hungry in book.hungry(now, 9) {
+                book.refill(hungry.lane, read(&store, hungry.turn));
+            }
+            let picked = book.pick(now);
+            prop_assert!(picked.len() <= most as usize);
+            prop_assert_eq!(book.in_flight(), picked.len());
+            for d in &picked {
+                prop_assert!(sent.insert(d.id));
+                store.retain(|s| s.id != d.id);
+            }
+            for d in picked {
+                step += 1;
+                match outcomes[step % outcomes.len()] {
+                    0 => done(&mut book, d, now),
+                    1 => back(&mut book, d, &DOWN, now),
+                    2 => back(&mut book, d, &Outcome::Failed(Fault::Unknown), now),
+                    _ => back(&mut book, d, &GOOD, now),
+                }
+            }
+            now = book.opens_at(now).unwrap_or(now);
+            step += 1;
+        }
+        prop_assert_eq!(sent.len(), owed.len());
+        prop_assert_eq!(book.in_flight(), 0);
+    }
 }

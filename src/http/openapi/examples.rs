@@ -18,7 +18,7 @@ pub fn of(id: &str) -> Vec<Named> {
         }
         "cancelJob" => vec![("reason", "With a reason", json!({ "reason": "ordered twice" }))],
         "claimJobs" | "heartbeat" | "completeJob" | "failJob" | "releaseJob" | "ackJobs" => of_worker(id),
-        "changeQueue" | "pauseQueue" => of_queue(id),
+        "changeQueue" | "pauseQueue" | "pauseLane" => of_queue(id),
         "createEndpoint" | "changeEndpoint" | "rotateEndpointSecret" => of_endpoint(id),
         "replayDeadLetters" => vec![
             ("count", "Only count", json!({ "filter": { "host": "hooks.example.com" }, "dryRun": true })),

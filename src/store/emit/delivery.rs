@@ -9,7 +9,7 @@ use super::Outbox;
 use super::body::json;
 use crate::args;
 use crate::store::error::Result;
-use crate::store::lanes::{lane_of, origin_of};
+use crate::store::lanes::{lane_of, origin_of, turn_of};
 use crate::store::model::{ClaimedDelivery, Receiver};
 use crate::store::sweep::KEEP_DELIVERIES;
 use crate::store::{HandOver, seconds};
@@ -25,7 +25,6 @@ const MARGIN: Duration = Duration::from_secs(15);
 pub(in crate::store) struct Handed {
     desk: Arc<dyn HandOver>,
     claimed: Option<ClaimedDelivery>,
-    lane: LaneId,
 }
 
 impl Handed {
@@ -39,8 +38,8 @@ impl Handed {
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        if self.claimed.is_some() {
-            self.desk.give_back(self.lane);
+        if let Some(claimed) = &self.claimed {
+            self.desk.give_back(claimed.lane, claimed.turn);
         }
     }
 }
@@ -77,6 +76,23 @@ pub(in crate::store) enum To<'a> {
     Gone(EndpointId, &'a str),
 }
 
+/// Where a delivery stands in line, and where it goes.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    lane: LaneId,
+    turn: i64,
+    url: &'a str,
+}
+
+/// A delivery to an ordered endpoint, which gets its number when all is written.
+pub(super) struct Ordered {
+    pub(super) lane: LaneId,
+    pub(super) tenant: TenantId,
+    pub(super) endpoint: EndpointId,
+    /// Which row it is among the deliveries, and in the queue.
+    pub(super) at: (usize, usize),
+}
+
 impl Outbox<'_> {
     /// A delivery of an event that is told in the same transaction.
     pub(in crate::store) fn delivery(&mut self, new: &NewDelivery<'_>) -> Result<DeliveryId> {
@@ -86,6 +102,12 @@ impl Outbox<'_> {
             To::Endpoint(endpoint) => (endpoint.lane(), endpoint.settings.url.as_str(), Some(endpoint.id)),
             To::Gone(id, url) => (lane_of_endpoint(id), url, Some(id)),
         };
+        let turn = match new.to {
+            To::Url(url) => turn_of(url),
+            // An ordered one's is numbered when all is written.
+            To::Endpoint(_) | To::Gone(..) => 0,
+        };
+        let place = Place { lane, turn, url };
         let gone = matches!(new.to, To::Gone(..)).then_some(self.now);
         self.deliveries.push(args![
             id,
@@ -97,6 +119,7 @@ impl Outbox<'_> {
             endpoint,
             account_of(new.to),
             lane,
+            turn,
             url,
             origin_of(url)?.1,
             new.sealed.map(|(bytes, _)| bytes.to_vec()),
@@ -112,28 +135,36 @@ impl Outbox<'_> {
             gone.map(|at| at.plus(KEEP_DELIVERIES)),
         ]);
         if gone.is_none() {
-            self.queue(id, lane, url, new);
+            self.queue(id, place, new);
         }
         Ok(id)
     }
 
-    fn queue(&mut self, id: DeliveryId, lane: LaneId, url: &str, new: &NewDelivery<'_>) {
-        let waits =
-            |due: Millis| args![id, new.tenant, lane, due, "ready", 0i64, 0i64, None::<Millis>, None::<Uuid>];
+    fn queue(&mut self, id: DeliveryId, place: Place<'_>, new: &NewDelivery<'_>) {
+        let Place { lane, turn, .. } = place;
+        let waits = |due: Millis| {
+            args![id, new.tenant, lane, turn, due, "ready", 0i64, 0i64, None::<Millis>, None::<Uuid>]
+        };
         let now = self.now;
         let leased = |(node, until): (NodeId, Millis)| {
-            args![id, new.tenant, lane, until, "leased", 1i64, 1i64, now, node]
+            args![id, new.tenant, lane, turn, until, "leased", 1i64, 1i64, now, node]
         };
+        if let To::Endpoint(endpoint) = new.to
+            && endpoint.settings.limits.ordered
+        {
+            let at = (self.deliveries.len() - 1, self.queue.len());
+            self.ordered.push(Ordered { lane, tenant: new.tenant, endpoint: endpoint.id, at });
+        }
         let parked = matches!(new.to, To::Endpoint(e) if e.state != EndpointState::Enabled);
         let row = match new.born {
             Some(node) => {
-                let claimed = self.in_hand(id, lane, url, new, seconds(TIMEOUT_SECONDS) + MARGIN);
+                let claimed = self.in_hand(id, place, new, seconds(TIMEOUT_SECONDS) + MARGIN);
                 let row = leased((node, claimed.lease_until));
                 self.born.push(claimed);
                 row
             }
             None if parked => waits(Millis(self.now.0 + PARKED)),
-            None => match self.hand_over(id, lane, url, new) {
+            None => match self.hand_over(id, place, new) {
                 Some(claimed) => leased(claimed),
                 None => waits(self.now),
             },
@@ -145,23 +176,23 @@ impl Outbox<'_> {
     fn hand_over(
         &mut self,
         id: DeliveryId,
-        lane: LaneId,
-        url: &str,
+        place: Place<'_>,
         new: &NewDelivery<'_>,
     ) -> Option<(NodeId, Millis)> {
         let desk = self.inner.desk.get()?;
-        let lease = desk.reserve(lane)?;
-        let claimed = self.in_hand(id, lane, url, new, lease);
+        // It has no number yet, and others may wait before it.
+        let ordered = matches!(new.to, To::Endpoint(e) if e.settings.limits.ordered);
+        let lease = if ordered { None } else { desk.reserve(place.lane, place.turn) }?;
+        let claimed = self.in_hand(id, place, new, lease);
         let lease_until = claimed.lease_until;
-        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed), lane });
+        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed) });
         Some((desk.node(), lease_until))
     }
 
     fn in_hand(
         &self,
         id: DeliveryId,
-        lane: LaneId,
-        url: &str,
+        Place { lane, turn, url }: Place<'_>,
         new: &NewDelivery<'_>,
         lease: Duration,
     ) -> ClaimedDelivery {
@@ -174,6 +205,7 @@ impl Outbox<'_> {
             id,
             tenant: new.tenant,
             lane,
+            turn,
             fence: 1,
             number: 1,
             used: 0,

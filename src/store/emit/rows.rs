@@ -1,9 +1,14 @@
 //! One statement for each table that events write to.
 
+use std::collections::BTreeMap;
+
+use super::delivery::Ordered;
 use super::{After, Outbox};
+use crate::args;
 use crate::store::batch::{Col, Sql};
 use crate::store::error::Result;
 use crate::store::pool::Tx;
+use crate::types::LaneId;
 
 static INSERT_EVENTS: Sql = Sql::batch(
     "INSERT INTO events (id, tenant_id, job_id, sequence, kind, account, created_at, data)
@@ -30,11 +35,11 @@ static INSERT_BODIES: Sql = Sql::batch(
 );
 
 static INSERT_DELIVERIES: Sql = Sql::batch(
-    "INSERT INTO deliveries (id, tenant_id, event_id, variant, event_kind, job_id, endpoint_id, account, lane_id, url,
-                             host, sealed, sealed_row, signer_id, policy, failure_url, traceparent, expires_at,
+    "INSERT INTO deliveries (id, tenant_id, event_id, variant, event_kind, job_id, endpoint_id, account, lane_id,
+                             turn, url, host, sealed, sealed_row, signer_id, policy, failure_url, traceparent, expires_at,
                              created_at, state, ended_at, remove_at, version, fence, attempt)
-     SELECT b.id, b.tenant_id, b.event_id, b.variant, b.event_kind, b.job_id, b.endpoint_id, b.account, b.lane_id, b.url,
-            b.host, b.sealed, b.sealed_row, b.signer_id, b.policy, b.failure_url, b.traceparent, b.expires_at,
+     SELECT b.id, b.tenant_id, b.event_id, b.variant, b.event_kind, b.job_id, b.endpoint_id, b.account, b.lane_id,
+            b.turn, b.url, b.host, b.sealed, b.sealed_row, b.signer_id, b.policy, b.failure_url, b.traceparent, b.expires_at,
             b.created_at, b.state, b.ended_at, b.remove_at, 0, 0, 0
      FROM {b}",
     0,
@@ -48,6 +53,7 @@ static INSERT_DELIVERIES: Sql = Sql::batch(
         ("endpoint_id", Col::Uuid),
         ("account", Col::Text),
         ("lane_id", Col::Uuid),
+        ("turn", Col::Int),
         ("url", Col::Text),
         ("host", Col::Text),
         ("sealed", Col::Bytes),
@@ -65,15 +71,17 @@ static INSERT_DELIVERIES: Sql = Sql::batch(
 );
 
 static INSERT_QUEUE: Sql = Sql::batch(
-    "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, due_at, phase, fence, attempt, used, unknowns,
+    "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, turn, due_at, phase, fence, attempt, used, unknowns,
                                  started_at, node_id)
-     SELECT b.delivery_id, b.tenant_id, b.lane_id, b.due_at, b.phase, b.fence, b.attempt, 0, 0, b.started_at, b.node_id
+     SELECT b.delivery_id, b.tenant_id, b.lane_id, b.turn, b.due_at, b.phase, b.fence, b.attempt, 0, 0, b.started_at,
+            b.node_id
      FROM {b}",
     0,
     &[
         ("delivery_id", Col::Uuid),
         ("tenant_id", Col::Uuid),
         ("lane_id", Col::Uuid),
+        ("turn", Col::Int),
         ("due_at", Col::Int),
         ("phase", Col::Text),
         ("fence", Col::Int),
@@ -83,9 +91,47 @@ static INSERT_QUEUE: Sql = Sql::batch(
     ],
 );
 
+// The lane's row is locked from here to the commit: numbers are given in the order of commits.
+static NUMBER: Sql = Sql::batch(
+    "INSERT INTO lanes (id, tenant_id, endpoint_id, concurrency, failures, opened, used_at, numbered)
+     SELECT b.id, b.tenant_id, b.endpoint_id, 10, 0, 0, $1, b.n FROM {b}
+     WHERE true  -- in one order, so that two transactions cannot deadlock
+     ORDER BY b.id
+     ON CONFLICT (id) DO UPDATE SET numbered = lanes.numbered + excluded.numbered
+     RETURNING id, numbered",
+    1,
+    &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("endpoint_id", Col::Uuid), ("n", Col::Int)],
+);
+
+/// Where `turn` stands in a row of [`INSERT_DELIVERIES`], and of [`INSERT_QUEUE`].
+const TURN: (usize, usize) = (9, 3);
+
 impl Outbox<'_> {
+    /// Numbers the deliveries to ordered endpoints, in the order they were made.
+    async fn number(&mut self, tx: &mut Tx) -> Result<()> {
+        let mut lanes: BTreeMap<LaneId, Vec<&Ordered>> = BTreeMap::new();
+        for one in &self.ordered {
+            lanes.entry(one.lane).or_default().push(one);
+        }
+        let rows = lanes.iter().map(|(lane, all)| {
+            args![*lane, all[0].tenant, all[0].endpoint, i64::try_from(all.len()).unwrap_or(i64::MAX)]
+        });
+        for row in tx.batch(&NUMBER, args![self.now], rows.collect()).await? {
+            let all = lanes.remove(&row.id(0)?).unwrap_or_default();
+            let last = row.int(1)?;
+            let first = last + 1 - i64::try_from(all.len()).unwrap_or(0);
+            for (turn, one) in (first..).zip(all) {
+                let (delivery, queue) = one.at;
+                self.deliveries[delivery][TURN.0] = turn.into();
+                self.queue[queue][TURN.1] = turn.into();
+            }
+        }
+        Ok(())
+    }
+
     /// Writes it all. What comes back is done after the commit.
-    pub(in crate::store) async fn write(self, tx: &mut Tx) -> Result<After> {
+    pub(in crate::store) async fn write(mut self, tx: &mut Tx) -> Result<After> {
+        self.number(tx).await?;
         tx.batch(&INSERT_EVENTS, vec![], self.events).await?;
         tx.batch(&INSERT_BODIES, vec![], self.bodies).await?;
         tx.batch(&INSERT_DELIVERIES, vec![], self.deliveries).await?;

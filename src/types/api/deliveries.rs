@@ -1,4 +1,4 @@
-//! Deliveries, dead letters, redrives and lanes.
+//! Deliveries, dead letters and redrives.
 
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::{object_or_default, or_default};
 use crate::types::delivery::{DeliveryState, HeldReason, Phases};
-use crate::types::{DeliveryId, EndpointId, EventId, JobId, LaneId, Millis, RedriveId};
+use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis, RedriveId};
 
 /// One event on its way to one receiver.
 #[skip_serializing_none]
@@ -184,65 +184,4 @@ pub struct Redrive {
     /// When it was done or cancelled.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Millis>,
-}
-
-/// Whether a lane sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum LaneState {
-    /// It sends.
-    Open,
-    /// It waits as a `Retry-After` asked, or as someone wished.
-    Paused,
-    /// The breaker is open.
-    Broken,
-}
-
-impl LaneState {
-    /// The text form.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            LaneState::Open => "open",
-            LaneState::Paused => "paused",
-            LaneState::Broken => "broken",
-        }
-    }
-
-    /// Reads the text form.
-    pub fn from_word(word: &str) -> Option<LaneState> {
-        [LaneState::Open, LaneState::Paused, LaneState::Broken].into_iter().find(|s| s.as_str() == word)
-    }
-}
-
-/// The row of deliveries to one endpoint or one ad-hoc origin.
-#[skip_serializing_none]
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Lane {
-    /// Names the lane.
-    pub lane_id: LaneId,
-    /// `endpoint` or `origin`.
-    pub kind: String,
-    /// The standing endpoint.
-    pub endpoint_id: Option<EndpointId>,
-    /// The origin of ad-hoc URLs.
-    pub origin: Option<String>,
-    /// Whether anything is sent now.
-    pub state: LaneState,
-    /// Why nothing is sent now.
-    pub held_reason: Option<String>,
-    /// Until when nothing is sent.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub held_until: Option<Millis>,
-    /// Deliveries owed; counted up to 10,001.
-    pub depth: u64,
-    /// When the oldest one was due.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub oldest_due: Option<Millis>,
-    /// Requests under way.
-    pub in_flight: u64,
-    /// How many requests may be under way now.
-    pub max_in_flight: u32,
-    /// Infrastructure failures in a row.
-    pub failures: u32,
 }

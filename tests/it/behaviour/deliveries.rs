@@ -1,5 +1,6 @@
 //! What a receiver gets.
 
+mod explained;
 mod repeats;
 mod shown;
 

@@ -2,6 +2,7 @@
 
 mod answers;
 mod busy;
+mod lanes;
 
 use std::time::Duration;
 

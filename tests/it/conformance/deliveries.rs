@@ -128,9 +128,9 @@ async fn what_is_due_is_found_by_time_and_by_lane(bed: &Bed) {
     assert_eq!(bed.store.due(Millis(0), bed.now(), 2).await.unwrap(), due[..2]);
     assert_eq!(bed.store.due(lanes[0].1, bed.now(), 9).await.unwrap(), due[1..], "above the floor");
     assert_eq!(bed.store.due(Millis(0), lanes[0].1, 9).await.unwrap(), due[..1], "not yet due");
-    let mine = bed.store.due_in_lane(lanes[0].0, bed.now(), 9).await.unwrap();
+    let mine = bed.store.due_in_lane(lanes[0].0, bed.now(), 9, None).await.unwrap().oldest;
     assert_eq!(mine, [due[0], due[2]]);
-    assert_eq!(bed.store.due_in_lane(lanes[0].0, bed.now(), 1).await.unwrap(), due[..1]);
+    assert_eq!(bed.store.due_in_lane(lanes[0].0, bed.now(), 1, None).await.unwrap().oldest, due[..1]);
     let mut two = vec![(due[0].lane, due[0].id), (due[1].lane, due[1].id)];
     two.sort();
     let stirred = async |node, now, after, limit| bed.store.lanes_due(node, now, after, limit).await.unwrap();
@@ -416,7 +416,7 @@ async fn deliveries_are_listed_by_every_filter(bed: &Bed) {
 
     // A held lane: what waits in it is held, what is under way is not.
     let lanes = [(flying.lane, flying.id)];
-    let mut lane = bed.store.own_lanes(bed.node, &lanes, bed.now()).await.unwrap().remove(0);
+    let mut lane = bed.store.own_lanes(bed.node, &lanes, bed.now()).await.unwrap().remove(0).0;
     (lane.held_until, lane.held_reason) = (Some(Millis(bed.now().0 + 60_000)), Some("breaker".to_owned()));
     bed.store.save_lanes(bed.node, &[(lane, false)]).await.unwrap();
     assert_eq!(list(state(DeliveryState::Pending)).await, []);

@@ -40,7 +40,7 @@ impl Desk {
 }
 
 impl HandOver for Desk {
-    fn reserve(&self, _: LaneId) -> Option<Duration> {
+    fn reserve(&self, _: LaneId, _: i64) -> Option<Duration> {
         let mut state = self.state.lock().unwrap();
         if state.slots == 0 {
             return None;
@@ -49,7 +49,7 @@ impl HandOver for Desk {
         Some(Duration::from_secs(30))
     }
 
-    fn give_back(&self, _: LaneId) {
+    fn give_back(&self, _: LaneId, _: i64) {
         let mut state = self.state.lock().unwrap();
         (state.slots, state.given_back) = (state.slots + 1, state.given_back + 1);
     }

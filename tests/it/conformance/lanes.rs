@@ -32,7 +32,8 @@ fn node(bed: &Bed) -> NodeId {
 }
 
 async fn own(bed: &Bed, node: NodeId, lane: (LaneId, DeliveryId)) -> Vec<LaneState> {
-    bed.store.own_lanes(node, &[lane, lane], bed.now()).await.unwrap()
+    let owned = bed.store.own_lanes(node, &[lane, lane], bed.now()).await.unwrap();
+    owned.into_iter().map(|(state, _)| state).collect()
 }
 
 async fn a_lane_has_one_owner_at_a_time(bed: &Bed) {
@@ -51,6 +52,7 @@ async fn a_lane_has_one_owner_at_a_time(bed: &Bed) {
         opened: 0,
         held_until: None,
         held_reason: None,
+        rate_at: None,
     };
     assert_eq!(own(bed, owner, lane).await, [fresh], "again and again");
     assert!(own(bed, other, lane).await.is_empty());
@@ -64,6 +66,7 @@ async fn how_a_lane_stands_outlives_its_owner(bed: &Bed) {
     let mut state = own(bed, one, lane).await.remove(0);
     (state.concurrency, state.failures, state.opened) = (32, 11, 2);
     (state.held_until, state.held_reason) = (Some(Millis(bed.now().0 + 5_000)), Some("breaker".to_owned()));
+    state.rate_at = Some(Millis(bed.now().0 + 7));
     bed.store.save_lanes(one, &[(state.clone(), false)]).await.unwrap();
     let other = LaneState { concurrency: 1, ..state.clone() };
     bed.store.save_lanes(two, &[(other, true)]).await.unwrap();
@@ -142,7 +145,8 @@ async fn told(bed: &Bed, n: u64) {
 async fn own_all(bed: &Bed, node: NodeId) -> Vec<LaneState> {
     let due = bed.store.due(Millis(0), bed.now(), 50).await.unwrap();
     let lanes: Vec<_> = due.iter().map(|d| (d.lane, d.id)).collect();
-    bed.store.own_lanes(node, &lanes, bed.now()).await.unwrap()
+    let owned = bed.store.own_lanes(node, &lanes, bed.now()).await.unwrap();
+    owned.into_iter().map(|(state, _)| state).collect()
 }
 
 async fn lanes_are_found_by_state_and_by_what_waits_longest(bed: &Bed) {

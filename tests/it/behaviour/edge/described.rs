@@ -48,9 +48,12 @@ const ROUTES: &[(&str, &str)] = &[
     ("POST /v1/leases/ack", "work"),
     ("GET /v1/deliveries", "deliveries:read"),
     ("GET /v1/deliveries/{deliveryId}", "deliveries:read"),
+    ("GET /v1/deliveries/{deliveryId}/explain", "deliveries:read"),
     ("POST /v1/deliveries/{deliveryId}/retry", "deadletters:replay"),
     ("POST /v1/deliveries/{deliveryId}/cancel", "deadletters:replay"),
     ("GET /v1/lanes", "deliveries:read"),
+    ("POST /v1/lanes/{laneId}/pause", "endpoints:write"),
+    ("POST /v1/lanes/{laneId}/resume", "endpoints:write"),
     ("GET /v1/dead-letters", "deliveries:read"),
     ("GET /v1/dead-letters/{deliveryId}", "deliveries:read"),
     ("DELETE /v1/dead-letters/{deliveryId}", "deadletters:replay"),
@@ -186,6 +189,7 @@ async fn every_described_route_is_served_and_closed(site: &Site) {
             .replace("{keyId}", "key_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{endpointId}", "ep_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{tenantId}", "ten_01H455VB4PEX5VSKNK084SN02Q")
+            .replace("{laneId}", "lane_01H455VB4PEX5VSKNK084SN02Q")
             .replace("{queue}", "default")
             .replace("{type}", "t");
         let reply = app.ask(method, &path).nobody().await;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::app::{Site, TestApp, both_engines, id};
+use crate::support::receiver::Receiver;
 
 both_engines! { every_example_of_the_document_is_taken_as_it_stands }
 
@@ -15,6 +16,9 @@ type = "report.generate"
 async fn every_example_of_the_document_is_taken_as_it_stands(site: &Site) {
     let app = site.start_configured(CONFIG).await;
     let document = app.get("/openapi.json").await.ok(200);
+    let receiver = Receiver::start().await;
+    let told = app.called_back(&receiver.url("/"), json!({})).await;
+    app.delivery_in(&told, "delivered").await;
     let mut sent = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
@@ -49,11 +53,13 @@ async fn send(app: &TestApp, method: &str, path: &str, operation: &Value, exampl
     let tenant = app.post("/v1/tenants", &json!({"name": "of-examples"})).await.json();
     let standing = json!({"url": "https://hooks.example.com/of-examples", "events": []});
     let endpoint = app.post("/v1/endpoints", &standing).await.ok(201);
+    let lane = id(&app.items("/v1/lanes").await[0]["laneId"]);
     let path = path
         .replace("{endpointId}", &id(&endpoint["endpointId"]))
         .replace("{jobId}", &job)
         .replace("{queue}", if claims { "default" } else { "reports" })
         .replace("{type}", "report.generate")
+        .replace("{laneId}", &lane)
         .replace("{tenantId}", &id(&tenant["tenantId"]));
     assert!(!path.contains('{'), "{path}: say what stands there");
     let mut body = example.clone();

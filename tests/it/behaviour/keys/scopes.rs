@@ -16,7 +16,7 @@ both_engines! {
 }
 
 /// Every closed route of a production node.
-const ROUTES: [(&str, &str, &str); 63] = [
+const ROUTES: [(&str, &str, &str); 66] = [
     ("POST", "/v1/jobs", "jobs:write"),
     ("POST", "/api/jobs", "jobs:write"),
     ("POST", "/v1/jobs/batch", "jobs:write"),
@@ -48,7 +48,10 @@ const ROUTES: [(&str, &str, &str); 63] = [
     ("GET", "/v1/jobs/{jobId}/deliveries", "deliveries:read"),
     ("GET", "/v1/deliveries", "deliveries:read"),
     ("GET", "/v1/deliveries/{deliveryId}", "deliveries:read"),
+    ("GET", "/v1/deliveries/{deliveryId}/explain", "deliveries:read"),
     ("GET", "/v1/lanes", "deliveries:read"),
+    ("POST", "/v1/lanes/{laneId}/pause", "endpoints:write"),
+    ("POST", "/v1/lanes/{laneId}/resume", "endpoints:write"),
     ("GET", "/v1/dead-letters", "deliveries:read"),
     ("GET", "/v1/dead-letters/{deliveryId}", "deliveries:read"),
     ("GET", "/v1/redrives", "deliveries:read"),
@@ -100,6 +103,7 @@ fn ask(app: &TestApp, method: &str, path: &str) -> Ask {
         ("{redriveId}", format!("rdr_{ulid}")),
         ("{keyId}", format!("key_{ulid}")),
         ("{endpointId}", format!("ep_{ulid}")),
+        ("{laneId}", format!("lane_{ulid}")),
         ("{tenantId}", format!("ten_{ulid}")),
         ("{queue}", "default".to_owned()),
         ("{type}", "t".to_owned()),

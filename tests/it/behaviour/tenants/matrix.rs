@@ -24,6 +24,7 @@ enum Names {
     Letter,
     Redrive,
     Endpoint,
+    Lane,
     Key,
     /// A queue or a type: a word that every tenant has for itself.
     Word,
@@ -40,7 +41,7 @@ status_path = "/api/reports/status/{jobId}"
 "#;
 
 /// Every operation whose path holds a parameter. A new one without a row fails the first test.
-const MATRIX: [(&str, &str, Names); 43] = [
+const MATRIX: [(&str, &str, Names); 46] = [
     ("GET", "/v1/jobs/{jobId}", Names::Job),
     ("GET", "/api/jobs/{jobId}", Names::Job),
     ("GET", "/api/reports/status/{jobId}", Names::Job),
@@ -57,6 +58,7 @@ const MATRIX: [(&str, &str, Names); 43] = [
     ("DELETE", "/v1/jobs/{jobId}", Names::Job),
     ("DELETE", "/api/jobs/{jobId}", Names::Job),
     ("GET", "/v1/deliveries/{deliveryId}", Names::Delivery),
+    ("GET", "/v1/deliveries/{deliveryId}/explain", Names::Delivery),
     ("POST", "/v1/deliveries/{deliveryId}/retry", Names::Delivery),
     ("POST", "/v1/deliveries/{deliveryId}/cancel", Names::Delivery),
     ("GET", "/v1/dead-letters/{deliveryId}", Names::Letter),
@@ -71,6 +73,8 @@ const MATRIX: [(&str, &str, Names); 43] = [
     ("POST", "/v1/endpoints/{endpointId}/resume", Names::Endpoint),
     ("POST", "/v1/endpoints/{endpointId}/test", Names::Endpoint),
     ("POST", "/v1/endpoints/{endpointId}/verify", Names::Endpoint),
+    ("POST", "/v1/lanes/{laneId}/pause", Names::Lane),
+    ("POST", "/v1/lanes/{laneId}/resume", Names::Lane),
     ("GET", "/v1/keys/{keyId}", Names::Key),
     ("DELETE", "/v1/keys/{keyId}", Names::Key),
     ("GET", "/v1/tenants/{tenantId}", Names::Tenant),
@@ -151,6 +155,7 @@ async fn everything(app: &TestApp, receiver: &Receiver) -> Vec<Owned> {
     own(Names::Redrive, &running_redrive(app, receiver).await, "");
     let wish = json!({"url": receiver.url("/standing"), "events": []});
     own(Names::Endpoint, &id(&app.post("/v1/endpoints", &wish).await.ok(201)["endpointId"]), "");
+    own(Names::Lane, &id(&app.items("/v1/lanes").await[0]["laneId"]), "");
     let wish = json!({"scopes": ["jobs:read"], "name": "reader"});
     own(Names::Key, &id(&app.post("/v1/keys", &wish).await.ok(201)["keyId"]), "");
 
@@ -198,8 +203,15 @@ async fn running_redrive(app: &TestApp, receiver: &Receiver) -> String {
 
 /// All that the owner sees of what it has.
 async fn world(app: &TestApp, all: &[Owned]) -> Vec<(String, String)> {
-    let lists =
-        ["/v1/jobs", "/v1/deliveries", "/v1/dead-letters", "/v1/redrives", "/v1/endpoints", "/v1/keys"];
+    let lists = [
+        "/v1/jobs",
+        "/v1/deliveries",
+        "/v1/dead-letters",
+        "/v1/redrives",
+        "/v1/endpoints",
+        "/v1/keys",
+        "/v1/lanes",
+    ];
     let mut paths: Vec<String> = lists.map(str::to_owned).into();
     for owned in all {
         match owned.names {
@@ -210,7 +222,7 @@ async fn world(app: &TestApp, all: &[Owned]) -> Vec<(String, String)> {
             Names::Letter => paths.push(format!("/v1/dead-letters/{}", owned.id)),
             Names::Redrive => paths.push(format!("/v1/redrives/{}", owned.id)),
             Names::Endpoint => paths.push(format!("/v1/endpoints/{}", owned.id)),
-            Names::Key | Names::Word | Names::Tenant => {}
+            Names::Lane | Names::Key | Names::Word | Names::Tenant => {}
         }
     }
     let mut seen = Vec::new();

@@ -1,0 +1,257 @@
+//! One lane in this node's hands: whether it may send, and what.
+
+use std::collections::HashMap;
+
+use super::ready::Ready;
+use crate::store::{DueDelivery, LaneSettings, LaneState};
+use crate::types::delivery::Outcome;
+use crate::types::lane::{Breaker, Bucket, Leave, Sign};
+use crate::types::{DeliveryId, LaneId, Millis};
+
+/// What one turn of a lane is allowed at first, and how many turns are remembered.
+const WINDOW: f64 = 10.0;
+const PATHS: usize = 256;
+/// Where several URLs share a lane, it keeps so many slots however badly one of them behaves.
+const SHARED_SLOTS: f64 = 4.0;
+
+/// How one turn of a lane, which is one URL, behaves.
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    in_flight: usize,
+    /// How many of its requests may be under way.
+    window: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    /// How many requests may be under way; adapts between 1 and the lane's ceiling.
+    slots: f64,
+    pub(super) in_flight: usize,
+    pub(super) ready: Ready,
+    /// The store may hold more that is due than is kept in mind.
+    pub(super) more: bool,
+    /// A turn has nothing in mind any more while others do.
+    pub(super) dry: bool,
+    /// Behind which turn the next read of the store looks for others.
+    pub(super) turn: Option<i64>,
+    paths: HashMap<i64, Path>,
+    /// Several URLs have been seen since the lane is owned here.
+    shared: bool,
+    breaker: Breaker,
+    /// The request that shows how the receiver is.
+    probe: Option<DeliveryId>,
+    /// The receiver asked for a pause until then.
+    busy_until: Option<Millis>,
+    bucket: Bucket,
+    pub(super) set: LaneSettings,
+    /// Changed since it was last written down.
+    pub(super) dirty: bool,
+    /// Sends nothing new and is let go once nothing is in flight: another node has room for it.
+    pub(super) leaving: bool,
+    pub(super) idle_since: Millis,
+}
+
+impl Lane {
+    pub(super) fn new(state: LaneState, set: LaneSettings, now: Millis) -> Lane {
+        let broken = state.opened > 0;
+        Lane {
+            slots: f64::from(state.concurrency).clamp(1.0, f64::from(set.limits.ceiling())),
+            in_flight: 0,
+            ready: Ready::default(),
+            more: true,
+            dry: false,
+            turn: None,
+            paths: HashMap::new(),
+            shared: false,
+            breaker: Breaker::restore(state.failures, state.opened, state.held_until),
+            probe: None,
+            busy_until: state.held_until.filter(|_| !broken),
+            bucket: Bucket::restore(state.rate_at),
+            set,
+            dirty: false,
+            leaving: false,
+            idle_since: now,
+        }
+    }
+
+    pub(super) fn state(&self, id: LaneId) -> LaneState {
+        let broken = match self.breaker {
+            Breaker::Open { until, .. } => Some(until),
+            Breaker::Closed { .. } | Breaker::Probing { .. } => None,
+        };
+        let reason = match (broken, self.busy_until) {
+            (Some(broken), Some(busy)) if busy > broken => Some("retry-after"),
+            (Some(_), _) => Some("breaker"),
+            (None, Some(_)) => Some("retry-after"),
+            (None, None) => None,
+        };
+        LaneState {
+            id,
+            concurrency: self.slots as u32,
+            failures: self.breaker.failures(),
+            opened: self.breaker.opened(),
+            held_until: broken.max(self.busy_until),
+            held_reason: reason.map(str::to_owned),
+            rate_at: self.set.limits.rate_per_second.map(|_| self.bucket.full_at()),
+        }
+    }
+
+    /// Takes over what was set. What was paused starts with one request at a time.
+    pub(super) fn set(&mut self, set: LaneSettings, now: Millis) {
+        let paused = |set: &LaneSettings| set.paused_until.is_some_and(|until| until > now);
+        if paused(&self.set) && !paused(&set) {
+            self.slots = 1.0;
+            self.dirty = true;
+        }
+        self.slots = self.slots.min(f64::from(set.limits.ceiling()));
+        self.set = set;
+    }
+
+    /// When it sends again, as far as that is known; an instant that is not later than `now` means at once.
+    pub(super) fn opens_at(&self, now: Millis) -> Option<Millis> {
+        let broken = match self.breaker.leave(now) {
+            Leave::Freely | Leave::Probe => None,
+            Leave::At(at) => Some(at),
+            Leave::AfterProbe => return None,
+        };
+        let rate = self.set.limits.rate_per_second.map(|rate| self.bucket.opens_at(rate, now));
+        [self.set.paused_until, self.busy_until, broken, rate].into_iter().max().flatten().or(Some(now))
+    }
+
+    /// How many requests may begin now.
+    pub(super) fn room(&self, now: Millis) -> usize {
+        if self.leaving || self.opens_at(now).is_none_or(|at| at > now) {
+            return 0;
+        }
+        match self.breaker.leave(now) {
+            Leave::Probe => 1,
+            Leave::Freely => (self.slots as usize).saturating_sub(self.in_flight),
+            Leave::At(_) | Leave::AfterProbe => 0,
+        }
+    }
+
+    /// Takes what is sent next. Retries leave the last quarter of the slots to first attempts, and one URL
+    /// leaves it to the others.
+    pub(super) fn take(&mut self, now: Millis, retries: bool) -> Option<DueDelivery> {
+        if self.room(now) == 0 {
+            return None;
+        }
+        let (most, share) = self.shares();
+        let probing = self.breaker.leave(now) == Leave::Probe;
+        let first_only = !retries || (self.in_flight >= most && !probing);
+        let (paths, fresh) = (&self.paths, self.fresh());
+        let under_way = |turn| {
+            let path = paths.get(&turn).copied().unwrap_or(fresh);
+            (probing || path.in_flight < share.min(path.window as usize)).then_some(path.in_flight)
+        };
+        let (due, dry) = self.ready.take(under_way, first_only)?;
+        self.dry |= dry;
+        self.begin(due.turn, now);
+        let (breaker, probe) = self.breaker.sent(now);
+        self.breaker = breaker;
+        if probe {
+            self.probe = Some(due.id);
+        }
+        Some(due)
+    }
+
+    /// Whether a delivery that is about to be made may go at once: it must not overtake those that wait.
+    pub(super) fn reserve(&mut self, turn: i64, now: Millis) -> bool {
+        let waits = self.more || !self.ready.is_empty() || self.set.limits.ordered;
+        let free = self.breaker.leave(now) == Leave::Freely && self.room(now) > 0;
+        let path = self.paths.get(&turn).copied().unwrap_or(self.fresh());
+        if waits || !free || path.in_flight >= self.shares().1.min(path.window as usize) {
+            return false;
+        }
+        self.begin(turn, now);
+        true
+    }
+
+    /// How many slots retries may take, and how many one URL.
+    fn shares(&self) -> (usize, usize) {
+        let slots = self.slots as usize;
+        let most = slots - slots / 4;
+        (most, if self.shared { most } else { slots })
+    }
+
+    /// A turn that nothing is known of.
+    fn fresh(&self) -> Path {
+        Path { in_flight: 0, window: self.slots.max(WINDOW) }
+    }
+
+    /// Notes that there is a turn.
+    pub(super) fn seen(&mut self, turn: i64) {
+        if self.paths.len() >= PATHS {
+            self.paths.retain(|_, path| path.in_flight > 0);
+        }
+        let fresh = self.fresh();
+        self.paths.entry(turn).or_insert(fresh);
+        self.shared |= self.paths.len() > 1;
+    }
+
+    fn begin(&mut self, turn: i64, now: Millis) {
+        self.seen(turn);
+        if let Some(path) = self.paths.get_mut(&turn) {
+            path.in_flight += 1;
+        }
+        if let Some(rate) = self.set.limits.rate_per_second {
+            self.bucket = self.bucket.take(rate, now);
+            self.dirty = true;
+        }
+        self.in_flight += 1;
+        self.idle_since = now;
+    }
+
+    /// A request is over, whatever came of it.
+    pub(super) fn end(&mut self, turn: i64, id: Option<DeliveryId>, now: Millis) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.idle_since = now;
+        if let Some(path) = self.paths.get_mut(&turn) {
+            path.in_flight = path.in_flight.saturating_sub(1);
+        }
+        // The next one in order is known only now.
+        self.more |= self.set.limits.ordered;
+        if id.is_some() && self.probe == id {
+            self.probe = None;
+            self.breaker = self.breaker.heard(Sign::None, true, now);
+        }
+    }
+
+    /// What a receiver did shapes its lane: additive increase, multiplicative decrease on trouble, for the
+    /// lane and for the URL; 429 and 503 with `Retry-After` pause the lane; failures in a row open its breaker.
+    pub(super) fn learn(&mut self, turn: i64, id: DeliveryId, outcome: &Outcome, now: Millis) {
+        self.dirty = true;
+        let probe = self.probe == Some(id);
+        if probe {
+            self.probe = None;
+        }
+        let was_open = self.breaker.opened() > 0;
+        self.breaker = self.breaker.heard(Sign::of(outcome), probe, now);
+        if was_open && self.breaker.opened() == 0 {
+            self.slots = 1.0;
+        }
+        match outcome {
+            Outcome::Answered { status: 429 | 503, retry_after, .. } => {
+                self.adapt(turn, false);
+                if let Some(wait) = retry_after {
+                    self.busy_until = self.busy_until.max(Some(now.plus(*wait)));
+                }
+            }
+            Outcome::Answered { status: 500.., .. } => self.adapt(turn, false),
+            Outcome::Answered { .. } => self.adapt(turn, true),
+            Outcome::Failed(fault) if fault.infrastructure() => self.adapt(turn, false),
+            Outcome::Failed(_) => {}
+        }
+        self.busy_until = self.busy_until.filter(|until| *until > now);
+    }
+
+    fn adapt(&mut self, turn: i64, good: bool) {
+        let ceiling = f64::from(self.set.limits.ceiling());
+        let step = |n: f64, least: f64| if good { n + 1.0 / n } else { (n / 2.0).max(least) };
+        let least = if self.shared { SHARED_SLOTS } else { 1.0 };
+        self.slots = step(self.slots, least).clamp(1.0, ceiling);
+        if let Some(path) = self.paths.get_mut(&turn) {
+            path.window = step(path.window, 1.0).clamp(1.0, ceiling.max(1.0));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Breaker, pauses, rates, limits, turns and order.
+
+use super::*;
+
+fn after(seconds: u64) -> Millis {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+#[test]
+fn a_broken_lane_sends_one_probe_and_goes_on_when_it_is_answered() {
+    let mut book = owning(&[1, 2]);
+    for _ in 0..10 {
+        learn(&mut book, 1, &DOWN);
+    }
+    book.offer((0..20).map(|n| due(1, n)).chain([due(2, 1)]).collect(), NOW);
+    assert_eq!(book.pick(NOW), vec![due(2, 1)], "its neighbour sends");
+    assert_eq!(book.opens_at(NOW), Some(after(30)));
+    let state = book.to_save(NOW).into_iter().find(|(s, _)| s.id == lane_id(1)).unwrap().0;
+    assert_eq!((state.opened, state.held_reason.as_deref()), (1, Some("breaker")));
+    assert_eq!(state.held_until, Some(after(30)));
+
+    assert!(!book.reserve(lane_id(1), 0, after(30)), "what is made now is no probe");
+    let probe = book.pick(after(30)).remove(0);
+    assert!(book.pick(after(99)).is_empty(), "exactly one");
+    back(&mut book, probe, &DOWN, after(30));
+    assert!(book.pick(after(89)).is_empty());
+    let probe = book.pick(after(90)).remove(0);
+    back(&mut book, probe, &GOOD, after(90));
+    assert_eq!(book.pick(after(90)).len(), 2, "it starts anew with few at a time");
+}
+
+#[test]
+fn a_probe_that_is_never_sent_is_made_again() {
+    let mut book = owning(&[1]);
+    (0..10).for_each(|_| learn(&mut book, 1, &DOWN));
+    book.offer(vec![due(1, 1), due(1, 2)], NOW);
+    let lost = book.pick(after(30)).remove(0);
+    book.done(lane_id(1), 0, None, after(30));
+    assert!(book.pick(after(30)).is_empty(), "another request's end says nothing of the probe");
+    done(&mut book, lost, after(30));
+    assert_eq!(book.pick(after(30)).len(), 1);
+}
+
+#[test]
+fn a_lane_stands_as_it_was_written_down() {
+    let state = LaneState {
+        failures: 12,
+        opened: 3,
+        held_until: Some(after(120)),
+        held_reason: Some("breaker".to_owned()),
+        ..fresh(1)
+    };
+    let mut book = Lanes::default();
+    book.own(&[], vec![(state, LaneSettings::default())], NOW);
+    book.offer(vec![due(1, 1), due(1, 2)], NOW);
+    assert!(book.pick(after(119)).is_empty());
+    let probe = book.pick(after(120));
+    assert_eq!(probe.len(), 1);
+    back(&mut book, probe[0], &DOWN, after(120));
+    assert_eq!(book.to_save(after(120))[0].0.held_until, Some(after(360)), "the fourth time in a row");
+}
+
+#[test]
+fn a_paused_lane_waits_and_begins_with_one() {
+    let mut book = owning(&[1, 2]);
+    book.offer((0..9).map(|n| due(1 + n % 2, n)).collect(), NOW);
+    let paused = LaneSettings { paused_until: Some(Millis::MAX), ..LaneSettings::default() };
+    book.set(lane_id(1), paused, NOW);
+    assert!(book.pick(NOW).iter().all(|d| d.lane == lane_id(2)));
+    assert_eq!(book.opens_at(NOW), Some(Millis::MAX));
+    book.set(lane_id(1), LaneSettings::default(), NOW);
+    assert_eq!(book.pick(NOW).len(), 1, "a ramp");
+}
+
+#[test]
+fn a_rate_is_kept_and_its_bucket_handed_on() {
+    let limits = Limits { rate_per_second: Some(5), ..Limits::default() };
+    let mut book = owning_with(&[1], limited(limits));
+    book.offer((0..9).map(|n| due(1, n)).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 1);
+    assert_eq!(book.opens_at(NOW), Some(Millis(NOW.0 + 200)));
+    assert!(book.pick(Millis(NOW.0 + 199)).is_empty());
+    assert!(!book.reserve(lane_id(1), 0, Millis(NOW.0 + 199)));
+    assert_eq!(book.pick(Millis(NOW.0 + 200)).len(), 1);
+    let state = book.to_save(NOW).remove(0).0;
+    let mut heir = Lanes::default();
+    heir.own(&[], vec![(state, limited(limits))], NOW);
+    heir.offer(vec![due(1, 20)], NOW);
+    assert!(heir.pick(Millis(NOW.0 + 399)).is_empty());
+    assert_eq!(heir.pick(Millis(NOW.0 + 400)).len(), 1);
+}
+
+#[test]
+fn a_limit_bounds_what_is_under_way() {
+    let mut book = owning_with(&[1], limited(Limits { max_in_flight: Some(3), ..Limits::default() }));
+    (0..100).for_each(|_| learn(&mut book, 1, &GOOD));
+    book.offer((0..9).map(|n| due(1, n)).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 3);
+    book.set(lane_id(1), limited(Limits { max_in_flight: Some(5), ..Limits::default() }), NOW);
+    (0..100).for_each(|_| learn(&mut book, 1, &GOOD));
+    assert_eq!(book.pick(NOW).len(), 2);
+}
+
+#[test]
+fn retries_of_a_lane_leave_its_last_quarter_to_first_attempts() {
+    let mut book = owning(&[1]);
+    book.offer((0..20).map(|n| DueDelivery { attempt: 1, ..due(1, n) }).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 8, "of ten");
+    book.offer((30..40).map(|n| due(1, n)).collect(), NOW);
+    assert!(book.pick(NOW).iter().all(|d| d.attempt == 0));
+    assert_eq!(book.in_flight(), 10);
+}
+
+#[test]
+fn urls_of_a_lane_take_turns() {
+    let mut book = owning(&[1]);
+    book.offer((0..1_000).map(|n| to(7, due(1, n))).collect(), NOW);
+    book.offer((2_000..2_003).map(|n| to(8, due(1, n))).collect(), NOW);
+    let turns: Vec<i64> = book.pick(NOW).iter().map(|d| d.turn).collect();
+    assert_eq!(turns[..6], [7, 8, 7, 8, 7, 8], "{turns:?}");
+    assert_eq!(turns.iter().filter(|turn| **turn == 7).count(), 7, "what is left goes to who has most");
+}
+
+#[test]
+fn a_url_that_hangs_keeps_no_slot_from_another() {
+    let mut book = owning(&[1]);
+    let hang = Outcome::Failed(Fault::Timeout(crate::types::delivery::Phase::Head));
+    book.offer((0..64).map(|n| to(7, due(1, n))).collect(), NOW);
+    book.offer(vec![to(8, due(1, 900))], NOW);
+    let mut under_way = book.pick(NOW);
+    for round in 0..6 {
+        let healthy = under_way.iter().filter(|d| d.turn == 8).count();
+        assert_eq!(healthy, 1, "in round {round} the other has its place");
+        for d in under_way.drain(..) {
+            back(&mut book, d, if d.turn == 8 { &GOOD } else { &hang }, NOW);
+        }
+        book.offer(vec![to(8, due(1, 901 + round))], NOW);
+        under_way = book.pick(NOW);
+    }
+    assert_eq!(under_way.iter().filter(|d| d.turn == 7).count(), 1, "the hanging one is down to one slot");
+}
+
+#[test]
+fn an_ordered_lane_sends_one_at_a_time_and_asks_which() {
+    let limits = Limits { ordered: true, ..Limits::default() };
+    let mut book = owning_with(&[1], limited(limits));
+    let hungry = vec![Hungry { lane: lane_id(1), turn: None, ordered: true }];
+    book.offer(vec![to(2, due(1, 2)), to(1, due(1, 1))], NOW);
+    assert!(book.pick(NOW).is_empty() && !book.reserve(lane_id(1), 3, NOW));
+    assert_eq!(book.hungry(NOW, 9), hungry);
+    book.refill(lane_id(1), InLane { oldest: vec![to(1, due(1, 1))], ..InLane::default() });
+    let first = book.pick(NOW).remove(0);
+    assert_eq!(first.turn, 1);
+    book.offer(vec![to(2, due(1, 2))], NOW);
+    assert!(book.hungry(NOW, 9).is_empty() && book.pick(NOW).is_empty(), "the first is under way");
+    done(&mut book, first, NOW);
+    assert_eq!(book.hungry(NOW, 9), hungry);
+}

@@ -1,0 +1,51 @@
+//! What becomes of a claimed delivery: it is sent, and its outcome is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::desk::Slot;
+use super::{Inner, attempt};
+use crate::store::{Attempted, ClaimedDelivery};
+
+impl Inner {
+    pub(super) fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
+        let inner = self.clone();
+        self.sends.spawn(async move {
+            let attempted = inner.courier.attempt(&d).await;
+            inner.record(&d, attempted).await;
+            drop(slot);
+        });
+    }
+
+    /// Writes the outcome; while the store is away it is kept until the lease runs out.
+    async fn record(&self, d: &ClaimedDelivery, attempted: Attempted) {
+        if let Some(exchange) = &attempted.exchange {
+            self.lanes().learn((d.lane, d.turn, d.id), &exchange.outcome, self.clock.now());
+        }
+        loop {
+            match self.store.record(vec![attempted.clone()], self.clock.now()).await {
+                Ok(written) => {
+                    let verdict = written.into_iter().flatten().next();
+                    if verdict.is_none() {
+                        tracing::warn!(delivery.id = %d.id, attempt = d.number, "the lease was lost; the outcome changes nothing");
+                    }
+                    // A new round that was asked for meanwhile goes on where this one would have ended.
+                    let attempted = Attempted { verdict: verdict.unwrap_or(attempted.verdict), ..attempted };
+                    if let Some(exchange) = &attempted.exchange {
+                        self.metrics.attempted(attempt::word(&attempted.verdict), exchange.duration);
+                    }
+                    attempt::log(d, &attempted);
+                    return;
+                }
+                // Whatever it is, it may be another call's fault; without its record the attempt is repeated.
+                Err(_) if self.clock.now() < d.lease_until => {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Err(e) => {
+                    tracing::error!(delivery.id = %d.id, error = %e, "an outcome could not be recorded");
+                    return;
+                }
+            }
+        }
+    }
+}

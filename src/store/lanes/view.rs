@@ -1,0 +1,192 @@
+//! Lanes as people see them, and what people set.
+
+use super::super::Store;
+use super::super::batch::Sql;
+use super::super::db::{Row, Value};
+use super::super::error::{Error, Result};
+use super::super::jobs::Filter;
+use super::super::model::{LaneFilter, PageOf};
+use crate::args;
+use crate::types::delivery::HeldReason;
+use crate::types::lane::MOST_IN_FLIGHT;
+use crate::types::{LaneId, Millis, TenantId, api, id};
+
+/// Until when the lane `l` is held, by someone or by what its owner found out.
+macro_rules! held_until {
+    () => {
+        "CASE WHEN COALESCE(l.paused_until, 0) > COALESCE(l.held_until, 0) THEN l.paused_until ELSE l.held_until END"
+    };
+}
+
+/// The columns of [`hold`], in order; `ep` is the endpoint.
+macro_rules! held_columns {
+    () => {
+        "l.held_until, l.held_reason, l.paused_until, ep.state"
+    };
+}
+
+pub(in crate::store) use {held_columns, held_until};
+
+/// Why a lane sends nothing now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) struct Hold {
+    /// Until when; None: until someone resumes it.
+    pub(in crate::store) until: Option<Millis>,
+    /// As the lane shows it.
+    pub(in crate::store) word: &'static str,
+    /// As its deliveries show it.
+    pub(in crate::store) reason: HeldReason,
+}
+
+/// Reads [`held_columns!`] from the column `at` on. What someone set goes before what was found out.
+pub(in crate::store) fn hold(row: &Row, at: usize, now: Millis) -> Result<Option<Hold>> {
+    let later = |until: Option<Millis>| until.filter(|until| *until > now);
+    let told = |until: Millis| (until < Millis::MAX).then_some(until);
+    let (held, paused) = (later(row.time_opt(at)?), later(row.time_opt(at + 2)?));
+    let endpoint = row.text_opt(at + 3)?;
+    let breaker = row.text_opt(at + 1)?.as_deref() == Some("breaker");
+    // Nobody knows when an endpoint is resumed.
+    match endpoint.as_deref() {
+        Some("disabled") => {
+            return Ok(Some(Hold { until: None, word: "disabled", reason: HeldReason::Disabled }));
+        }
+        Some("paused") => return Ok(Some(Hold { until: None, word: "paused", reason: HeldReason::Paused })),
+        Some(_) | None => {}
+    }
+    Ok(match (paused, held) {
+        (Some(until), _) => Some(Hold { until: told(until), word: "paused", reason: HeldReason::Paused }),
+        (None, Some(until)) if breaker => {
+            Some(Hold { until: Some(until), word: "breaker", reason: HeldReason::Breaker })
+        }
+        (None, Some(until)) => {
+            Some(Hold { until: Some(until), word: "retry-after", reason: HeldReason::Paused })
+        }
+        (None, None) => None,
+    })
+}
+
+macro_rules! lane_columns {
+    () => {
+        concat!(
+            "SELECT l.id, l.endpoint_id, l.origin, l.concurrency, l.failures, ",
+            held_columns!(),
+            ", ep.max_in_flight, ep.rate_per_second, COALESCE(ep.ordered, 0),
+           -- counted up to a bound: a lane may owe a million
+           (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q WHERE q.lane_id = l.id LIMIT 10001) AS c),
+           (SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'ready'
+              AND q.due_at < 4503599627370496  -- beyond it: parked
+            ORDER BY q.due_at LIMIT 1),
+           (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
+                                  WHERE q.lane_id = l.id AND q.phase = 'leased' AND q.due_at > $2 LIMIT 10001) AS c)
+    FROM lanes l LEFT JOIN endpoints ep ON ep.id = l.endpoint_id WHERE l.tenant_id = $1"
+        )
+    };
+}
+
+const LIST: &str = lane_columns!();
+const ONE: &str = concat!(lane_columns!(), " AND l.id = $3");
+
+// Where nobody owns it, it starts anew with one request at a time; its owner sees to that itself.
+static PAUSE: Sql = Sql::plain(
+    "UPDATE lanes SET paused_until = $3, set_at = $4,
+            concurrency = CASE WHEN $3 IS NULL THEN 1 ELSE concurrency END
+     WHERE id = $1 AND tenant_id = $2",
+);
+
+impl Store {
+    /// The tenant's lanes: the youngest first, or those first whose oldest delivery waits longest.
+    pub async fn lanes(
+        &self,
+        tenant: TenantId,
+        filter: &LaneFilter,
+        page: PageOf<id::Lane>,
+        now: Millis,
+    ) -> Result<Vec<api::Lane>> {
+        let mut f = Filter::new(LIST, args![tenant, now]);
+        match filter.state {
+            None => {}
+            Some(api::LaneState::Open) => {
+                f.push(concat!(" AND COALESCE(", held_until!(), ", 0) <= $2"));
+                f.push(" AND COALESCE(ep.state, 'enabled') = 'enabled'");
+            }
+            Some(api::LaneState::Paused) => {
+                f.push(" AND (l.paused_until > $2 OR (l.held_until > $2 AND l.held_reason <> 'breaker')");
+                f.push(" OR ep.state <> 'enabled')");
+            }
+            Some(api::LaneState::Broken) => {
+                f.push(" AND l.held_until > $2 AND l.held_reason = 'breaker'");
+                f.push(" AND COALESCE(l.paused_until, 0) <= $2 AND COALESCE(ep.state, 'enabled') = 'enabled'");
+            }
+        }
+        let (sql, args) = if filter.oldest_first { by_oldest(f, page) } else { f.page("l.id", page) };
+        self.read(sql, args).await?.iter().map(|row| lane(row, now)).collect()
+    }
+
+    /// One lane.
+    pub async fn lane(&self, tenant: TenantId, id: LaneId, now: Millis) -> Result<api::Lane> {
+        let rows = self.read(ONE, args![tenant, now, id]).await?;
+        lane(rows.first().ok_or(Error::NotFound)?, now)
+    }
+
+    /// Pauses a lane until then, or lets it send again. Its owner goes by it within a second.
+    pub async fn pause_lane(
+        &self,
+        tenant: TenantId,
+        id: LaneId,
+        until: Option<Millis>,
+        now: Millis,
+    ) -> Result<api::Lane> {
+        let mut tx = self.0.writers.begin().await?;
+        tx.run(&PAUSE, args![id, tenant, until, now]).await?;
+        tx.commit().await?;
+        self.lane(tenant, id, now).await
+    }
+}
+
+/// Ordered by the oldest waiting delivery; lanes where nothing waits come last.
+fn by_oldest(mut f: Filter, page: PageOf<id::Lane>) -> (&'static str, Vec<Value>) {
+    let oldest = |lane: &str| {
+        format!(
+            "COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = {lane} AND q.phase = 'ready'
+                         AND q.due_at < 4503599627370496 ORDER BY q.due_at LIMIT 1), {})",
+            i64::MAX
+        )
+    };
+    if let Some(after) = page.after {
+        f.args.push(after.into());
+        let last = format!("${}", f.args.len());
+        f.push(&format!(" AND ({}, l.id) > ({}, {last})", oldest("l.id"), oldest(&last)));
+    }
+    f.args.push(page.limit.into());
+    f.push(&format!(" ORDER BY {}, l.id LIMIT ${}", oldest("l.id"), f.args.len()));
+    f.finish()
+}
+
+fn lane(row: &Row, now: Millis) -> Result<api::Lane> {
+    let endpoint_id = row.id_opt(1)?;
+    let hold = hold(row, 5, now)?;
+    let state = match hold.map(|hold| hold.reason) {
+        Some(HeldReason::Breaker) => api::LaneState::Broken,
+        Some(HeldReason::Paused | HeldReason::Disabled) => api::LaneState::Paused,
+        None => api::LaneState::Open,
+    };
+    let big = |n: i64| u64::try_from(n).unwrap_or(0);
+    let limit = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
+    let most = limit(row.int_opt(9)?).unwrap_or(MOST_IN_FLIGHT);
+    Ok(api::Lane {
+        lane_id: row.id(0)?,
+        kind: if endpoint_id.is_some() { "endpoint" } else { "origin" }.to_owned(),
+        endpoint_id,
+        origin: row.text_opt(2)?,
+        state,
+        held_reason: hold.map(|hold| hold.word.to_owned()),
+        held_until: hold.and_then(|hold| hold.until),
+        depth: big(row.int(12)?),
+        oldest_due: row.time_opt(13)?,
+        in_flight: big(row.int(14)?),
+        max_in_flight: row.count(3)?.min(most),
+        rate_per_second: limit(row.int_opt(10)?),
+        ordered: row.int(11)? == 1,
+        failures: row.count(4)?,
+    })
+}
