@@ -22,8 +22,8 @@ use zeroize::Zeroizing;
 use crate::types::problem::ProblemBody;
 
 pub use shapes::{
-    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, PageQuery, Polled,
-    SubmitOptions,
+    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, OutageQuery, PageQuery,
+    Polled, SubmitOptions,
 };
 
 /// Why a call was not answered as hoped.

@@ -295,6 +295,7 @@ CREATE TABLE attempts (
     started_at  BIGINT NOT NULL,
     duration_ms BIGINT,
     phases      TEXT,
+    address     TEXT,
     status      BIGINT,
     error       TEXT,
     headers     TEXT,
@@ -324,6 +325,8 @@ CREATE INDEX dead_letters_age ON dead_letters (died_at);
 CREATE TABLE redrives (
     id              UUID PRIMARY KEY,
     tenant_id       UUID NOT NULL,
+    -- what it takes: dead letters, or deliveries that have ended in whatever way
+    source          TEXT NOT NULL CHECK (source IN ('letters', 'deliveries')),
     filter          TEXT NOT NULL,
     rate_per_second BIGINT,
     state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),

@@ -292,6 +292,7 @@ CREATE TABLE attempts (
     started_at  INTEGER NOT NULL,
     duration_ms INTEGER,
     phases      TEXT,
+    address     TEXT,
     status      INTEGER,
     error       TEXT,
     headers     TEXT,
@@ -321,6 +322,8 @@ CREATE INDEX dead_letters_age ON dead_letters (died_at);
 CREATE TABLE redrives (
     id              BLOB PRIMARY KEY,
     tenant_id       BLOB NOT NULL,
+    -- what it takes: dead letters, or deliveries that have ended in whatever way
+    source          TEXT NOT NULL CHECK (source IN ('letters', 'deliveries')),
     filter          TEXT NOT NULL,
     rate_per_second INTEGER,
     state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use super::exit::Exit;
 use super::print::{Out, or_dash, time};
+use super::replay::{self, ReplayArgs};
 use super::{PageArgs, Remote};
 use crate::client::{Client, DeliveryQuery};
+use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, EndpointId, JobId, api};
 
 /// Look at deliveries and change their course.
@@ -35,6 +37,14 @@ enum What {
     Retry {
         /// The delivery.
         delivery_id: DeliveryId,
+    },
+    /// Send deliveries again that have ended, under their old webhook-id; without a filter all in that state.
+    Replay {
+        /// delivered, dead or cancelled.
+        #[arg(long, env = "RINGBACK_STATE")]
+        state: DeliveryState,
+        #[command(flatten)]
+        args: Box<ReplayArgs>,
     },
     /// Take back a delivery that has not ended.
     Cancel {
@@ -72,6 +82,7 @@ pub async fn run(args: DeliveriesArgs, out: Out) -> anyhow::Result<ExitCode> {
         What::Get { delivery_id } => show(&client.delivery(delivery_id).await?, out)?,
         What::Explain { delivery_id } => explain(&client.explain(delivery_id).await?, out)?,
         What::Retry { delivery_id } => show(&client.retry_delivery(delivery_id).await?, out)?,
+        What::Replay { state, args } => return replay::run(&client, *args, Some(state), out).await,
         What::Cancel { delivery_id } => show(&client.cancel_delivery(delivery_id).await?, out)?,
     }
     Ok(Exit::Done.into())

@@ -15,6 +15,7 @@ mod lanes;
 mod listen;
 mod print;
 mod queues;
+mod replay;
 mod run;
 mod said;
 mod serve;
@@ -296,6 +297,8 @@ mod tests {
             "queues set q --unlimited",
             "dead-letters show dlv_01H455VB4PEX5VSKNK084SN02Q",
             "dead-letters replay --dry-run --reason exhausted",
+            "dead-letters outages --host h --since 2026-01-01T00:00:00Z --limit 5",
+            "deliveries replay --state delivered --account a --rate-per-second 5 --wait",
             "dead-letters discard dlv_01H455VB4PEX5VSKNK084SN02Q",
             "work --exec cat --queue q --types a,b --concurrency 4 --lease-seconds 10",
             "run --type t --queue q --ref r --callback-url https://x --callback-secret s --lease-seconds 60 --metadata {} -- make -j 2",

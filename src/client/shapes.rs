@@ -147,3 +147,20 @@ pub struct LaneQuery {
     #[serde(flatten)]
     pub page: PageQuery,
 }
+
+/// Which outages a list shows.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutageQuery {
+    /// To this endpoint.
+    pub endpoint_id: Option<String>,
+    /// To this host.
+    pub host: Option<String>,
+    /// Whose letters died at or after.
+    pub since: Option<Millis>,
+    /// Whose letters died before.
+    pub until: Option<Millis>,
+    /// 1..200.
+    pub limit: Option<u32>,
+}

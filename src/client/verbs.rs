@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::shapes::{
-    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, PageQuery, Polled,
-    SubmitOptions,
+    Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, OutageQuery, PageQuery,
+    Polled, SubmitOptions,
 };
 use super::{
     ANSWER_MAX, CLAIMED_MAX, Client, DEADLINE, Error, Reply, Result, answer, answer_up_to, exchange,
@@ -255,6 +255,16 @@ impl Client {
     /// Sends dead letters again, or counts them.
     pub async fn replay(&self, replay: &api::Replay) -> Result<api::Replayed> {
         self.post(&["v1", "dead-letters", "replay"], replay).await
+    }
+
+    /// Sends deliveries again that have ended, or counts them.
+    pub async fn replay_deliveries(&self, replay: &api::Replay) -> Result<api::Replayed> {
+        self.post(&["v1", "deliveries", "replay"], replay).await
+    }
+
+    /// Dead letters that belong together, the last ones first.
+    pub async fn outages(&self, query: &OutageQuery) -> Result<api::Page<api::Outage>> {
+        self.list(&["v1", "dead-letters", "outages"], query).await
     }
 
     /// Replays, newest first.

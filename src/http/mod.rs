@@ -21,6 +21,7 @@ mod pace;
 mod probes;
 mod problem;
 mod queues;
+mod redrives;
 mod results;
 mod routes;
 pub mod server;
@@ -98,9 +99,11 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(probes::verify))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::get_letter, dead_letters::discard))
-        .routes(routes!(dead_letters::replay))
-        .routes(routes!(dead_letters::redrives))
-        .routes(routes!(dead_letters::get_redrive, dead_letters::cancel_redrive))
+        .routes(routes!(dead_letters::list_outages))
+        .routes(routes!(redrives::replay))
+        .routes(routes!(redrives::replay_deliveries))
+        .routes(routes!(redrives::redrives))
+        .routes(routes!(redrives::get_redrive, redrives::cancel_redrive))
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get_key, keys::revoke))
         .routes(routes!(tenants::list, tenants::create))

@@ -148,7 +148,7 @@ fn fields(id: &str, status: &str) -> &'static [&'static str] {
         ("cancelJob" | "deleteJob" | "completeJob" | "failJob" | "releaseJob", "200" | "202") => {
             &["ETag", "Retry-After"]
         }
-        ("replayDeadLetters", "202") | (_, "201") => &["Location"],
+        ("replayDeadLetters" | "replayDeliveries", "202") | (_, "201") => &["Location"],
         (id, "200") if id.starts_with("list") => &["Link"],
         _ => &[],
     }

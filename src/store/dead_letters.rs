@@ -6,8 +6,9 @@ use super::db::Row;
 use super::error::{Error, Result};
 use super::jobs::Filter;
 use super::lanes::{held_columns, held_until, hold};
-use super::model::{DeliveryFilter, Narrow, PageOf};
+use super::model::{DeliveryFilter, Narrow, PageOf, ReplayOf};
 use super::pool::Tx;
+use super::redrive::matching;
 use super::sweep::KEEP_DELIVERIES;
 use crate::args;
 use crate::types::delivery::DeliveryState;
@@ -30,12 +31,11 @@ macro_rules! delivery_columns {
 const LIST: &str = concat!(delivery_columns!(), " WHERE d.tenant_id = $1");
 const ONE: &str = concat!(delivery_columns!(), " WHERE d.id = $1 AND d.tenant_id = $2");
 const ATTEMPTS: &str = "
-    SELECT number, started_at, duration_ms, phases, status, error, headers, body, next_at
+    SELECT number, started_at, duration_ms, phases, status, error, headers, body, next_at, address
     FROM attempts WHERE delivery_id = $1 ORDER BY number LIMIT 1000";
 const LETTERS: &str = "
     SELECT delivery_id, event_kind, job_id, account, endpoint_id, url, reason, attempts, first_error, last_error, died_at
     FROM dead_letters WHERE tenant_id = $1";
-const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
 
 // The queue's row first, as `record` does, so that the two cannot deadlock.
 static LOCK_QUEUE: Sql = Sql::plain("SELECT q.fence FROM delivery_queue q WHERE q.delivery_id = $1 {wait}");
@@ -159,7 +159,7 @@ impl Store {
         only: &Narrow,
         page: PageOf<id::Delivery>,
     ) -> Result<Vec<api::DeadLetter>> {
-        let mut f = letters(LETTERS, tenant, filter);
+        let mut f = matching(LETTERS, tenant, ReplayOf::Letters, filter);
         narrow(&mut f, only, "dead_letters.job_id", "dead_letters.account");
         let (sql, args) = f.page("delivery_id", page);
         self.read(sql, args).await?.iter().map(letter).collect()
@@ -185,14 +185,6 @@ impl Store {
         tx.run(&MARK_DISCARDED, args![id, now]).await?;
         tx.commit().await
     }
-
-    /// How many dead letters match.
-    pub async fn count_dead_letters(&self, tenant: TenantId, filter: &api::ReplayFilter) -> Result<u64> {
-        let (sql, args) = letters(COUNT_LETTERS, tenant, filter).finish();
-        let rows = self.read(sql, args).await?;
-        let n = rows.first().map_or(Ok(0), |r| r.int(0))?;
-        Ok(u64::try_from(n).unwrap_or(0))
-    }
 }
 
 /// Holds a delivery still and gives its stored state.
@@ -212,7 +204,7 @@ pub(super) async fn reopen(tx: &mut Tx, id: DeliveryId, now: Millis) -> Result<b
 }
 
 /// Hides what the key that asks must not see; what belongs to no job is in no queue.
-fn narrow(f: &mut Filter, only: &Narrow, job: &'static str, account: &'static str) {
+pub(super) fn narrow(f: &mut Filter, only: &Narrow, job: &'static str, account: &'static str) {
     if let Some(queues) = &only.queues {
         f.push(&format!(" AND EXISTS (SELECT 1 FROM jobs n WHERE n.id = {job}"));
         f.any("n.queue", queues);
@@ -221,34 +213,6 @@ fn narrow(f: &mut Filter, only: &Narrow, job: &'static str, account: &'static st
     if let Some(accounts) = &only.accounts {
         f.any(account, accounts);
     }
-}
-
-pub(super) fn letters(base: &'static str, tenant: TenantId, filter: &api::ReplayFilter) -> Filter {
-    let mut f = Filter::new(base, args![tenant]);
-    f.and_some("job_id = {}", filter.job_id);
-    f.and_some("endpoint_id = {}", filter.endpoint_id);
-    f.and_some("account = {}", filter.account.clone());
-    f.and_some("host = {}", filter.host.clone());
-    f.and_some("event_kind = {}", filter.kind.clone());
-    f.and_some("reason = {}", filter.reason.clone());
-    f.and_some("died_at >= {}", filter.since);
-    f.and_some("died_at < {}", filter.until);
-    if let Some(ids) = &filter.ids {
-        // Padded to a few lengths with one that is there already: each length is a statement of its own, kept for good.
-        let length = [1, 10, 100, 1_000].into_iter().find(|n| *n >= ids.len()).unwrap_or(ids.len());
-        let places: Vec<String> = ids
-            .iter()
-            .cycle()
-            .take(if ids.is_empty() { 0 } else { length })
-            .map(|id| {
-                f.args.push((*id).into());
-                format!("${}", f.args.len())
-            })
-            .collect();
-        let list = if places.is_empty() { "NULL".to_owned() } else { places.join(", ") };
-        f.push(&format!(" AND delivery_id IN ({list})"));
-    }
-    f
 }
 
 /// A parked one goes on at the time that it had.
@@ -313,6 +277,7 @@ fn attempt(row: &Row) -> Result<api::Attempt> {
         response_headers: row.text_opt(6)?.and_then(|h| serde_json::from_str(&h).ok()),
         response_body: row.bytes_opt(7)?.map(|b| String::from_utf8_lossy(&b).into_owned()),
         next_attempt_at: row.time_opt(8)?,
+        address: row.text_opt(9)?,
     })
 }
 

@@ -152,7 +152,11 @@ impl Store {
         let set = tx.batch(&SET, vec![], ids).await?;
         tx.commit().await?;
         let mut set: HashMap<LaneId, LaneSettings> = set.iter().map(settings).collect::<Result<_>>()?;
-        owned.iter().map(state).map(|s| s.map(|s| (s.clone(), set.remove(&s.id).unwrap_or_default()))).collect()
+        owned
+            .iter()
+            .map(state)
+            .map(|s| s.map(|s| (s.clone(), set.remove(&s.id).unwrap_or_default())))
+            .collect()
     }
 
     /// What was set since then for lanes of this node.
@@ -205,11 +209,7 @@ fn state(r: &Row) -> Result<LaneState> {
 /// What is set, as [`SET`] reads it.
 fn settings(r: &Row) -> Result<(LaneId, LaneSettings)> {
     let limit = |n| Ok::<_, Error>(r.int_opt(n)?.and_then(|l| u32::try_from(l).ok()));
-    let limits = Limits {
-        max_in_flight: limit(2)?,
-        rate_per_second: limit(3)?,
-        ordered: r.int(4)? == 1,
-    };
+    let limits = Limits { max_in_flight: limit(2)?, rate_per_second: limit(3)?, ordered: r.int(4)? == 1 };
     Ok((r.id(0)?, LaneSettings { paused_until: r.time_opt(1)?, limits }))
 }
 

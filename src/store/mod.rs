@@ -33,6 +33,7 @@ mod lease;
 mod limits;
 mod migrate;
 pub mod model;
+mod outages;
 mod parking;
 pub mod pool;
 mod probe;

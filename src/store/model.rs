@@ -380,6 +380,28 @@ pub struct DeliveryFilter {
     pub only: Narrow,
 }
 
+/// What a replay sends again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayOf {
+    /// Dead letters.
+    Letters,
+    /// Deliveries in the state that the filter names, dead ones if it names none.
+    Deliveries,
+}
+
+/// Which dead letters are looked at for outages.
+#[derive(Debug, Clone, Default)]
+pub struct OutageFilter {
+    /// To this endpoint.
+    pub endpoint_id: Option<crate::types::EndpointId>,
+    /// To this host.
+    pub host: Option<String>,
+    /// Died at or after.
+    pub since: Option<Millis>,
+    /// Died before.
+    pub until: Option<Millis>,
+}
+
 /// Which lanes a list shows, and in which order.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LaneFilter {

@@ -66,8 +66,10 @@ static UPDATE_DELIVERIES: Sql = Sql::batch(
 );
 
 static INSERT_ATTEMPTS: Sql = Sql::batch(
-    "INSERT INTO attempts (delivery_id, number, started_at, duration_ms, phases, status, error, headers, body, next_at)
-     SELECT b.delivery_id, b.number, b.started_at, b.duration_ms, b.phases, b.status, b.error, b.headers, b.body, b.next_at
+    "INSERT INTO attempts (delivery_id, number, started_at, duration_ms, phases, address, status, error, headers, body,
+                           next_at)
+     SELECT b.delivery_id, b.number, b.started_at, b.duration_ms, b.phases, b.address, b.status, b.error, b.headers,
+            b.body, b.next_at
      FROM {b}
      WHERE true ON CONFLICT (delivery_id, number) DO NOTHING",
     0,
@@ -77,6 +79,7 @@ static INSERT_ATTEMPTS: Sql = Sql::batch(
         ("started_at", Col::Int),
         ("duration_ms", Col::Int),
         ("phases", Col::Text),
+        ("address", Col::Text),
         ("status", Col::Int),
         ("error", Col::Text),
         ("headers", Col::Text),
@@ -228,8 +231,9 @@ fn attempt_row(ours: &Ours<'_>, exchange: &Exchange) -> Vec<Value> {
         a.number,
         a.started_at,
         i64::try_from(exchange.duration.as_millis()).unwrap_or(i64::MAX),
-        // Where the time of a refused attempt went would tell one refused address from another.
+        // Where the time of a refused attempt went, and where to, would tell one refused address from another.
         if refused { None } else { serde_json::to_string(&exchange.phases).ok() },
+        exchange.address.filter(|_| !refused).map(|address| address.to_string()),
         status,
         error,
         if headers.is_empty() { None } else { serde_json::to_string(&headers).ok() },

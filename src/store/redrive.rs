@@ -1,13 +1,15 @@
-//! Redrives: a filter over dead letters, worked off in bounded steps that survive a restart.
+//! Redrives: a filter over dead letters or ended deliveries, worked off in bounded steps that survive a restart.
 
 use super::Store;
 use super::batch::Sql;
-use super::db::Row;
-use super::dead_letters::{letters, lock, reopen};
+use super::db::{Row, Value};
+use super::dead_letters::{lock, reopen};
 use super::error::{Error, Result};
 use super::jobs::Filter;
-use super::model::PageOf;
+use super::model::{PageOf, ReplayOf};
+use super::pool::Tx;
 use crate::args;
+use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
 
 /// Letters queued again in one transaction.
@@ -17,13 +19,13 @@ const STEPS_A_SECOND: u32 = 5;
 
 macro_rules! columns {
     () => {
-        "SELECT id, state, matched, redriven, created_at, ended_at FROM redrives"
+        "SELECT id, state, matched, redriven, created_at, ended_at, source FROM redrives"
     };
 }
 
 static START: Sql = Sql::plain(
-    "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, next_at, created_at)
-     VALUES ($1, $2, $3, $4, 'running', $5, 0, $6, $6)",
+    "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, next_at, created_at, source)
+     VALUES ($1, $2, $3, $4, 'running', $5, 0, $6, $6, $7)",
 );
 const ONE: &str = concat!(columns!(), " WHERE id = $1 AND tenant_id = $2");
 const LIST: &str = concat!(columns!(), " WHERE tenant_id = $1");
@@ -32,7 +34,8 @@ static CANCEL: Sql = Sql::plain(
      WHERE id = $1 AND tenant_id = $2 AND state = 'running'",
 );
 static NEXT: Sql = Sql::plain(
-    "SELECT q.id, q.tenant_id, q.filter, q.rate_per_second, q.cursor_id, q.created_at, q.next_at FROM redrives q
+    "SELECT q.id, q.tenant_id, q.filter, q.rate_per_second, q.cursor_id, q.created_at, q.next_at, q.source
+     FROM redrives q
      WHERE q.state = 'running' AND q.next_at <= $1 ORDER BY q.next_at LIMIT 1 {lock}",
 );
 static ADVANCE: Sql = Sql::plain(
@@ -40,25 +43,45 @@ static ADVANCE: Sql = Sql::plain(
      WHERE id = $1",
 );
 static STILL_THERE: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1");
-const MATCHING: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
+const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
+const DELIVERIES: &str = "SELECT id FROM deliveries WHERE tenant_id = $1";
+const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
+const COUNT_DELIVERIES: &str = "SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1";
 
 impl Store {
     /// Begins to queue again what matches now.
     pub async fn start_redrive(
         &self,
         tenant: TenantId,
-        filter: &api::ReplayFilter,
+        (of, filter): (ReplayOf, &api::ReplayFilter),
         rate_per_second: Option<u32>,
         now: Millis,
     ) -> Result<api::Redrive> {
-        let matched = self.count_dead_letters(tenant, filter).await?;
+        let matched = self.count_matching(tenant, of, filter).await?;
         let id: RedriveId = self.0.dice.id(now);
         let text = serde_json::to_string(filter).map_err(|e| Error::Bug(e.to_string()))?;
         let mut tx = self.0.writers.begin().await?;
         let matched_i = i64::try_from(matched).unwrap_or(i64::MAX);
-        tx.run(&START, args![id, tenant, text, rate_per_second, matched_i, now]).await?;
+        tx.run(&START, args![id, tenant, text, rate_per_second, matched_i, now, of.as_str()]).await?;
         tx.commit().await?;
         self.redrive(tenant, id).await
+    }
+
+    /// How many match.
+    pub async fn count_matching(
+        &self,
+        tenant: TenantId,
+        of: ReplayOf,
+        filter: &api::ReplayFilter,
+    ) -> Result<u64> {
+        let base = match of {
+            ReplayOf::Letters => COUNT_LETTERS,
+            ReplayOf::Deliveries => COUNT_DELIVERIES,
+        };
+        let (sql, args) = matching(base, tenant, of, filter).finish();
+        let rows = self.read(sql, args).await?;
+        let n = rows.first().map_or(Ok(0), |r| r.int(0))?;
+        Ok(u64::try_from(n).unwrap_or(0))
     }
 
     /// How far a redrive is.
@@ -99,20 +122,12 @@ impl Store {
         let rate = row.int_opt(3)?.and_then(|r| u32::try_from(r).ok());
         let cursor: Option<DeliveryId> = row.id_opt(4)?;
         let step = rate.map_or(STEP, |r| r.div_ceil(STEPS_A_SECOND).min(STEP));
-        let mut f = letters(MATCHING, tenant, &filter);
-        f.and_some("delivery_id > {}", cursor);
-        f.args.push(step.into());
-        let n = f.args.len();
-        f.push(&format!(" ORDER BY delivery_id LIMIT ${n}"));
-        let (sql, args) = f.finish();
+        let of = ReplayOf::of(&row.text(7)?)?;
+        let (sql, args) = bite(tenant, of, &filter, cursor, step);
         let found = tx.all_text(sql, args).await?;
         let mut redriven = 0i64;
-        for letter in &found {
-            // Only what is still dead: a letter may have been discarded or replayed since it was read.
-            let id = letter.id(0)?;
-            if lock(&mut tx, tenant, id).await? == "dead" && tx.run(&STILL_THERE, args![id]).await? > 0 {
-                redriven += i64::from(reopen(&mut tx, id, now).await?);
-            }
+        for one in &found {
+            redriven += i64::from(again(&mut tx, tenant, one.id(0)?, (of, &filter), now).await?);
         }
         let last = found.last().map(|r| r.id::<id::Delivery>(0)).transpose()?.or(cursor);
         let done = found.len() < step as usize;
@@ -127,10 +142,131 @@ impl Store {
     }
 }
 
+impl ReplayOf {
+    const fn as_str(self) -> &'static str {
+        match self {
+            ReplayOf::Letters => "letters",
+            ReplayOf::Deliveries => "deliveries",
+        }
+    }
+
+    fn of(word: &str) -> Result<ReplayOf> {
+        let all = [ReplayOf::Letters, ReplayOf::Deliveries];
+        all.into_iter().find(|of| of.as_str() == word).ok_or_else(|| Error::Bug(format!("source {word}")))
+    }
+}
+
+/// The next `step` that match, behind the cursor.
+fn bite(
+    tenant: TenantId,
+    of: ReplayOf,
+    filter: &api::ReplayFilter,
+    cursor: Option<DeliveryId>,
+    step: u32,
+) -> (&'static str, Vec<Value>) {
+    let (base, behind, order) = match of {
+        ReplayOf::Letters => (LETTERS, "delivery_id > {}", " ORDER BY delivery_id LIMIT "),
+        ReplayOf::Deliveries => (DELIVERIES, "id > {}", " ORDER BY id LIMIT "),
+    };
+    let mut f = matching(base, tenant, of, filter);
+    f.and_some(behind, cursor);
+    f.args.push(step.into());
+    let n = f.args.len();
+    f.push(&format!("{order}${n}"));
+    f.finish()
+}
+
+/// Queues one of them again, if it is still what was looked for: it may have been sent again or discarded since.
+async fn again(
+    tx: &mut Tx,
+    tenant: TenantId,
+    id: DeliveryId,
+    (of, filter): (ReplayOf, &api::ReplayFilter),
+    now: Millis,
+) -> Result<bool> {
+    let state = lock(tx, tenant, id).await?;
+    let still = match of {
+        ReplayOf::Letters => state == "dead" && tx.run(&STILL_THERE, args![id]).await? > 0,
+        ReplayOf::Deliveries => state == wanted(filter).as_str(),
+    };
+    Ok(still && reopen(tx, id, now).await?)
+}
+
+fn wanted(filter: &api::ReplayFilter) -> DeliveryState {
+    filter.state.unwrap_or(DeliveryState::Dead)
+}
+
+/// What a replay's filter finds in `base`, which is dead letters or deliveries.
+pub(super) fn matching(
+    base: &'static str,
+    tenant: TenantId,
+    of: ReplayOf,
+    filter: &api::ReplayFilter,
+) -> Filter {
+    let mut f = Filter::new(base, args![tenant]);
+    f.and_some("job_id = {}", filter.job_id);
+    f.and_some("endpoint_id = {}", filter.endpoint_id);
+    f.and_some("account = {}", filter.account.clone());
+    f.and_some("host = {}", filter.host.clone());
+    f.and_some("event_kind = {}", filter.kind.clone());
+    let key = match of {
+        ReplayOf::Letters => {
+            f.and_some("(reason = {} OR last_error = {})", filter.reason.clone());
+            f.and_some("died_at >= {}", filter.since);
+            f.and_some("died_at < {}", filter.until);
+            "delivery_id"
+        }
+        ReplayOf::Deliveries => {
+            // As literals, or the partial indexes are not taken.
+            f.push(match wanted(filter) {
+                DeliveryState::Delivered => " AND state = 'delivered'",
+                DeliveryState::Cancelled => " AND state = 'cancelled'",
+                DeliveryState::Dead => " AND state = 'dead'",
+                DeliveryState::Pending | DeliveryState::InFlight | DeliveryState::Held => " AND 1 = 0",
+            });
+            f.and_some(
+                "(last_error = {} OR EXISTS (SELECT 1 FROM dead_letters m WHERE m.delivery_id = deliveries.id
+                                             AND m.reason = {}))",
+                filter.reason.clone(),
+            );
+            f.and_some("ended_at >= {}", filter.since);
+            f.and_some("ended_at < {}", filter.until);
+            // Nothing ends before it is made, which its id tells.
+            f.and_some("id < {}", filter.until.map(|at| DeliveryId::mint(at, [0; 10])));
+            "id"
+        }
+    };
+    if let Some(ids) = &filter.ids {
+        among(&mut f, key, ids);
+    }
+    f
+}
+
+/// Padded to a few lengths with one that is there already: each length is a statement of its own, kept for good.
+fn among(f: &mut Filter, key: &str, ids: &[DeliveryId]) {
+    let length = [1, 10, 100, 1_000].into_iter().find(|n| *n >= ids.len()).unwrap_or(ids.len());
+    let places: Vec<String> = ids
+        .iter()
+        .cycle()
+        .take(if ids.is_empty() { 0 } else { length })
+        .map(|id| {
+            f.args.push((*id).into());
+            format!("${}", f.args.len())
+        })
+        .collect();
+    let list = if places.is_empty() { "NULL".to_owned() } else { places.join(", ") };
+    f.push(&format!(" AND {key} IN ({list})"));
+}
+
 fn redrive(row: &Row) -> Result<api::Redrive> {
     let big = |n: i64| u64::try_from(n).unwrap_or(0);
     Ok(api::Redrive {
         redrive_id: row.id(0)?,
+        of: match ReplayOf::of(&row.text(6)?)? {
+            ReplayOf::Letters => "deadLetters",
+            ReplayOf::Deliveries => "deliveries",
+        }
+        .to_owned(),
         state: row.text(1)?,
         matched: big(row.int(2)?),
         redriven: big(row.int(3)?),

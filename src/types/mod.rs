@@ -5,12 +5,14 @@
 pub mod api;
 pub mod cloudevents;
 pub mod delivery;
+pub mod disable;
 pub mod endpoint;
 pub mod explain;
 pub mod id;
 pub mod job;
 pub mod key;
 pub mod lane;
+pub mod outage;
 pub mod problem;
 pub mod push;
 pub mod retry;

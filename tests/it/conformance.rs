@@ -15,6 +15,7 @@ mod letters;
 mod push;
 mod queues;
 mod read;
+mod redrives;
 mod retention;
 mod rotation;
 mod submit;

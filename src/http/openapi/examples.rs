@@ -24,6 +24,12 @@ pub fn of(id: &str) -> Vec<Named> {
             ("count", "Only count", json!({ "filter": { "host": "hooks.example.com" }, "dryRun": true })),
             ("send", "At a rate", json!({ "filter": { "reason": "exhausted" }, "ratePerSecond": 50 })),
         ],
+        "replayDeliveries" => vec![(
+            "delivered",
+            "What was delivered within an hour, once more",
+            json!({ "filter": { "state": "delivered", "host": "hooks.example.com",
+                "since": "2026-01-01T00:00:00.000Z", "until": "2026-01-01T01:00:00.000Z" }, "dryRun": true }),
+        )],
         "createKey" => vec![(
             "worker",
             "For the workers of one queue",

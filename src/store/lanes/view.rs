@@ -115,7 +115,9 @@ impl Store {
             }
             Some(api::LaneState::Broken) => {
                 f.push(" AND l.held_until > $2 AND l.held_reason = 'breaker'");
-                f.push(" AND COALESCE(l.paused_until, 0) <= $2 AND COALESCE(ep.state, 'enabled') = 'enabled'");
+                f.push(
+                    " AND COALESCE(l.paused_until, 0) <= $2 AND COALESCE(ep.state, 'enabled') = 'enabled'",
+                );
             }
         }
         let (sql, args) = if filter.oldest_first { by_oldest(f, page) } else { f.page("l.id", page) };

@@ -66,6 +66,8 @@ pub struct Attempt {
     pub duration_ms: Option<u32>,
     /// Where the time went.
     pub phases: Option<Phases>,
+    /// The address that was dialled last; never shown if it was refused.
+    pub address: Option<String>,
     /// The status of the answer.
     pub status: Option<u16>,
     /// What went wrong: `dns`, `connect`, `tls`, `timeout`, `reset`, `bad-response`, `response-too-large`, `refused`, `lease-ran-out`, `unknown`.
@@ -128,22 +130,24 @@ pub struct ReplayFilter {
     /// Of this event type.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// Given up for this reason.
+    /// Given up for this reason, or with this last error such as `timeout` or `status 503`.
     pub reason: Option<String>,
-    /// Given up at or after.
+    /// In this state: `delivered`, `dead` (when left out) or `cancelled`; only where deliveries are replayed.
+    pub state: Option<DeliveryState>,
+    /// Given up, or ended, at or after.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Millis>,
-    /// Given up before.
+    /// Given up, or ended, before.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub until: Option<Millis>,
 }
 
-/// Sends dead letters again.
+/// Sends dead letters or deliveries again.
 #[skip_serializing_none]
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Replay {
-    /// All of the tenant's dead letters when empty.
+    /// All of the tenant's dead letters, or dead deliveries, when empty.
     #[serde(default, deserialize_with = "object_or_default")]
     pub filter: ReplayFilter,
     /// Only count.
@@ -161,7 +165,7 @@ pub struct Replay {
 pub struct Replayed {
     /// Names the running redrive; absent in a dry run.
     pub redrive_id: Option<RedriveId>,
-    /// How many letters matched at that moment.
+    /// How many matched at that moment.
     pub matched: u64,
 }
 
@@ -172,9 +176,11 @@ pub struct Replayed {
 pub struct Redrive {
     /// Names it.
     pub redrive_id: RedriveId,
+    /// What it takes: `deadLetters` or `deliveries`.
+    pub of: String,
     /// `running`, `done` or `cancelled`.
     pub state: String,
-    /// How many letters matched at the start.
+    /// How many matched at the start.
     pub matched: u64,
     /// How many have been queued again.
     pub redriven: u64,
@@ -184,4 +190,37 @@ pub struct Redrive {
     /// When it was done or cancelled.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub ended_at: Option<Millis>,
+}
+
+/// How many letters have one error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorCount {
+    /// What went wrong last.
+    pub error: String,
+    /// How many.
+    pub letters: u64,
+}
+
+/// Dead letters of one receiver that died close to each other.
+#[skip_serializing_none]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Outage {
+    /// The standing endpoint they went to.
+    pub endpoint_id: Option<EndpointId>,
+    /// The host they went to.
+    pub host: String,
+    /// How many letters.
+    pub letters: u64,
+    /// What went wrong, the most frequent first.
+    pub errors: Vec<ErrorCount>,
+    /// When the first of them died.
+    #[schema(value_type = String, format = DateTime)]
+    pub first_died_at: Millis,
+    /// When the last of them died.
+    #[schema(value_type = String, format = DateTime)]
+    pub last_died_at: Millis,
+    /// Replays exactly this outage.
+    pub filter: ReplayFilter,
 }

@@ -1,6 +1,7 @@
 //! Callbacks that were given up: looking at them, throwing them away, telling of them.
 
 mod by_hand;
+mod outages;
 mod refused;
 mod replay;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback::store::{DeliveryFilter, Error, Narrow, PageOf};
+use ringback::store::{DeliveryFilter, Error, Narrow, PageOf, ReplayOf};
 use ringback::types::api::ReplayFilter;
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
 use ringback::types::{DeliveryId, JobId, Millis};
@@ -49,7 +49,7 @@ async fn letters_are_found_by_every_filter(bed: &Bed) {
         let mut filter = ReplayFilter::default();
         change(&mut filter);
         let got = bed.store.dead_letters(bed.tenant, &filter, &Narrow::default(), page(200)).await.unwrap();
-        let n = bed.store.count_dead_letters(bed.tenant, &filter).await.unwrap();
+        let n = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &filter).await.unwrap();
         assert_eq!(n, got.len() as u64);
         got.into_iter().map(|l| l.delivery_id).collect::<Vec<_>>()
     };
@@ -61,6 +61,7 @@ async fn letters_are_found_by_every_filter(bed: &Bed) {
     assert_eq!(find(&|f| f.job_id = Some(job)).await, [two]);
     assert_eq!(find(&|f| f.host = Some("a.example.com".to_owned())).await, [one]);
     assert_eq!(find(&|f| f.reason = Some("gone".to_owned())).await, [one]);
+    assert_eq!(find(&|f| f.reason = Some("status 500".to_owned())).await, both, "its last error");
     assert_eq!(find(&|f| f.kind = Some("job.completed".to_owned())).await, both);
     assert_eq!(find(&|f| f.kind = Some("job.failed".to_owned())).await, []);
     assert_eq!(find(&|f| f.since = Some(bed.now())).await, [two]);
@@ -92,7 +93,8 @@ async fn a_redrive_queues_what_matches(bed: &Bed) {
     let (_, other) = dead(bed, "b.example.com", DeadReason::Gone).await;
     bed.pass_seconds(1);
     let filter = ReplayFilter { host: Some("hooks.example.com".to_owned()), ..ReplayFilter::default() };
-    let begun = bed.store.start_redrive(bed.tenant, &filter, None, bed.now()).await.unwrap();
+    let begun =
+        bed.store.start_redrive(bed.tenant, (ReplayOf::Letters, &filter), None, bed.now()).await.unwrap();
     assert_eq!((begun.state.as_str(), begun.matched, begun.redriven), ("running", 250, 0));
     let mut steps = 0;
     while bed.store.step_redrive(bed.now()).await.unwrap() {
@@ -115,7 +117,10 @@ async fn a_redrive_queues_what_matches(bed: &Bed) {
 
 async fn a_redrive_keeps_its_rate(bed: &Bed) {
     die(bed, 5).await;
-    bed.store.start_redrive(bed.tenant, &ReplayFilter::default(), Some(2), bed.now()).await.unwrap();
+    bed.store
+        .start_redrive(bed.tenant, (ReplayOf::Letters, &ReplayFilter::default()), Some(2), bed.now())
+        .await
+        .unwrap();
     let mut queued = Vec::new();
     for _ in 0..3 {
         while bed.store.step_redrive(bed.now()).await.unwrap() {}
@@ -127,8 +132,11 @@ async fn a_redrive_keeps_its_rate(bed: &Bed) {
 
 async fn a_redrive_may_be_cancelled(bed: &Bed) {
     die(bed, 3).await;
-    let begun =
-        bed.store.start_redrive(bed.tenant, &ReplayFilter::default(), Some(1), bed.now()).await.unwrap();
+    let begun = bed
+        .store
+        .start_redrive(bed.tenant, (ReplayOf::Letters, &ReplayFilter::default()), Some(1), bed.now())
+        .await
+        .unwrap();
     assert!(bed.store.step_redrive(bed.now()).await.unwrap());
     let ended = bed.store.cancel_redrive(bed.tenant, begun.redrive_id, bed.now()).await.unwrap();
     assert_eq!((ended.state.as_str(), ended.redriven), ("cancelled", 1));
@@ -141,8 +149,11 @@ async fn a_redrive_may_be_cancelled(bed: &Bed) {
 
 async fn a_redrive_survives_a_restart(bed: &Bed) {
     die(bed, 3).await;
-    let begun =
-        bed.store.start_redrive(bed.tenant, &ReplayFilter::default(), Some(1), bed.now()).await.unwrap();
+    let begun = bed
+        .store
+        .start_redrive(bed.tenant, (ReplayOf::Letters, &ReplayFilter::default()), Some(1), bed.now())
+        .await
+        .unwrap();
     assert!(bed.store.step_redrive(bed.now()).await.unwrap());
     bed.store.close().await;
     let reopened = open(&bed.url, 5).await.unwrap();
@@ -162,8 +173,11 @@ async fn a_redrive_survives_a_restart(bed: &Bed) {
 
 async fn letters_that_die_again_are_not_sent_by_the_same_redrive(bed: &Bed) {
     die(bed, 4).await;
-    let begun =
-        bed.store.start_redrive(bed.tenant, &ReplayFilter::default(), Some(1), bed.now()).await.unwrap();
+    let begun = bed
+        .store
+        .start_redrive(bed.tenant, (ReplayOf::Letters, &ReplayFilter::default()), Some(1), bed.now())
+        .await
+        .unwrap();
     for _ in 0..20 {
         bed.store.step_redrive(bed.now()).await.unwrap();
         for sent in bed.claim().await {
@@ -185,7 +199,10 @@ async fn a_redrive_leaves_alone_what_others_took(bed: &Bed) {
         .await
         .unwrap();
     let ids: Vec<DeliveryId> = letters.into_iter().map(|l| l.delivery_id).collect();
-    bed.store.start_redrive(bed.tenant, &ReplayFilter::default(), None, bed.now()).await.unwrap();
+    bed.store
+        .start_redrive(bed.tenant, (ReplayOf::Letters, &ReplayFilter::default()), None, bed.now())
+        .await
+        .unwrap();
     bed.store.discard(bed.tenant, ids[0], bed.now()).await.unwrap();
     bed.store.retry_delivery(bed.tenant, ids[1], bed.now()).await.unwrap();
     while bed.store.step_redrive(bed.now()).await.unwrap() {}

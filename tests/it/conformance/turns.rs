@@ -247,7 +247,11 @@ async fn deliveries_of_an_ordered_endpoint_are_numbered_as_they_are_committed(be
         assert!(bed.record(attempted(&claimed, 200, Verdict::Delivered)).await);
     }
     assert!(bed.store.next_in_order(to.lane(), bed.now()).await.unwrap().oldest.is_empty());
-    assert_eq!(bed.store.next_in_order(other.lane(), bed.now()).await.unwrap().oldest[0].turn, 1, "its own numbers");
+    assert_eq!(
+        bed.store.next_in_order(other.lane(), bed.now()).await.unwrap().oldest[0].turn,
+        1,
+        "its own numbers"
+    );
     assert_eq!(completed(bed, &to, 1).await.len(), 1);
     assert_eq!(bed.store.next_in_order(to.lane(), bed.now()).await.unwrap().oldest[0].turn, 4);
 }

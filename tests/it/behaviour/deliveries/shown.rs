@@ -41,6 +41,7 @@ async fn a_delivery_shows_its_attempts(site: &Site) {
     assert_eq!((&first["number"], &first["status"]), (&json!(1), &json!(500)));
     assert_eq!((instant(&first["startedAt"]), instant(&first["nextAttemptAt"])), (made, next));
     assert!(first["durationMs"].as_u64().unwrap() < 15_000, "{first}");
+    assert_eq!(first["address"], receiver.addr.to_string(), "{first}");
     assert!(first["phases"]["connectMs"].is_u64() && first["phases"]["firstByteMs"].is_u64(), "{first}");
     assert_eq!(first["responseBody"].as_str().unwrap(), "é".repeat(8_192), "16 KiB of it");
     let shown = first["responseHeaders"].as_array().unwrap();

@@ -16,7 +16,7 @@ both_engines! {
 }
 
 /// Every closed route of a production node.
-const ROUTES: [(&str, &str, &str); 66] = [
+const ROUTES: [(&str, &str, &str); 68] = [
     ("POST", "/v1/jobs", "jobs:write"),
     ("POST", "/api/jobs", "jobs:write"),
     ("POST", "/v1/jobs/batch", "jobs:write"),
@@ -59,7 +59,9 @@ const ROUTES: [(&str, &str, &str); 66] = [
     ("POST", "/v1/deliveries/{deliveryId}/retry", "deadletters:replay"),
     ("POST", "/v1/deliveries/{deliveryId}/cancel", "deadletters:replay"),
     ("DELETE", "/v1/dead-letters/{deliveryId}", "deadletters:replay"),
+    ("GET", "/v1/dead-letters/outages", "deliveries:read"),
     ("POST", "/v1/dead-letters/replay", "deadletters:replay"),
+    ("POST", "/v1/deliveries/replay", "deadletters:replay"),
     ("DELETE", "/v1/redrives/{redriveId}", "deadletters:replay"),
     ("GET", "/v1/endpoints", "endpoints:read"),
     ("POST", "/v1/endpoints", "endpoints:write"),

@@ -19,9 +19,10 @@ both_engines! {
 }
 
 /// Every route that lists, as the document tells them.
-const LISTS: [&str; 8] = [
+const LISTS: [&str; 9] = [
     "/api/jobs",
     "/v1/dead-letters",
+    "/v1/dead-letters/outages",
     "/v1/deliveries",
     "/v1/jobs",
     "/v1/keys",

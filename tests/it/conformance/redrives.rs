@@ -1,0 +1,140 @@
+//! Replays of deliveries that have ended, and which dead letters belong together.
+
+use ringback::store::{Narrow, OutageFilter, ReplayOf};
+use ringback::types::api::ReplayFilter;
+use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
+use ringback::types::outage::outages;
+use ringback::types::{DeliveryId, Millis};
+
+use crate::support::store::{Bed, both_stores, callback, complete};
+
+both_stores! {
+    deliveries_are_matched_by_state_error_and_time,
+    a_replay_takes_what_was_delivered_before_it_and_each_once,
+    a_replay_leaves_alone_what_changed_meanwhile,
+    letters_are_told_by_receiver_error_and_time,
+}
+
+/// A callback to that host that has ended so.
+async fn ended(bed: &Bed, host: &str, status: u16, verdict: Verdict) -> DeliveryId {
+    let new = bed.job_with(|j| j.callback = Some(callback(&format!("https://{host}/a"))));
+    let id = bed.submit(new).await.job.id;
+    let held = bed.lease(500).await.into_iter().find(|j| j.job_id == id).unwrap();
+    bed.held(&held, complete()).await.unwrap();
+    bed.deliver(status, verdict).await.id
+}
+
+fn only(change: impl FnOnce(&mut ReplayFilter)) -> ReplayFilter {
+    let mut filter = ReplayFilter::default();
+    change(&mut filter);
+    filter
+}
+
+async fn deliveries_are_matched_by_state_error_and_time(bed: &Bed) {
+    let dead = Verdict::Dead(DeadReason::Gone);
+    ended(bed, "a.example.com", 410, dead).await;
+    bed.pass_seconds(10);
+    ended(bed, "a.example.com", 200, Verdict::Delivered).await;
+    let first = bed.now();
+    bed.pass_seconds(10);
+    ended(bed, "b.example.com", 204, Verdict::Delivered).await;
+    let count = async |filter: ReplayFilter| {
+        bed.store.count_matching(bed.tenant, ReplayOf::Deliveries, &filter).await.unwrap()
+    };
+    let in_state = |state| only(|f| f.state = Some(state));
+    let delivered = || in_state(DeliveryState::Delivered);
+    assert_eq!(count(ReplayFilter::default()).await, 1, "dead ones");
+    assert_eq!(count(in_state(DeliveryState::Dead)).await, 1);
+    assert_eq!(count(delivered()).await, 2);
+    assert_eq!(count(in_state(DeliveryState::Cancelled)).await, 0);
+    assert_eq!(count(in_state(DeliveryState::Pending)).await, 0);
+    assert_eq!(count(ReplayFilter { host: Some("b.example.com".to_owned()), ..delivered() }).await, 1);
+    assert_eq!(count(ReplayFilter { since: Some(Millis(first.0 + 1)), ..delivered() }).await, 1);
+    assert_eq!(count(ReplayFilter { until: Some(first), ..delivered() }).await, 0);
+    assert_eq!(count(ReplayFilter { until: Some(Millis(first.0 + 1)), ..delivered() }).await, 1);
+    for (reason, n) in [("gone", 1), ("status 410", 1), ("exhausted", 0)] {
+        assert_eq!(count(only(|f| f.reason = Some(reason.to_owned()))).await, n, "{reason}");
+    }
+    let two = bed.store.tenant("two", bed.now()).await.unwrap();
+    assert_eq!(bed.store.count_matching(two, ReplayOf::Deliveries, &delivered()).await.unwrap(), 0);
+}
+
+async fn a_replay_takes_what_was_delivered_before_it_and_each_once(bed: &Bed) {
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(ended(bed, "a.example.com", 200, Verdict::Delivered).await);
+    }
+    ids.sort();
+    bed.pass_seconds(1);
+    let filter = only(|f| f.state = Some(DeliveryState::Delivered));
+    let begun =
+        bed.store.start_redrive(bed.tenant, (ReplayOf::Deliveries, &filter), Some(5), bed.now()).await;
+    let begun = begun.unwrap();
+    assert_eq!((begun.of.as_str(), begun.matched), ("deliveries", 3));
+    let mut sent = Vec::new();
+    for _ in 0..50 {
+        if !bed.store.step_redrive(bed.now()).await.unwrap() {
+            bed.pass_seconds(1);
+            if bed.store.redrive(bed.tenant, begun.redrive_id).await.unwrap().state == "done" {
+                break;
+            }
+            continue;
+        }
+        for d in bed.claim().await {
+            assert_eq!(d.number, 2, "the same delivery");
+            let done = crate::support::store::attempted(&d, 200, Verdict::Delivered);
+            assert!(bed.record(done).await);
+            sent.push(d.id);
+        }
+    }
+    assert_eq!(sent, ids, "each once, the oldest first");
+    let done = bed.store.redrive(bed.tenant, begun.redrive_id).await.unwrap();
+    assert_eq!((done.state.as_str(), done.redriven), ("done", 3));
+}
+
+async fn a_replay_leaves_alone_what_changed_meanwhile(bed: &Bed) {
+    let id = ended(bed, "a.example.com", 200, Verdict::Delivered).await;
+    let filter = only(|f| f.state = Some(DeliveryState::Delivered));
+    let of = (ReplayOf::Deliveries, &filter);
+    let begun = bed.store.start_redrive(bed.tenant, of, None, bed.now()).await.unwrap();
+    bed.store.retry_delivery(bed.tenant, id, bed.now()).await.unwrap();
+    while bed.store.step_redrive(bed.now()).await.unwrap() {}
+    let done = bed.store.redrive(bed.tenant, begun.redrive_id).await.unwrap();
+    assert_eq!((done.state.as_str(), done.matched, done.redriven), ("done", 1, 0));
+    assert_eq!(bed.count("delivery_queue").await, 1, "it is owed once");
+}
+
+async fn letters_are_told_by_receiver_error_and_time(bed: &Bed) {
+    let dead = Verdict::Dead(DeadReason::Exhausted);
+    for (host, status) in [("a.example.com", 500), ("a.example.com", 503), ("b.example.com", 500)] {
+        ended(bed, host, status, dead).await;
+        bed.pass_seconds(60);
+    }
+    bed.pass_seconds(3_600);
+    ended(bed, "a.example.com", 500, dead).await;
+    let find = async |filter: OutageFilter| {
+        let spans = bed.store.letter_spans(bed.tenant, &filter, &Narrow::default()).await.unwrap();
+        outages(spans)
+    };
+    let all = find(OutageFilter::default()).await;
+    let told: Vec<_> = all.iter().map(|o| (o.host.as_str(), o.letters)).collect();
+    assert_eq!(told, [("a.example.com", 1), ("b.example.com", 1), ("a.example.com", 2)]);
+    for outage in &all {
+        let n = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &outage.filter).await.unwrap();
+        assert_eq!(n, outage.letters, "its filter is of exactly these: {outage:?}");
+    }
+    assert_eq!(
+        find(OutageFilter { host: Some("b.example.com".to_owned()), ..Default::default() }).await.len(),
+        1
+    );
+    assert_eq!(find(OutageFilter { since: Some(bed.now()), ..Default::default() }).await.len(), 1);
+    assert_eq!(find(OutageFilter { until: Some(bed.now()), ..Default::default() }).await.len(), 2);
+    let narrowed = Narrow { queues: Some(vec!["other".to_owned()]), accounts: None };
+    assert!(
+        bed.store.letter_spans(bed.tenant, &OutageFilter::default(), &narrowed).await.unwrap().is_empty()
+    );
+    let two = bed.store.tenant("two", bed.now()).await.unwrap();
+    assert!(
+        bed.store.letter_spans(two, &OutageFilter::default(), &Narrow::default()).await.unwrap().is_empty()
+    );
+}
