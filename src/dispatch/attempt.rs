@@ -10,7 +10,8 @@ use crate::types::Millis;
 use crate::types::cloudevents::header_value;
 use crate::types::delivery::{DeadReason, Fault, Outcome, Verdict, judge, roll};
 use crate::types::job::CallbackSecrets;
-use crate::types::signature::{Secret, sign};
+use crate::types::signature::Secret;
+use crate::types::signature::schemes::{Message, SigningKey};
 use crate::types::target::{CallbackUrl, UrlPolicy};
 
 /// Attempts in a row whose end nobody saw; then the delivery kills its senders and is laid down.
@@ -97,7 +98,7 @@ async fn prepare(
     }
     // The policy may have become stricter since the URL was registered.
     let url = CallbackUrl::check(&d.url, tools.policy).map_err(|_| Verdict::Dead(DeadReason::Refused))?;
-    let (secrets, extra) = secrets(tools.store, d, now).await.map_err(|e| match e {
+    let (keys, extra) = keys(tools.store, d, now).await.map_err(|e| match e {
         Error::Seal(_) | Error::Bug(_) => {
             tracing::error!(delivery.id = %d.id, error = %e, "a delivery cannot be signed");
             unsignable(d, now)
@@ -105,23 +106,23 @@ async fn prepare(
         _ => Verdict::RetryAt(now.plus(NOT_NOW)).into(),
     })?;
     let headers =
-        headers(d, &secrets, &extra, now, tools.store.urls().base()).ok_or_else(|| unsignable(d, now))?;
+        headers(d, &keys, &extra, now, tools.store.urls().base()).ok_or_else(|| unsignable(d, now))?;
     Ok((url, headers))
 }
 
 type Extra = Vec<(String, String)>;
 
-async fn secrets(store: &Store, d: &ClaimedDelivery, now: Millis) -> Result<(Vec<Secret>, Extra), Error> {
+async fn keys(store: &Store, d: &ClaimedDelivery, now: Millis) -> Result<(Vec<SigningKey>, Extra), Error> {
     let own = match &d.sealed {
         Some(sealed) => store.open_sealed(d.tenant, sealed)?,
         None => CallbackSecrets::default(),
     };
-    let secrets = match (&own.secret, d.signer) {
-        (Some(text), _) => vec![Secret::parse(text).map_err(|e| Error::Bug(e.to_string()))?],
+    let keys = match (&own.secret, d.signer) {
+        (Some(text), _) => vec![Secret::parse(text).map_err(|e| Error::Bug(e.to_string()))?.into()],
         (None, Some(endpoint)) => live(store.endpoint_secrets(d.tenant, endpoint, now).await?),
         (None, None) => live(store.default_secrets(d.tenant, now).await?),
     };
-    if secrets.is_empty() {
+    if keys.is_empty() {
         return Err(Error::Bug("the endpoint whose secret signs is gone".to_owned()));
     }
     let mut headers = match &d.endpoint {
@@ -133,17 +134,17 @@ async fn secrets(store: &Store, d: &ClaimedDelivery, now: Millis) -> Result<(Vec
         headers.retain(|(name, _)| own.headers.iter().all(|(given, _)| given != name));
         headers.extend(own.headers);
     }
-    Ok((secrets, headers))
+    Ok((keys, headers))
 }
 
-fn live(secrets: Vec<LiveSecret>) -> Vec<Secret> {
-    secrets.into_iter().map(|(secret, _)| secret).collect()
+fn live(secrets: Vec<LiveSecret>) -> Vec<SigningKey> {
+    secrets.into_iter().map(|(key, _)| key).collect()
 }
 
-/// The headers of one attempt: Standard Webhooks, ours, the trace, and what the callback brought.
+/// The headers of one attempt: the signatures, ours, the trace, and what the callback or the endpoint brought.
 fn headers(
     d: &ClaimedDelivery,
-    secrets: &[Secret],
+    keys: &[SigningKey],
     extra: &Extra,
     now: Millis,
     source: &str,
@@ -160,7 +161,8 @@ fn headers(
         http::header::USER_AGENT,
         HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION"))),
     );
-    map.insert("webhook-signature", value(&sign(secrets, &id, seconds, &d.body))?);
+    let schemes = d.endpoint.as_ref().map_or(&[][..], |to| &to.schemes);
+    map.extend(Message { id: &id, seconds, body: &d.body }.headers(schemes, keys));
     map.insert("webhook-timestamp", HeaderValue::from(seconds));
     map.insert("webhook-attempt", HeaderValue::from(d.number));
     map.insert("idempotency-key", value(&format!("\"{id}\""))?);

@@ -17,7 +17,7 @@ use super::submit::REPLAYED;
 use super::tenant::show;
 use crate::store::{EndpointFilter, NewEndpoint as Checked, PageOf};
 use crate::types::api::{ChangeEndpoint, Endpoint as View, NewEndpoint, Page, RotateSecret, WebhookSecret};
-use crate::types::endpoint::{Endpoint, EndpointState, check};
+use crate::types::endpoint::{Endpoint, EndpointState, Scheme, check};
 use crate::types::problem::ProblemCode;
 use crate::types::submit as rules;
 use crate::types::{EndpointId, id};
@@ -98,7 +98,19 @@ fn view(app: &App, endpoint: Endpoint) -> Result<View, Problem> {
         created_at: endpoint.created_at,
         updated_at: endpoint.updated_at,
         secret: None,
+        public_keys: None,
     })
+}
+
+/// The endpoint with what verifies its `v1a` signatures.
+async fn whole(app: &App, endpoint: Endpoint) -> Result<View, Problem> {
+    let public_keys = if endpoint.settings.schemes.contains(&Scheme::V1a) {
+        let live = app.ask(app.store.endpoint_secrets(endpoint.tenant, endpoint.id, app.now())).await?;
+        Some(live.iter().filter_map(|(key, _)| Some(key.public()?.to_string())).collect())
+    } else {
+        None
+    };
+    Ok(View { public_keys, ..view(app, endpoint)? })
 }
 
 /// List standing endpoints, newest first, without their secrets.
@@ -153,7 +165,7 @@ async fn created(
     let endpoint = seen(app, key, id).await?;
     let secrets = app.ask(app.store.endpoint_secrets(key.tenant(), id, app.now())).await?;
     let secret = secrets.first().map(|(secret, _)| secret.reveal());
-    let shown = View { secret, ..view(app, endpoint)? };
+    let shown = View { secret, ..whole(app, endpoint).await? };
     let at = app.store.urls().path(&format!("/v1/endpoints/{id}"));
     let head = [(header::CACHE_CONTROL, "no-store".to_owned()), (header::LOCATION, at)];
     let mut response = (StatusCode::CREATED, head, Json(shown)).into_response();
@@ -173,7 +185,7 @@ pub async fn get_endpoint(
     PathId(id): PathId<id::Endpoint>,
     _: Query<NoQuery>,
 ) -> Result<Json<View>, Problem> {
-    view(&app, seen(&app, &key, id).await?).map(Json)
+    whole(&app, seen(&app, &key, id).await?).await.map(Json)
 }
 
 /// Change a standing endpoint: what is given; `null` takes a member back to its default.
@@ -197,7 +209,7 @@ pub async fn change(
     let (quota, policy) = (app.options.endpoints_per_account, &app.policy);
     let edit = |settings: crate::types::endpoint::Settings| settings.changed(body.value, policy);
     let changed = app.ask(app.store.change_endpoint(key.tenant(), id, edit, quota, app.now())).await?;
-    view(&app, changed).map(Json)
+    whole(&app, changed).await.map(Json)
 }
 
 /// Delete a standing endpoint; its deliveries that have not ended end `cancelled`.
@@ -270,5 +282,5 @@ async fn set_paused(
     let verb = app.store.set_endpoint_paused(key.tenant(), id, paused, app.now());
     let endpoint = app.ask(verb).await?;
     app.wake.deliveries.nudge();
-    view(app, endpoint).map(Json)
+    whole(app, endpoint).await.map(Json)
 }

@@ -10,10 +10,9 @@ use http::{HeaderValue, header};
 use super::app::App;
 use super::extract::{Key, MaybeJson, NoQuery, Query, need};
 use super::problem::Problem;
-use crate::types::Millis;
+use crate::store::LiveSecret;
 use crate::types::api::{RotateSecret, WebhookSecret};
 use crate::types::problem::ProblemCode;
-use crate::types::signature::Secret;
 use crate::types::submit as rules;
 
 /// Show the default secret. For one's own receivers only: whoever can verify could forge.
@@ -43,7 +42,7 @@ pub async fn rotate(
 }
 
 /// The newest secret, and until when the one before signs too.
-pub(super) fn show(secrets: &[(Secret, Option<Millis>)]) -> Result<Response, Problem> {
+pub(super) fn show(secrets: &[LiveSecret]) -> Result<Response, Problem> {
     let (newest, _) = secrets.first().ok_or_else(|| Problem::new(ProblemCode::Internal))?;
     let previous_expires_at = secrets.get(1).and_then(|(_, until)| *until);
     let body = WebhookSecret { secret: newest.reveal(), previous_expires_at };

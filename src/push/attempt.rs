@@ -119,7 +119,7 @@ impl Errand {
         };
         let now = self.inner.tools.clock.now();
         let secrets = match self.inner.tools.store.default_secrets(self.tenant, now).await {
-            Ok(secrets) => secrets.into_iter().map(|(secret, _)| secret).collect::<Vec<_>>(),
+            Ok(secrets) => secrets.iter().map(|(key, _)| key.secret().clone()).collect::<Vec<_>>(),
             Err(e) => {
                 tracing::error!(job.id = %self.job.job_id, error = %e, "a job cannot be signed");
                 return None;

@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::pool::Tx;
 use super::seal::Aad;
 use crate::args;
-use crate::types::signature::Secret;
+use crate::types::signature::schemes::SigningKey;
 use crate::types::{EndpointId, Millis, TenantId};
 
 /// The column for which a signing secret is sealed.
@@ -46,8 +46,8 @@ static PUT: Sql = Sql::plain(
     "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, NULL)",
 );
 
-/// A secret and until when it signs; None = until it is rotated.
-pub type LiveSecret = (Secret, Option<Millis>);
+/// A secret, with the Ed25519 key beside it, and until when they sign; None = until they are rotated.
+pub type LiveSecret = (SigningKey, Option<Millis>);
 
 /// What was read lately.
 #[derive(Default)]
@@ -162,9 +162,12 @@ impl Store {
         now: Millis,
     ) -> Result<()> {
         let id = self.0.dice.id::<()>(now).uuid();
-        let secret = Secret::from_bytes(&self.0.dice.bytes::<32>()).map_err(|e| Error::Bug(e.to_string()))?;
+        let bug = |why: String| Error::Bug(why);
+        let key = SigningKey::from_random(self.0.dice.bytes(), self.0.dice.bytes());
+        let key = key.map_err(|e| bug(e.to_string()))?;
+        let plain = key.to_bytes().ok_or_else(|| bug("a new key has both halves".to_owned()))?;
         let aad = Aad { tenant: tenant.uuid(), row: id, column: COLUMN };
-        let sealed = self.0.keys.now().ring.seal(self.0.dice.bytes(), &aad, secret.bytes());
+        let sealed = self.0.keys.now().ring.seal(self.0.dice.bytes(), &aad, &plain);
         tx.run(&PUT, args![id, tenant, owner, sealed, now]).await.map(drop)
     }
 
@@ -174,7 +177,7 @@ impl Store {
             .map(|row| {
                 let aad = Aad { tenant: tenant.uuid(), row: row.uuid(0)?, column: COLUMN };
                 let plain = self.0.keys.now().ring.open(&aad, &row.bytes(1)?)?;
-                let secret = Secret::from_bytes(&plain).map_err(|e| Error::Bug(e.to_string()))?;
+                let secret = SigningKey::from_bytes(&plain).map_err(|e| Error::Bug(e.to_string()))?;
                 Ok((secret, row.time_opt(2)?))
             })
             .collect()

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{ChangeEndpoint, Format, NewEndpoint, Payload};
 use super::problem::Invalid;
 use super::retry::RetryPolicy;
+pub use super::signature::schemes::Scheme;
 use super::submit as rules;
 use super::target::UrlPolicy;
 use super::{EndpointId, LaneId, Millis, TenantId};
@@ -54,20 +55,6 @@ impl EndpointState {
     pub fn from_word(word: &str) -> Option<EndpointState> {
         Self::ALL.into_iter().find(|state| state.as_str() == word)
     }
-}
-
-/// A signature that a delivery carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheme {
-    /// Standard Webhooks, HMAC-SHA256 (`webhook-signature`). Always there.
-    V1,
-    /// Standard Webhooks, Ed25519 (`webhook-signature`).
-    V1a,
-    /// GitHub's `X-Hub-Signature-256`.
-    Github,
-    /// Stripe's `Stripe-Signature`.
-    Stripe,
 }
 
 /// What an endpoint's lane is bound to.

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -56,7 +55,6 @@ class Node:
     """A `ringback dev` with a store of its own."""
 
     def __init__(self, binary, folder):
-        self.binary = binary
         command = [binary, "dev", "--listen", "127.0.0.1:0", "--store", f"sqlite://{folder}/interop.db", "--api-key", KEY]
         log = open(f"{folder}/node.log", "w")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder)
@@ -68,19 +66,13 @@ class Node:
                 return
         raise SystemExit("interop: the node is not ready:\n" + pathlib.Path(log.name).read_text())
 
-    def ask(self, path, body):
-        request = urllib.request.Request(
-            self.base + path,
-            json.dumps(body).encode(),
-            {"authorization": f"Bearer {KEY}", "content-type": "application/json"},
-            method="POST",
-        )
+    def ask(self, path, body=None):
+        """POSTs `body`, or reads."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        request = urllib.request.Request(self.base + path, data, headers)
         with urllib.request.urlopen(request, timeout=WAIT) as answer:
             return json.loads(answer.read() or b"{}")
-
-    def sign(self, *arguments, body):
-        done = subprocess.run([self.binary, "sign", *arguments], input=body, capture_output=True, check=True)
-        return done.stdout.decode().strip()
 
 
 def deliver(node, receiver, name, secrets, **callback):
@@ -149,19 +141,26 @@ def page_snippets(page, deliveries):
     held_against("the page's Python, with a library", standard, by_library)
 
 
-def stripe_and_github(node, deliveries):
-    """What `ringback sign --scheme` makes over the bodies that were delivered."""
-    for d in deliveries:
-        now = str(int(time.time()))
-        secrets = [word for secret in d["secrets"] for word in ("--secret", secret)]
-        d["stripe"] = node.sign("--scheme", "stripe", "--timestamp", now, *secrets, body=d["body"])
-        d["github"] = node.sign("--scheme", "github", "--secret", d["secrets"][0], body=d["body"])
+def endpoint_deliveries(node, receiver):
+    """What a standing endpoint with every scheme gets, before and during a rotation."""
+    wish = {"url": receiver.url("/endpoint"), "events": ["job.queued"], "schemes": ["v1a", "github", "stripe"]}
+    made = node.ask("/v1/endpoints", wish)
+    path = f"/v1/endpoints/{made['endpointId']}"
 
-    def verify(secret, headers, body):
-        header = next(d["stripe"] for d in deliveries if d["headers"] is headers)
-        stripe.WebhookSignature.verify_header(body.decode(), header, secret, 300)
+    def told(name, secrets):
+        node.ask("/v1/jobs", {"type": "interop"})
+        _, headers, body = receiver.requests.get(timeout=WAIT)
+        keys = node.ask(path)["publicKeys"]
+        assert len(keys) == len(secrets), keys
+        return {"name": name, "headers": headers, "body": body, "secrets": secrets, "cloud": False, "keys": keys}
 
-    held_against("stripe (Python)", deliveries, verify)
+    before = told("endpoint-before", [made["secret"]])
+    rotated = node.ask(path + "/rotate-secret", {"overlapSeconds": 3600})["secret"]
+    return [before, told("endpoint-during", [rotated, made["secret"]])]
+
+
+def by_stripe(secret, headers, body):
+    stripe.WebhookSignature.verify_header(body.decode(), headers["stripe-signature"], secret, 300)
 
 
 def node_libraries(folder, here, deliveries):
@@ -184,6 +183,9 @@ def main(binary, folder):
         during = [rotated, node.secret]
         deliveries += [deliver(node, receiver, f"{name}-during", during, **more) for name, more in formats]
 
+        endpoints = endpoint_deliveries(node, receiver)
+        deliveries += endpoints
+
         def standard(secret, headers, body):
             standardwebhooks.Webhook(secret).verify(body, headers)
 
@@ -193,7 +195,7 @@ def main(binary, folder):
         held_against("standardwebhooks (Python)", deliveries, standard)
         held_against("svix (Python)", deliveries, by_svix)
         cloud_events(node, deliveries)
-        stripe_and_github(node, deliveries)
+        held_against("stripe (Python)", endpoints, by_stripe)
         page_snippets(here.parents[1] / "docs/signatures.md", deliveries)
         node_libraries(folder, here, deliveries)
     finally:

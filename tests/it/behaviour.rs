@@ -12,6 +12,7 @@ mod push;
 mod queues;
 mod refusals;
 mod result;
+mod schemes;
 mod seed;
 mod sockets;
 mod status;

@@ -67,6 +67,8 @@ pub struct Endpoint {
     pub updated_at: Millis,
     /// The `whsec_` secret that signs; only in the answer to its creation.
     pub secret: Option<String>,
+    /// The `whpk_` keys that verify `v1a`, the newest first; with that scheme only, and not in lists.
+    pub public_keys: Option<Vec<String>>,
 }
 
 /// A request for a standing endpoint. Only `url` is required.

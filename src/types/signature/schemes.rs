@@ -80,6 +80,11 @@ impl SigningKey {
         &self.secret
     }
 
+    /// The secret's `whsec_` text, for the one answer that shows it.
+    pub fn reveal(&self) -> String {
+        self.secret.reveal()
+    }
+
     /// The key that verifies `v1a`; None for a secret that stands alone.
     pub fn public(&self) -> Option<PublicKey> {
         self.private.as_ref().map(PrivateKey::public)

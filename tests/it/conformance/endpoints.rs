@@ -36,7 +36,7 @@ async fn endpoint_of(bed: &Bed, tenant: TenantId, more: serde_json::Value) -> En
     bed.store.endpoint(tenant, id).await.unwrap()
 }
 
-async fn endpoint(bed: &Bed, more: serde_json::Value) -> Endpoint {
+pub(super) async fn endpoint(bed: &Bed, more: serde_json::Value) -> Endpoint {
     endpoint_of(bed, bed.tenant, more).await
 }
 

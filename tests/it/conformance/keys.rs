@@ -76,16 +76,16 @@ async fn the_first_use_makes_one_default_secret(bed: &Bed) {
     assert_eq!((secrets.len(), bed.count("secrets").await), (1, 1));
     let sealed = bed.rows("SELECT sealed FROM secrets").await[0].bytes(0).unwrap();
     let secret = bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap().remove(0).0;
-    assert!(!sealed.windows(32).any(|w| w == secret.bytes()), "sealed at rest");
+    assert!(!sealed.windows(32).any(|w| w == secret.secret().bytes()), "sealed at rest");
     let two = bed.store.tenant("two", bed.now()).await.unwrap();
     let theirs = bed.store.default_secrets(two, bed.now()).await.unwrap().remove(0).0;
-    assert_ne!(theirs.bytes(), secret.bytes());
+    assert_ne!(theirs.secret().bytes(), secret.secret().bytes());
 }
 
 async fn rotated_secrets_overlap_and_end(bed: &Bed) {
     let live = async || {
         let secrets = bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap();
-        secrets.into_iter().map(|(s, until)| (s.bytes().to_vec(), until)).collect::<Vec<_>>()
+        secrets.into_iter().map(|(s, until)| (s.secret().bytes().to_vec(), until)).collect::<Vec<_>>()
     };
     let day = Duration::from_secs(86_400);
     let first = live().await.remove(0).0;

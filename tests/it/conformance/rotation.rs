@@ -9,6 +9,7 @@ use ringback::store::seal::KeyRing;
 use ringback::store::{Rotation, Tally, census};
 use ringback::types::job::{CallbackSecrets, NewJob};
 
+use super::endpoints::endpoint;
 use crate::support::store::{Bed, both_stores, complete};
 
 both_stores! {
@@ -17,6 +18,7 @@ both_stores! {
     a_store_at_work_is_not_disturbed,
     a_value_under_a_foreign_key_stays_as_it_is,
     a_row_that_someone_holds_is_passed_over,
+    an_endpoints_headers_and_keys_are_sealed_anew,
 }
 
 const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
@@ -51,6 +53,25 @@ async fn fill(bed: &Bed, n: usize) -> u64 {
     }
     bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap();
     1 + 2 * u64::try_from(n).unwrap()
+}
+
+async fn an_endpoints_headers_and_keys_are_sealed_anew(bed: &Bed) {
+    let (_, both, new) = rings();
+    let made = endpoint(bed, serde_json::json!({"headers": {"authorization": "Bearer x"}})).await;
+    let keys = async || bed.store.endpoint_secrets(bed.tenant, made.id, bed.now()).await.unwrap();
+    let before = keys().await.remove(0).0;
+    bed.store.use_ring(both.clone()).unwrap();
+
+    assert_eq!(pass(bed, &both, 200).await.sealed_anew, 2);
+
+    bed.store.use_ring(new).unwrap();
+    bed.pass(Duration::from_secs(60));
+    let after = keys().await.remove(0).0;
+    assert_eq!(after.reveal(), before.reveal());
+    assert_eq!(after.public().unwrap().to_string(), before.public().unwrap().to_string());
+    let stored = bed.store.endpoint(bed.tenant, made.id).await.unwrap();
+    let headers = bed.store.endpoint_headers(&stored).unwrap();
+    assert_eq!(headers, [("authorization".to_owned(), "Bearer x".to_owned())]);
 }
 
 async fn pass(bed: &Bed, ring: &KeyRing, most: usize) -> Tally {
