@@ -1,5 +1,7 @@
 //! Why a well-formed signature may not match: the usual mistakes, each one tried.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, Mac};
@@ -22,6 +24,9 @@ pub enum Hint {
     /// `timestamp.body` was signed.
     #[error("the webhook-id was left out; the signed text is `id.timestamp.body`")]
     WithoutId,
+    /// The id was taken from where it stands in quotes.
+    #[error("the webhook-id has quotes around it: that is the idempotency-key; take the webhook-id as it is")]
+    QuotedId,
     /// `body` was signed.
     #[error("the body alone was signed; the signed text is `id.timestamp.body`")]
     BodyOnly,
@@ -42,7 +47,7 @@ pub enum Hint {
     Reserialised,
     /// None of the above.
     #[error(
-        "the body was changed or re-serialised, or another secret signed it (no common mistake explains it)"
+        "the body was changed or re-serialised, another secret signed it, or the webhook-id is another one (no common mistake explains it)"
     )]
     Unexplained,
 }
@@ -100,7 +105,9 @@ fn wrong_key(claim: &Claim<'_>, secret: &Secret, body: &[u8]) -> Option<Hint> {
 
 fn wrong_text(claim: &Claim<'_>, secret: &Secret, body: &[u8]) -> Option<Hint> {
     let (id, timestamp) = (claim.id.as_bytes(), claim.timestamp.as_bytes());
-    let texts: [(Hint, &[&[u8]]); 3] = [
+    let bare = claim.id.trim_matches('"').as_bytes();
+    let texts: [(Hint, &[&[u8]]); 4] = [
+        (Hint::QuotedId, &[bare, b".", timestamp, b".", body]),
         (Hint::WithoutId, &[timestamp, b".", body]),
         (Hint::BodyOnly, &[body]),
         (Hint::Milliseconds, &[id, b".", timestamp, b"000.", body]),
@@ -138,7 +145,8 @@ fn json_guesses(text: &str) -> Vec<String> {
         .into_iter()
         .filter_map(|(comma, colon, indent)| lay_out(text, comma, colon, indent))
         .collect();
-    // Unlike the layouts above this one also undoes `\u` escapes and other spellings of numbers.
+    // Unlike the layouts above these undo `\u` escapes too, the second other spellings of numbers and another order.
+    guesses.push(tokens(text).map(unescaped).collect());
     guesses.push(value.to_string());
     guesses
 }
@@ -191,6 +199,13 @@ fn tokens(json: &str) -> impl Iterator<Item = &str> {
         rest = tail.trim_ascii_start();
         Some(token)
     })
+}
+
+/// A string literal with nothing escaped but what must be; any other token as it is.
+fn unescaped(token: &str) -> Cow<'_, str> {
+    let text = token.starts_with('"').then(|| serde_json::from_str::<String>(token).ok()).flatten();
+    let plain = text.and_then(|text| serde_json::to_string(&text).ok());
+    plain.map_or(Cow::Borrowed(token), Cow::Owned)
 }
 
 /// The length of the string literal that `text` begins with.

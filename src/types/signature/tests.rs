@@ -229,6 +229,15 @@ fn likely_mistakes_are_named() {
 }
 
 #[test]
+fn an_id_in_quotes_is_named() {
+    let header = sign(&[key()], "dlv_1", AT, BODY);
+    let refused = verify(&[key()], "\"dlv_1\"", "1700000000", &header, BODY, AT, TOLERANCE_SECONDS);
+    assert_eq!(refused, Err(BadSignature::Mismatch(Hint::QuotedId)));
+    let other = verify(&[key()], "dlv_2", "1700000000", &header, BODY, AT, TOLERANCE_SECONDS);
+    assert_eq!(other, Err(BadSignature::Mismatch(Hint::Unexplained)));
+}
+
+#[test]
 fn what_became_of_the_body_is_named() {
     let text = std::str::from_utf8(BODY).unwrap();
     let pretty = "{\n  \"type\": \"job.completed\",\n  \"data\": {\n    \"id\": \"job_1\",\n    \"list\": [\n      1,\n      2\n    ]\n  }\n}";
@@ -244,6 +253,8 @@ fn what_became_of_the_body_is_named() {
         (&*spaced, text, Hint::Reserialised),
         ("{\n    \"a\": [\n        1\n    ]\n}", "{\"a\":[1]}", Hint::Reserialised),
         ("{\"a\":\"Zoë\"}", "{\"a\": \"Zo\\u00eb\"}", Hint::Reserialised),
+        // Python's default: escapes and spaces, in the order and with the numbers that were signed.
+        ("{\"b\":\"Zoë \\\"\",\"a\":1.0}", "{\"b\": \"Zo\\u00eb \\\"\", \"a\": 1.0}", Hint::Reserialised),
         ("{\"a\":1}", "{\"a\":2}", Hint::Unexplained),
     ] {
         let header = sign(&[key()], "dlv_1", AT, signed.as_bytes());
