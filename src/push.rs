@@ -185,10 +185,7 @@ impl Push {
                 }
             };
             left = left.saturating_sub(jobs.len());
-            if !jobs.is_empty() {
-                any = true;
-                inner.tools.wake.events.nudge();
-            }
+            any |= !jobs.is_empty();
             jobs.into_iter().for_each(|job| inner.start(*tenant, job));
         }
         Ok(any)

@@ -74,7 +74,6 @@ impl Sweep {
             if found > 0 {
                 self.wake.jobs.nudge();
                 self.wake.deliveries.nudge();
-                self.wake.events.nudge();
             }
             if found < Store::OVERDUE_BITE {
                 break;

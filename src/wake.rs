@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-/// The nudges: "there may be work to claim", "there may be something to deliver", "a job has moved".
+/// The nudges: "there may be work to claim", "there may be something to deliver".
 ///
 /// Losing one costs time, never work: every waiter also polls.
 #[derive(Clone, Debug, Default)]
 pub struct Wake {
-    /// A job may have become claimable, or a job that someone watches has changed.
+    /// A job may have become claimable, or has changed.
     pub jobs: Nudge,
     /// A delivery may have become due.
     pub deliveries: Nudge,
-    /// A job that someone watches may have a new event; a claim makes one too.
-    pub events: Nudge,
 }
 
 /// Wakes everyone who waits at this moment.

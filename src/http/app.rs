@@ -155,6 +155,8 @@ impl App {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> App {
         let slots = Arc::new(Semaphore::new(parts.options.concurrency));
+        let hub = Hub::default();
+        parts.store.observed_by(Arc::new(hub.clone()));
         let polls = parts.options.polls_per_second;
         App(Arc::new(Inner {
             parts,
@@ -162,7 +164,7 @@ impl App {
             pace: Pace::new(polls),
             opens: Pace::new(polls.map(|polls| polls.saturating_mul(OPENS))),
             followers: Followers::default(),
-            hub: Hub::default(),
+            hub,
             slots,
             real: Clock::system(),
         }))

@@ -232,7 +232,6 @@ pub async fn change(
     let one = done.pop().ok_or_else(|| Problem::new(ProblemCode::Internal))?.map_err(Problem::of_job)?;
     app.wake.jobs.nudge();
     app.wake.deliveries.nudge();
-    app.wake.events.nudge();
     Ok(one)
 }
 

@@ -60,11 +60,7 @@ async fn look(app: &App, wish: &LeaseRequest, probe: bool) -> Result<Vec<LeasedJ
     if probe && !app.ask(app.store.any_due(wish, app.now())).await? {
         return Ok(Vec::new());
     }
-    let leased = app.ask(app.store.lease(wish.clone(), app.now())).await?;
-    if !leased.is_empty() {
-        app.wake.events.nudge();
-    }
-    Ok(leased)
+    app.ask(app.store.lease(wish.clone(), app.now())).await
 }
 
 fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseRequest, Invalid> {
@@ -307,7 +303,6 @@ pub async fn ack(
     };
     app.wake.jobs.nudge();
     app.wake.deliveries.nudge();
-    app.wake.events.nudge();
     let mut done = done.into_iter();
     let items = places.into_iter().map(|place| {
         let one = place.and_then(|()| match done.next() {

@@ -20,6 +20,7 @@ use super::followers::Places;
 use super::problem::Problem;
 use super::watch::Watcher;
 use crate::metrics::{Metrics, Stream};
+use crate::store::Standing;
 use crate::types::api::Event;
 use crate::types::problem::ProblemCode;
 
@@ -104,6 +105,13 @@ impl Goal {
     /// Whether nothing is left to wait for.
     pub fn reached(self, last: i64) -> bool {
         self.ended && last >= self.sequence
+    }
+
+    /// Takes what is known now; news may overtake one another.
+    pub fn learn(&mut self, now: Standing) {
+        if now.sequence >= self.sequence {
+            *self = Goal { sequence: now.sequence, ended: now.ended };
+        }
     }
 }
 
@@ -196,8 +204,7 @@ impl Feed {
             biased;
             () = self.app.draining.cancelled() => None,
             (_, standing) = self.watcher.moved() => {
-                let now = standing?;
-                self.goal = Goal { sequence: now.sequence, ended: now.ended };
+                self.goal.learn(standing?);
                 Some(false)
             }
             _ = self.looks.tick() => {

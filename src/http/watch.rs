@@ -1,10 +1,12 @@
-//! One look for all: which of the jobs that someone watches at this node have moved.
+//! Which of the jobs that someone watches at this node have moved.
 //!
 //! A thousand streams must not ask the store a thousand times. They register what they watch and how far
-//! they are; one loop asks for all of them in one statement, on a nudge or after a while, and rings only
-//! those whose job is ahead of them. What is rung and not answered is rung again, so no news is lost.
+//! they are. The store says after each commit of this node which jobs moved, and whoever is behind is rung. What
+//! other nodes change one loop asks for, for all that is watched in one statement. What is rung and not answered
+//! is rung again by that loop, so no news is lost.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,19 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::app::App;
 use super::problem::Problem;
-use crate::store::Standing;
+use crate::store::{Observer, Standing};
 use crate::types::JobId;
 use crate::types::problem::ProblemCode;
 
-/// The shortest time between two looks: under load every commit nudges.
-const GAP: Duration = Duration::from_millis(10);
-/// The longest on a shared store, where another node's change brings no nudge.
+/// Between two looks on a shared store, which other nodes change too.
 const SHARED: Duration = Duration::from_millis(80);
-/// The same where every change comes from this process: only a lost nudge is made good.
+/// The same where every change comes from this process: only what the store could not say is made good.
 const ALONE: Duration = Duration::from_secs(1);
 /// Jobs in one statement.
 const BITE: usize = 10_000;
-/// Jobs watched at once by all of a node's clients.
+/// What all of a node's clients watch at once; two that watch the same job count twice.
 const WATCHED_MAX: usize = 200_000;
 
 /// Who watches what. Cheap to clone.
@@ -34,10 +34,15 @@ pub struct Hub(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    watched: Mutex<HashMap<JobId, Vec<Place>>>,
+    watched: Mutex<Watched>,
     /// Somebody watches something.
     begun: Notify,
+    /// The number of the next watcher.
+    next: AtomicU64,
 }
+
+/// By job and then by watcher, so that thousands may watch one job and come and go in any order.
+type Watched = BTreeMap<(JobId, u64), Place>;
 
 /// One watcher of one job.
 struct Place {
@@ -54,8 +59,18 @@ struct Bell {
 }
 
 impl Bell {
+    /// A look may have begun before the commit that was told already: the further standing counts, and a job
+    /// that is gone stays so.
     fn ring(&self, id: JobId, standing: Option<Standing>) {
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner).insert(id, standing);
+        let mut rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = rung.entry(id).or_insert(standing);
+        if let (Some(before), Some(now)) = (&*known, standing)
+            && before.sequence > now.sequence
+        {
+            return;
+        }
+        *known = known.and(standing);
+        drop(rung);
         self.news.notify_one();
     }
 
@@ -67,26 +82,35 @@ impl Bell {
 impl Hub {
     /// A watcher of nothing yet.
     pub fn watcher(&self) -> Watcher {
-        Watcher { hub: self.clone(), bell: Arc::default(), jobs: HashSet::new() }
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        Watcher { hub: self.clone(), number, bell: Arc::default(), jobs: HashSet::new() }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<JobId, Vec<Place>>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Watched) -> T) -> T {
         act(&mut self.0.watched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn ids(&self) -> Vec<JobId> {
-        self.with(|watched| watched.keys().copied().collect())
+    /// Each watched job, and how far the last of its watchers is.
+    fn seen(&self) -> Vec<(JobId, i64)> {
+        self.with(|watched| {
+            let mut all: Vec<(JobId, i64)> = Vec::with_capacity(watched.len());
+            for ((id, _), place) in watched {
+                match all.last_mut() {
+                    Some((last, seen)) if last == id => *seen = (*seen).min(place.seen),
+                    Some(_) | None => all.push((*id, place.seen)),
+                }
+            }
+            all
+        })
     }
 
-    /// Rings whoever is behind what was found of `asked`.
-    fn tell(&self, asked: &[JobId], found: &[Standing]) {
-        let found: HashMap<JobId, Standing> = found.iter().map(|one| (one.id, *one)).collect();
+    /// Rings whoever is behind.
+    fn tell(&self, news: impl IntoIterator<Item = (JobId, Option<Standing>)>) {
         self.with(|watched| {
-            for id in asked {
-                let standing = found.get(id).copied();
-                for place in watched.get(id).into_iter().flatten() {
+            for (id, standing) in news {
+                for (_, place) in watched.range((id, 0)..=(id, u64::MAX)) {
                     if standing.is_none_or(|now| now.ended || now.sequence > place.seen) {
-                        place.bell.ring(*id, standing);
+                        place.bell.ring(id, standing);
                     }
                 }
             }
@@ -105,9 +129,16 @@ impl Hub {
     }
 }
 
+impl Observer for Hub {
+    fn moved(&self, jobs: &[Standing]) {
+        self.tell(jobs.iter().map(|one| (one.id, Some(*one))));
+    }
+}
+
 /// Watches jobs until it is dropped.
 pub struct Watcher {
     hub: Hub,
+    number: u64,
     bell: Arc<Bell>,
     jobs: HashSet<JobId>,
 }
@@ -119,15 +150,11 @@ impl Watcher {
     pub fn watch(&mut self, id: JobId, seen: i64) -> Result<(), Problem> {
         let new = !self.jobs.contains(&id);
         self.hub.with(|watched| {
-            if new && watched.len() >= WATCHED_MAX && !watched.contains_key(&id) {
+            if new && watched.len() >= WATCHED_MAX {
                 return Err(Problem::new(ProblemCode::ServiceOverloaded)
                     .detail(format!("this node watches {WATCHED_MAX} jobs already")));
             }
-            let places = watched.entry(id).or_default();
-            match places.iter_mut().find(|place| Arc::ptr_eq(&place.bell, &self.bell)) {
-                Some(place) => place.seen = seen,
-                None => places.push(Place { bell: self.bell.clone(), seen }),
-            }
+            watched.insert((id, self.number), Place { bell: self.bell.clone(), seen });
             Ok(())
         })?;
         if new {
@@ -140,7 +167,7 @@ impl Watcher {
     /// Watches the job no longer.
     pub fn leave(&mut self, id: JobId) {
         if self.jobs.remove(&id) {
-            self.hub.with(|watched| strike(watched, id, &self.bell));
+            self.hub.with(|watched| watched.remove(&(id, self.number)));
         }
     }
 
@@ -164,15 +191,11 @@ impl Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.hub.with(|watched| self.jobs.iter().for_each(|id| strike(watched, *id, &self.bell)));
-    }
-}
-
-fn strike(watched: &mut HashMap<JobId, Vec<Place>>, id: JobId, bell: &Arc<Bell>) {
-    let Some(places) = watched.get_mut(&id) else { return };
-    places.retain(|place| !Arc::ptr_eq(&place.bell, bell));
-    if places.is_empty() {
-        watched.remove(&id);
+        self.hub.with(|watched| {
+            for id in &self.jobs {
+                watched.remove(&(*id, self.number));
+            }
+        });
     }
 }
 
@@ -182,25 +205,22 @@ pub async fn watch(app: App, stop: CancellationToken) {
 }
 
 async fn keep_looking(app: &App) {
-    let longest = if app.store.is_shared() { SHARED } else { ALONE };
+    let every = if app.store.is_shared() { SHARED } else { ALONE };
     loop {
         app.hub.begun().await;
-        // Registered before the look: a nudge during it is not missed.
-        let nudge = app.wake.events.listen();
         let began = app.real.now();
         if let Err(e) = look(app).await {
             tracing::warn!(error = %e, "cannot ask the store for the jobs that are watched");
         }
         // A look over many jobs takes its time, and must leave the store as much.
-        let gap = app.real.now().since(began).clamp(GAP, SHARED);
-        tokio::time::sleep(gap).await;
-        nudge.wait(longest.saturating_sub(gap)).await;
+        let took = app.real.now().since(began);
+        tokio::time::sleep(every.saturating_sub(took).max(took)).await;
     }
 }
 
 async fn look(app: &App) -> crate::store::Result<()> {
-    for bite in app.hub.ids().chunks(BITE) {
-        app.hub.tell(bite, &app.store.standings(bite).await?);
+    for bite in app.hub.seen().chunks(BITE) {
+        app.hub.tell(app.store.standings(bite).await?);
     }
     Ok(())
 }
@@ -218,6 +238,10 @@ mod tests {
         Standing { id: job(n), sequence, ended }
     }
 
+    fn told(n: u8, sequence: i64, ended: bool) -> (JobId, Option<Standing>) {
+        (job(n), Some(at(n, sequence, ended)))
+    }
+
     #[test]
     fn only_those_are_rung_whose_job_is_ahead_of_them_or_at_its_end() {
         let hub = Hub::default();
@@ -225,17 +249,30 @@ mod tests {
         one.watch(job(1), 3).unwrap();
         two.watch(job(1), 4).unwrap();
         two.watch(job(2), 9).unwrap();
+        assert_eq!(hub.seen(), [(job(1), 3), (job(2), 9)]);
 
-        hub.tell(&[job(1), job(2)], &[at(1, 4, false), at(2, 2, true)]);
+        hub.moved(&[at(1, 4, false), at(2, 2, true), at(3, 1, false)]);
 
-        assert_eq!(one.bell.answer(), Some((job(1), Some(at(1, 4, false)))));
-        assert_eq!(two.bell.answer(), Some((job(2), Some(at(2, 2, true)))));
+        assert_eq!(one.bell.answer(), Some(told(1, 4, false)));
+        assert_eq!(two.bell.answer(), Some(told(2, 2, true)));
         assert!(one.bell.answer().is_none() && two.bell.answer().is_none());
         one.watch(job(1), 4).unwrap();
-        hub.tell(&[job(1)], &[at(1, 4, false)]);
+        hub.moved(&[at(1, 4, false)]);
         assert!(one.bell.answer().is_none(), "it has what there is");
-        hub.tell(&[job(1)], &[]);
+        hub.tell([(job(1), None)]);
         assert_eq!(one.bell.answer(), Some((job(1), None)), "gone");
+    }
+
+    #[test]
+    fn an_older_look_takes_nothing_back() {
+        let hub = Hub::default();
+        let mut one = hub.watcher();
+        one.watch(job(1), 1).unwrap();
+        hub.moved(&[at(1, 5, true)]);
+        hub.tell([told(1, 3, false)]);
+        assert_eq!(one.bell.answer(), Some(told(1, 5, true)));
+        hub.tell([(job(1), None), told(1, 5, true)]);
+        assert_eq!(one.bell.answer(), Some((job(1), None)));
     }
 
     #[test]
@@ -244,14 +281,14 @@ mod tests {
         let (mut one, mut two) = (hub.watcher(), hub.watcher());
         one.watch(job(1), 0).unwrap();
         one.watch(job(2), 0).unwrap();
-        two.watch(job(1), 0).unwrap();
-        assert_eq!(hub.ids().len(), 2);
+        two.watch(job(1), 2).unwrap();
+        assert_eq!(hub.seen(), [(job(1), 0), (job(2), 0)]);
         one.leave(job(2));
-        assert_eq!(hub.ids(), [job(1)]);
+        assert_eq!(hub.seen(), [(job(1), 0)]);
         drop(one);
-        assert_eq!(hub.ids(), [job(1)]);
+        assert_eq!(hub.seen(), [(job(1), 2)]);
         drop(two);
-        assert!(hub.ids().is_empty());
+        assert!(hub.seen().is_empty());
     }
 
     #[tokio::test]
@@ -259,8 +296,8 @@ mod tests {
         let hub = Hub::default();
         let mut watcher = hub.watcher();
         watcher.watch(job(1), 0).unwrap();
-        hub.tell(&[job(1)], &[at(1, 1, false)]);
-        hub.tell(&[job(1)], &[at(1, 2, false)]);
+        hub.moved(&[at(1, 1, false)]);
+        hub.moved(&[at(1, 2, false)]);
         assert_eq!(watcher.moved().await, (job(1), Some(at(1, 2, false))), "the newest, once");
         let waits = tokio::time::timeout(Duration::from_millis(20), watcher.moved());
         assert!(waits.await.is_err());

@@ -67,7 +67,6 @@ impl Errand {
         tools.metrics.pushed(&self.inner.options.queue, state, begun.elapsed());
         tools.wake.jobs.nudge();
         tools.wake.deliveries.nudge();
-        tools.wake.events.nudge();
         drop(self.slot);
     }
 

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::batch::{Col, Sql};
 use super::emit::{Outbox, callback_of};
 use super::error::{Error, Result};
-use super::model::{Changed, JobChange, Right, What};
+use super::model::{Changed, JobChange, Right, Standing, What};
 use super::pool::Tx;
 use super::rows::{Held, Phase, callback_awaited, callback_source, held, job_columns, lease_random};
 use super::seconds;
@@ -84,6 +84,10 @@ pub(super) async fn change(
             Some(_) | None => Err(Error::NotFound),
         };
         answers.push(answer);
+    }
+    for work in jobs.values().filter(|work| work.touched || work.reopened) {
+        let (job, ended) = (&work.held.job, work.held.phase.is_none());
+        out.job_moved(Standing { id: job.id, sequence: job.sequence, ended });
     }
     write::write(tx, jobs).await?;
     Ok(answers)

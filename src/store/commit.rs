@@ -305,6 +305,9 @@ async fn persist(
             Ok((replies, after)) => {
                 after.handed.into_iter().for_each(Handed::pass);
                 after.ended.iter().for_each(|job| inner.learned.learn(job, &inner.metrics));
+                if let Some(observer) = inner.observer.get() {
+                    observer.moved(&after.moved);
+                }
                 inner.metrics.committed(calls.len(), began.elapsed());
                 replies.iter().flatten().for_each(|r| count(inner, r));
                 return Ok(replies);

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Inner;
 use super::db::Value;
 use super::error::{Error, Result};
-use super::model::ClaimedDelivery;
+use super::model::{ClaimedDelivery, Standing};
 use super::pool::Tx;
 use super::subscribers::{self, Audience, Group};
 use crate::args;
@@ -42,6 +42,7 @@ pub(super) struct Outbox<'a> {
     born: Vec<ClaimedDelivery>,
     ordered: Vec<delivery::Ordered>,
     ended: Vec<Job>,
+    moved: Vec<Standing>,
 }
 
 /// What is still to be done once the transaction is durable.
@@ -50,6 +51,8 @@ pub(super) struct After {
     pub(super) handed: Vec<Handed>,
     /// Jobs that have ended.
     pub(super) ended: Vec<Job>,
+    /// How far the jobs are now that have a new event or an end.
+    pub(super) moved: Vec<Standing>,
 }
 
 /// The bodies of one event made so far.
@@ -70,6 +73,7 @@ impl<'a> Outbox<'a> {
             born: vec![],
             ordered: vec![],
             ended: vec![],
+            moved: vec![],
         }
     }
 
@@ -114,6 +118,11 @@ impl<'a> Outbox<'a> {
     /// A job has ended; counted, and learned from, once that is durable.
     pub(super) fn job_ended(&mut self, job: &Job) {
         self.ended.push(job.clone());
+    }
+
+    /// A job may have come further; whoever watches it is told once that is durable.
+    pub(super) fn job_moved(&mut self, standing: Standing) {
+        self.moved.push(standing);
     }
 
     /// Writes a beginning down for the job's history, once. Nobody asked for it when it happened.

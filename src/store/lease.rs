@@ -9,7 +9,7 @@ use super::db::{Row, Value};
 use super::emit::Outbox;
 use super::error::Result;
 use super::limits;
-use super::model::{LeaseRequest, LeasedJob};
+use super::model::{LeaseRequest, LeasedJob, Standing};
 use super::pool::Tx;
 use super::rows::{held, lease_random};
 use super::submit::READ_JOBS;
@@ -49,7 +49,7 @@ macro_rules! claim {
                  progress = NULL, progress_at = NULL, message = NULL, error = NULL, error_code = NULL,
                  watch_at = CASE WHEN deadline_at < $5 + timeout_ms THEN deadline_at ELSE $5 + timeout_ms END
              FROM picked WHERE job_queue.job_id = picked.job_id
-             RETURNING job_queue.job_id, fence, attempt, wants, lost_at, lost_sequence, timeout_ms, deadline_at"
+             RETURNING job_queue.job_id, fence, attempt, wants, lost_at, lost_sequence, timeout_ms, deadline_at, sequence"
         )
     };
 }
@@ -246,6 +246,7 @@ async fn tell(tx: &mut Tx, out: &mut Outbox<'_>, rows: &[Row], now: Millis) -> R
     let mut ids = Vec::new();
     for row in rows {
         let id: JobId = row.id(0)?;
+        out.job_moved(Standing { id, sequence: row.int(8)?, ended: false });
         if let (Some(at), Some(sequence)) = (row.time_opt(4)?, row.int_opt(5)?) {
             lost.insert(id, (at, sequence));
         }

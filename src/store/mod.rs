@@ -91,6 +91,7 @@ struct Inner {
     secrets: secrets::Cache,
     subscribers: subscribers::Subscribers,
     desk: OnceLock<Arc<dyn HandOver>>,
+    observer: OnceLock<Arc<dyn Observer>>,
     metrics: Metrics,
 }
 
@@ -121,6 +122,15 @@ pub trait HandOver: Send + Sync {
     fn take(&self, claimed: ClaimedDelivery);
     /// The node that holds the lease.
     fn node(&self) -> NodeId;
+}
+
+/// Is told how far jobs have come, right after the commit that moved them and before its caller is answered.
+///
+/// What other nodes change it is not told, nor a change whose answer from the database was lost: who has to
+/// know asks [`Store::standings`] from time to time.
+pub trait Observer: Send + Sync {
+    /// The writer waits for it. Calls for one job may come out of order.
+    fn moved(&self, jobs: &[Standing]);
 }
 
 /// Writer connections of a node on PostgreSQL; SQLite has exactly one.
@@ -169,6 +179,7 @@ impl Store {
             secrets: secrets::Cache::default(),
             subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
+            observer: OnceLock::new(),
             metrics: options.metrics,
         }));
         commit::start(&store, hot.0, hot.1, receiver, lock);
@@ -197,6 +208,7 @@ impl Store {
             secrets: secrets::Cache::default(),
             subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
+            observer: OnceLock::new(),
             metrics: Metrics::new(),
         }))
     }
@@ -212,6 +224,11 @@ impl Store {
     /// Lets the dispatcher of this node take over new deliveries. Once.
     pub fn hand_over_to(&self, desk: Arc<dyn HandOver>) {
         let _ = self.0.desk.set(desk);
+    }
+
+    /// Tells `observer` of every job that this node moves. Once.
+    pub fn observed_by(&self, observer: Arc<dyn Observer>) {
+        let _ = self.0.observer.set(observer);
     }
 
     /// Writes what is queued and closes the connections. Verbs called later answer `Down`.

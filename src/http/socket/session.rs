@@ -289,7 +289,7 @@ impl Session {
         // The bell may tell of a job that was given up since.
         let Some(subscription) = self.jobs.get_mut(&id) else { return Ok(()) };
         if let (Some(now), Some(goal)) = (news, &mut subscription.goal) {
-            *goal = Goal { sequence: now.sequence, ended: now.ended };
+            goal.learn(now);
         }
         let last = subscription.last;
         let goal = match subscription.goal {

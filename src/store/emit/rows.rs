@@ -136,6 +136,6 @@ impl Outbox<'_> {
         tx.batch(&INSERT_BODIES, vec![], self.bodies).await?;
         tx.batch(&INSERT_DELIVERIES, vec![], self.deliveries).await?;
         tx.batch(&INSERT_QUEUE, vec![], self.queue).await?;
-        Ok(After { handed: self.handed, ended: self.ended })
+        Ok(After { handed: self.handed, ended: self.ended, moved: self.moved })
     }
 }

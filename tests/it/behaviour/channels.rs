@@ -1,11 +1,9 @@
 //! One job watched in every way at once: all channels tell one story.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::Instant;
 
 use crate::support::app::{LIMIT, Site, TestApp, both_engines, id};
 use crate::support::receiver::Receiver;
@@ -116,12 +114,11 @@ async fn every_channel_tells_the_same_sequences(site: &Site) {
     assert_eq!(told.into_iter().collect::<Vec<_>>(), all);
 }
 
-/// A change made at one node is seen by the streams of another.
+/// A change made at one node is seen by the streams of another; how soon is for `ringback bench streams` to say.
 #[tokio::test]
 async fn a_stream_sees_what_another_node_does() {
     let site = Site::postgres().await;
     let (here, there) = (site.start().await, site.start().await);
-    let (mut by_stream, mut by_socket) = (Vec::new(), Vec::new());
     for _ in 0..10 {
         let job = id(&there.submit(json!({"type": "t"})).await["jobId"]);
         let mut stream = Sse::open(&here, &job, None).await;
@@ -131,17 +128,8 @@ async fn a_stream_sees_what_another_node_does() {
 
         there.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await.ok(200);
 
-        let committed = Instant::now();
-        let streamed = async { (stream.sequences(1).await, committed.elapsed()) };
-        let socketed = async { (socket.event().await.1, committed.elapsed()) };
-        let ((streamed, one), (socketed, other)) = tokio::join!(streamed, socketed);
-        assert_eq!((streamed, socketed), (vec![2], 2));
-        by_stream.push(one);
-        by_socket.push(other);
+        let (streamed, socketed) = tokio::join!(stream.rest(), socket.event());
+        assert_eq!((streamed, socketed.1), (vec![2], 2));
     }
-    by_stream.sort();
-    by_socket.sort();
-    println!("from another node's change to the event: stream {by_stream:?}, socket {by_socket:?}");
-    assert!(by_stream[9] < Duration::from_secs(3) && by_socket[9] < Duration::from_secs(3));
     site.finish().await;
 }

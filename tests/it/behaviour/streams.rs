@@ -18,7 +18,7 @@ both_engines! {
     a_rested_stream_is_kept_alive,
     a_stop_ends_streams_at_once,
     a_revoked_key_ends_its_streams,
-    an_event_is_there_within_milliseconds_of_its_commit,
+    every_change_is_told_to_who_waits_for_it,
     polls_wait_for_the_job_they_ask_for,
 }
 
@@ -172,24 +172,22 @@ async fn a_revoked_key_ends_its_streams(site: &Site) {
     assert_eq!(stream.rest().await, [0; 0]);
 }
 
-async fn an_event_is_there_within_milliseconds_of_its_commit(site: &Site) {
+/// How fast is for `ringback bench streams` to say.
+async fn every_change_is_told_to_who_waits_for_it(site: &Site) {
     let app = site.start().await;
-    let mut worst = Duration::ZERO;
-    let mut all = Vec::new();
     for _ in 0..20 {
         let job = app.submit_id(json!({"type": "t"})).await;
-        let mut stream = Sse::open(&app, &job, None).await;
-        stream.sequences(1).await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let mut stream = Sse::open(&app, &job, None).await;
+            stream.sequences(1).await;
+            streams.push(stream);
+        }
         app.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await.ok(200);
-        // The answer comes after the commit, so this is the rest of the way.
-        let committed = Instant::now();
-        assert_eq!(stream.sequences(1).await, [2]);
-        worst = worst.max(committed.elapsed());
-        all.push(committed.elapsed());
+        for stream in &mut streams {
+            assert_eq!(stream.rest().await, [2]);
+        }
     }
-    all.sort();
-    println!("from the answer of the change to the event: median {:?}, worst {worst:?}", all[all.len() / 2]);
-    assert!(worst < Duration::from_secs(2), "{worst:?}");
 }
 
 async fn polls_wait_for_the_job_they_ask_for(site: &Site) {
