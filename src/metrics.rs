@@ -222,7 +222,7 @@ impl Metrics {
         self.streams(stream).dec();
     }
 
-    /// A WebSocket's client did not take what it was sent.
+    /// A stream's client did not take what it was sent.
     pub fn read_too_slowly(&self) {
         self.0.slow_readers.inc();
     }
@@ -265,7 +265,11 @@ impl Inner {
         r.register("push_in_flight", "Requests to push workers under way", self.push_in_flight.clone());
         r.register("event_streams", "Open streams of server-sent events", self.event_streams.clone());
         r.register("websockets", "Open WebSockets", self.websockets.clone());
-        r.register("slow_readers", "WebSockets closed for reading too slowly", self.slow_readers.clone());
+        r.register(
+            "slow_readers",
+            "Streams cut because their client read too slowly",
+            self.slow_readers.clone(),
+        );
     }
 }
 

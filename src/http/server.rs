@@ -4,10 +4,13 @@
 //! measured), so connections are served by hyper's HTTP/1 builder behind [`deadlines::Guarded`].
 
 mod deadlines;
+mod endless;
 mod refusal;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +19,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::service::HttpService;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +31,8 @@ use tower::Service;
 
 use crate::metrics::Metrics;
 use deadlines::{Guarded, Phase, Watched};
+pub use endless::Endless;
+use endless::Exit;
 
 /// Limits of the accept loop.
 #[derive(Debug, Clone)]
@@ -109,7 +115,7 @@ pub async fn serve(
 /// and a stop waits for it.
 #[derive(Clone)]
 pub struct Seat {
-    _taken: Arc<Taken>,
+    taken: Arc<Taken>,
 }
 
 struct Taken {
@@ -121,7 +127,14 @@ struct Taken {
 impl Seat {
     fn take(metrics: Metrics, place: OwnedSemaphorePermit, open: TaskTrackerToken) -> Seat {
         metrics.connected();
-        Seat { _taken: Arc::new(Taken { metrics, _place: place, _open: open }) }
+        Seat { taken: Arc::new(Taken { metrics, _place: place, _open: open }) }
+    }
+
+    /// Counts a stream whose client took nothing for too long.
+    fn cut_short(&self, e: &io::Error) {
+        if e.kind() == io::ErrorKind::TimedOut {
+            self.taken.metrics.read_too_slowly();
+        }
     }
 }
 
@@ -156,24 +169,68 @@ async fn connection(
 ) {
     // Small answers must not wait for the client's acknowledgement of the ones before.
     let _ = stream.set_nodelay(true);
-    let phase = Phase::default();
-    let io = TokioIo::new(Guarded::new(stream, phase.clone(), options.clone()));
-    let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
+    let (phase, exit, seat) = (Phase::default(), Exit::default(), client.seat.clone());
+    let service = answers(client, router, phase.clone(), exit.clone());
+    let mut conn = open(Guarded::new(stream, phase, options.clone()), service, &options);
+    let ended = tokio::select! {
+        ended = exit.watch(&mut conn) => ended,
+        () = shutdown.cancelled() => {
+            std::pin::Pin::new(&mut *conn).graceful_shutdown();
+            exit.watch(&mut conn).await
+        }
+    };
+    let ended = match ended {
+        Ok(ended) => ended.map_err(io::Error::other),
+        // All of hyper's is dropped here, and what the client said too early.
+        Err(response) => match conn.into_parts().map(|parts| parts.io.into_inner()) {
+            Some(io) => endless::send(io, response).await.inspect_err(|e| seat.cut_short(e)),
+            None => Ok(()),
+        },
+    };
+    if let Err(e) = ended {
+        tracing::debug!(error = %e, "connection ended");
+    }
+}
+
+/// What answers the requests of one connection.
+fn answers(
+    client: Client,
+    router: Router,
+    phase: Phase,
+    exit: Exit,
+) -> impl HttpService<Incoming, ResBody = Watched, Error = Infallible, Future: Send> + Send {
+    hyper::service::service_fn(move |request: http::Request<Incoming>| {
         phase.begin();
+        let leaves = Exit::is_open_to(&request);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(client.peer));
         request.extensions_mut().insert(client.seat.clone());
         let answer = router.clone().call(request);
-        let phase = phase.clone();
+        let (phase, exit) = (phase.clone(), exit.clone());
         async move {
             let response = answer.await?;
+            if leaves && response.extensions().get::<Endless>().is_some() {
+                return exit.leave(response).await;
+            }
             if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
                 phase.upgrade();
             }
-            Ok::<_, std::convert::Infallible>(response.map(|body| Watched::new(body, phase)))
+            Ok::<_, Infallible>(response.map(|body| Watched::new(body, phase)))
         }
-    });
-    let conn = http1::Builder::new()
+    })
+}
+
+/// A connection in hyper's hands. Boxed, so that nothing of it is left once it is gone.
+fn open<S>(
+    io: Guarded,
+    service: S,
+    options: &ServerOptions,
+) -> Box<UpgradeableConnection<TokioIo<Guarded>, S>>
+where
+    S: HttpService<Incoming, ResBody = Watched, Error = Infallible>,
+{
+    let mut builder = http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         // A backstop: `Guarded` closes earlier in every case it can see.
         .header_read_timeout(options.idle + options.head)
@@ -181,18 +238,6 @@ async fn connection(
         .max_headers(256)
         .max_header_size(96 * 1024)
         .max_buf_size(128 * 1024)
-        .half_close(false)
-        .serve_connection(io, service)
-        .with_upgrades();
-    tokio::pin!(conn);
-    let ended = tokio::select! {
-        ended = conn.as_mut() => ended,
-        () = shutdown.cancelled() => {
-            conn.as_mut().graceful_shutdown();
-            conn.await
-        }
-    };
-    if let Err(e) = ended {
-        tracing::debug!(error = %e, "connection ended");
-    }
+        .half_close(false);
+    Box::new(builder.serve_connection(TokioIo::new(io), service).with_upgrades())
 }

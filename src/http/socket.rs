@@ -18,6 +18,8 @@ use session::Session;
 
 /// The most bytes of a client's message: room for 1,000 ids, each with an `after`.
 const MESSAGE_MAX: usize = 128 * 1024;
+/// Read at once; a larger message gets more while it comes. Each socket holds it from its opening on.
+const READ_BUFFER: usize = 2 * 1024;
 /// What is gathered before it is written, and the most that is held beside a message under way.
 const BUFFER: usize = 16 * 1024;
 
@@ -80,6 +82,7 @@ pub async fn open(
     let response = upgrade
         .0
         .protocols([SUBPROTOCOL])
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(MESSAGE_MAX)
         .max_frame_size(MESSAGE_MAX)
         .write_buffer_size(BUFFER)

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::Extension;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
@@ -18,6 +19,7 @@ use super::app::App;
 use super::extract::{Reader, Waiting};
 use super::followers::Places;
 use super::problem::Problem;
+use super::server::Endless;
 use super::watch::Watcher;
 use crate::metrics::{Metrics, Stream};
 use crate::store::Standing;
@@ -80,7 +82,7 @@ pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> R
         Some((Ok::<_, Infallible>(frame), feed))
     });
     let kind = (header::CONTENT_TYPE, "text/event-stream");
-    Ok((head(), [kind], Body::from_stream(frames)).into_response())
+    Ok((head(), [kind], Extension(Endless), Body::from_stream(frames)).into_response())
 }
 
 /// No cache may keep it and no proxy hold it back.
