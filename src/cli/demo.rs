@@ -4,17 +4,16 @@ mod acts;
 mod receiver;
 mod story;
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::exit::Exit;
+use super::place::Place;
 use super::print::{self, Out};
 use super::{serve, stop};
 use crate::app::{self, Running};
@@ -43,7 +42,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(25);
 /// Runs `ringback demo`.
 pub async fn run(args: DemoArgs, out: Out) -> anyhow::Result<ExitCode> {
     let stop = stop::on_signal()?;
-    let place = Place::make()?;
+    let place = Place::make("demo")?;
     let story = Arc::new(Story::begin(Clock::system(), out));
     let config = serve::dev_config(([127, 0, 0, 1], 0).into(), place.store(), None, None);
     let running = app::start(config, Clock::system(), Dice::Os).await.context("the server did not start")?;
@@ -127,31 +126,4 @@ fn stay_up(out: Out, url: &str, key: &str, secret: &str) -> anyhow::Result<()> {
     }
     let lines = format!("\nURL: {url}\nAPI key: {key}\nwebhook secret: {secret}\nCtrl-C ends it\n");
     Ok(print::raw(&lines)?)
-}
-
-/// A directory of the demo's own, gone when it is dropped.
-struct Place(PathBuf);
-
-impl Place {
-    fn make() -> anyhow::Result<Place> {
-        let name = u64::from_le_bytes(Dice::Os.bytes());
-        let path = std::env::temp_dir().join(format!("ringback-demo-{name:016x}"));
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make the directory {}", path.display()))?;
-        let text = path.to_str().is_some_and(|text| !text.contains(['?', '%', '#']));
-        let place = Place(path);
-        ensure!(text, "the path of the temporary directory does not fit into a store's URL; set TMPDIR");
-        Ok(place)
-    }
-
-    fn store(&self) -> String {
-        format!("sqlite://{}", self.0.join("ringback.db").display())
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // What cannot be removed is left to the system's own cleaning of temporary files.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -1,5 +1,6 @@
 //! The command line: what people and scripts type.
 
+mod bench;
 mod callback;
 mod child;
 mod dead_letters;
@@ -13,6 +14,7 @@ mod keyring;
 mod keys;
 mod lanes;
 mod listen;
+mod place;
 mod print;
 mod queues;
 mod replay;
@@ -75,6 +77,7 @@ enum Commands {
     Verify(sign::VerifyArgs),
     Listen(listen::ListenArgs),
     Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
     Openapi(OpenapiArgs),
 }
 
@@ -189,6 +192,7 @@ impl Commands {
             | Commands::Verify(_)
             | Commands::Listen(_)
             | Commands::Doctor(_)
+            | Commands::Bench(_)
             | Commands::Openapi(_) => "warn",
         }
     }
@@ -221,6 +225,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Commands::Listen(args) => listen::run(args, out).await,
         Commands::Doctor(args) => doctor::run(args, out).await,
+        Commands::Bench(args) => bench::run(args, out).await,
         Commands::Openapi(args) => {
             let document = args.remote.client()?.openapi().await?;
             print::bytes(&document)?;
@@ -308,6 +313,7 @@ mod tests {
             "verify --scheme github --secret s --signature x",
             "listen --listen 127.0.0.1:0 --forward-to http://x --secret s --secret t",
             "doctor https://x --secret s --allow-loopback --allow-cidr 10.0.0.0/8 --allow-port 1 --allow-http",
+            "bench streams --kind websocket --streams 20 --changes 5 --nodes 2 --store postgres://h/d --rest-seconds 1",
             "verify --secret s --id i --timestamp 1 --signature v1,x --at 1 --json",
         ] {
             let words = std::iter::once("ringback").chain(line.split(' '));

@@ -1,5 +1,6 @@
 //! The real binary as programs and people use it: what it prints, and how it exits.
 
+mod bench;
 mod callbacks;
 mod ci;
 mod doctor;

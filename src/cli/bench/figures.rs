@@ -1,0 +1,52 @@
+//! What is told of many measured times.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spread {
+    /// Half of them took no longer.
+    pub p50_ms: f64,
+    /// The same of 99 in a hundred.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+impl Spread {
+    /// Of at least one time.
+    pub fn of(mut times: Vec<Duration>) -> Option<Spread> {
+        times.sort_unstable();
+        // The nearest rank: a time that was measured, and the longest of few.
+        let rank = |percent: usize| times.get((times.len() * percent).div_ceil(100).max(1) - 1).map(ms);
+        Some(Spread { p50_ms: rank(50)?, p99_ms: rank(99)?, max_ms: rank(100)? })
+    }
+
+    /// In words.
+    pub fn said(&self) -> String {
+        format!("p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", self.p50_ms, self.p99_ms, self.max_ms)
+    }
+}
+
+/// With two places behind the point.
+fn ms(time: &Duration) -> f64 {
+    (time.as_secs_f64() * 100_000.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_made_of_times_that_were_measured() {
+        let of = |times: &[u64]| Spread::of(times.iter().copied().map(Duration::from_millis).collect());
+        let spread = |p50_ms, p99_ms, max_ms| Some(Spread { p50_ms, p99_ms, max_ms });
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[7]), spread(7.0, 7.0, 7.0));
+        assert_eq!(of(&[3, 1, 2]), spread(2.0, 3.0, 3.0));
+        assert_eq!(of(&(1..=200).collect::<Vec<_>>()), spread(100.0, 198.0, 200.0));
+    }
+}

@@ -1,0 +1,52 @@
+//! `bench`: that it measures what it says; the figures themselves are the machine's.
+
+use serde_json::Value;
+
+use super::run;
+use crate::support::postgres;
+use crate::support::process::ringback;
+
+fn streams(more: &[&str]) -> std::process::Command {
+    let mut command = ringback();
+    command.args(["bench", "streams", "--streams", "20", "--changes", "5", "--rest-seconds", "1"]).args(more);
+    command
+}
+
+#[test]
+fn streams_are_measured_on_a_server_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = run(streams(&[]).env("TMPDIR", dir.path()));
+    for word in ["20 event streams (SSE), sqlite", "KiB each", "of a core", "p50", "p99", "(5 changes)"] {
+        assert!(said.done().contains(word), "{word}: {said:?}");
+    }
+    println!("{}", said.out);
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing is left behind");
+}
+
+#[tokio::test]
+async fn sockets_are_measured_over_two_nodes() {
+    let store = postgres::database().await;
+    let seen =
+        run(&mut streams(&["--kind", "websocket", "--nodes", "2", "--store", &store, "--json"])).json();
+    for (name, wanted) in [("kind", "websocket"), ("engine", "postgresql")] {
+        assert_eq!(seen[name], wanted, "{seen}");
+    }
+    for (name, wanted) in [("nodes", 2), ("streams", 20), ("changes", 5)] {
+        assert_eq!(seen[name], wanted, "{seen}");
+    }
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{seen}"));
+    assert!(number(&seen["memoryWithStreams"]) > 1e6 && number(&seen["memoryBefore"]) > 1e6, "{seen}");
+    for times in ["wake", "changeAndWake"].map(|name| &seen[name]) {
+        let [half, most, all] = ["p50Ms", "p99Ms", "maxMs"].map(|name| number(&times[name]));
+        assert!(half <= most && most <= all, "{seen}");
+    }
+    assert!(number(&seen["changeAndWake"]["p50Ms"]) > number(&seen["wake"]["p50Ms"]), "{seen}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    run(&mut streams(&["--nodes", "2"])).refused(2, "PostgreSQL");
+    run(&mut streams(&["--changes", "21"])).refused(2, "--changes");
+    run(&mut streams(&["--streams", "0"])).refused(2, "--streams");
+    run(&mut streams(&["--store", "mysql://x"])).refused(2, "sqlite:// or postgres://");
+}
