@@ -23,7 +23,7 @@ use crate::egress::{self, Sender};
 use crate::http::{self, server::ServerOptions};
 use crate::metrics::Metrics;
 use crate::store::seal::KeyRing;
-use crate::store::{self, KeyRecord, Store};
+use crate::store::{self, KeyRecord, ServerCounts, Store};
 use crate::sweep::{self, Sweep};
 use crate::types::TenantId;
 use crate::types::api::{NewApiKey, Urls};
@@ -354,6 +354,11 @@ pub async fn check(store: &str) -> anyhow::Result<Vec<Violation>> {
         f.broken.into_iter().map(violation)
     });
     Ok(violations.collect())
+}
+
+/// What PostgreSQL has counted so far; `None` for SQLite.
+pub async fn server_counts(store: &str) -> anyhow::Result<Option<ServerCounts>> {
+    Ok(store::server_counts(store).await?)
 }
 
 /// An invariant that does not hold.

@@ -3,9 +3,14 @@
 //! A program and no test: it says what it saw and judges nothing.
 
 mod figures;
+mod lifecycle;
 mod node;
+mod part;
 mod readers;
+mod receiver;
 mod streams;
+mod wire;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -20,12 +25,18 @@ pub struct BenchArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    Lifecycle(lifecycle::LifecycleArgs),
     Streams(streams::StreamsArgs),
+    Receiver(receiver::ReceiverArgs),
+    Worker(worker::WorkerArgs),
 }
 
 /// Runs `ringback bench`.
 pub async fn run(args: BenchArgs, out: Out) -> anyhow::Result<ExitCode> {
     match args.what {
+        What::Lifecycle(args) => lifecycle::run(args, out).await,
         What::Streams(args) => streams::run(args, out).await,
+        What::Receiver(args) => receiver::run(args, out).await,
+        What::Worker(args) => worker::run(args).await,
     }
 }

@@ -16,6 +16,7 @@
 pub mod batch;
 mod change;
 mod commit;
+mod counts;
 pub mod db;
 mod dead_letters;
 mod deliveries;
@@ -52,6 +53,7 @@ mod sweep;
 mod verbs;
 mod watch;
 
+pub use counts::{ServerCounts, server_counts};
 pub use error::{Error, Result};
 pub use invariants::{Finding, check};
 pub use model::*;

@@ -1,11 +1,12 @@
-//! What is told of many measured times.
+//! What is measured, and what is told of many measured times.
 
 use std::time::Duration;
 
-use serde::Serialize;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// Milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spread {
     /// Half of them took no longer.
@@ -31,6 +32,23 @@ impl Spread {
     }
 }
 
+/// Since a moment that all processes of this machine share.
+pub fn moment() -> Duration {
+    let t = clock_gettime(ClockId::Monotonic);
+    Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
+}
+
+/// The same in microseconds, as bodies carry it.
+pub fn micros() -> u64 {
+    u64::try_from(moment().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The value of a counter in OpenMetrics text; 0 if it is not there yet.
+pub fn counter(metrics: &str, name: &str) -> f64 {
+    let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    metrics.lines().find_map(value).unwrap_or(0.0)
+}
+
 /// With two places behind the point.
 fn ms(time: &Duration) -> f64 {
     (time.as_secs_f64() * 100_000.0).round() / 100.0
@@ -39,6 +57,14 @@ fn ms(time: &Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_counter_is_found_by_its_whole_name() {
+        let text = "a_total_more 9\na_total{x=\"y\"} 3\na_total 2\n";
+        assert_eq!(counter(text, "a_total{x=\"y\"}"), 3.0);
+        assert_eq!(counter(text, "a_total"), 2.0);
+        assert_eq!(counter(text, "b_total"), 0.0);
+    }
 
     #[test]
     fn a_spread_is_made_of_times_that_were_measured() {
