@@ -1,10 +1,13 @@
 //! What the store's verbs take and give, beside the domain's own types.
 
+mod lanes;
+
 use bytes::Bytes;
 
 use crate::types::job::{Change, Job};
 use crate::types::key::{LeaseToken, Scopes};
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, KeyId, LaneId, Millis, RedriveId, TenantId, api};
+pub use lanes::{InLane, LaneFilter, LaneSettings, LaneState, OutageFilter, ReplayOf};
 
 /// A page of a list: at most `limit` rows after the row named by `after`.
 #[derive(Clone, Copy)]
@@ -378,78 +381,6 @@ pub struct DeliveryFilter {
     pub state: Option<crate::types::delivery::DeliveryState>,
     /// What the key that asks may see.
     pub only: Narrow,
-}
-
-/// What a replay sends again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayOf {
-    /// Dead letters.
-    Letters,
-    /// Deliveries in the state that the filter names, dead ones if it names none.
-    Deliveries,
-}
-
-/// Which dead letters are looked at for outages.
-#[derive(Debug, Clone, Default)]
-pub struct OutageFilter {
-    /// To this endpoint.
-    pub endpoint_id: Option<crate::types::EndpointId>,
-    /// To this host.
-    pub host: Option<String>,
-    /// Died at or after.
-    pub since: Option<Millis>,
-    /// Died before.
-    pub until: Option<Millis>,
-}
-
-/// Which lanes a list shows, and in which order.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LaneFilter {
-    /// In this state.
-    pub state: Option<api::LaneState>,
-    /// Those first whose oldest delivery waits longest.
-    pub oldest_first: bool,
-}
-
-/// What is kept of a lane between owners.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LaneState {
-    /// Names it.
-    pub id: LaneId,
-    /// How many requests may be under way.
-    pub concurrency: u32,
-    /// Infrastructure failures in a row.
-    pub failures: u32,
-    /// How often the breaker has opened in a row.
-    pub opened: u32,
-    /// Nothing is sent until then.
-    pub held_until: Option<Millis>,
-    /// `retry-after` or `breaker`.
-    pub held_reason: Option<String>,
-    /// When the bucket of its rate is full again.
-    pub rate_at: Option<Millis>,
-}
-
-/// What someone set for a lane, which its owner goes by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LaneSettings {
-    /// Nothing is sent until then; [`Millis::MAX`] until someone resumes it.
-    pub paused_until: Option<Millis>,
-    /// How much is sent.
-    pub limits: crate::types::lane::Limits,
-}
-
-/// What is due in one lane.
-#[derive(Debug, Default)]
-pub struct InLane {
-    /// The oldest, whatever their turn.
-    pub oldest: Vec<DueDelivery>,
-    /// The oldest of some of the turns, where `oldest` did not show all.
-    pub others: Vec<DueDelivery>,
-    /// There may be more.
-    pub more: bool,
-    /// Behind which turn the next read is to look; None: from the first.
-    pub turn: Option<i64>,
 }
 
 /// How far a job is.

@@ -135,9 +135,12 @@ fn held(facts: &Facts) -> Said {
             at,
         },
         Some(HeldReason::Paused) | None => Said {
-            why: "its lane is paused".to_owned(),
+            why: match facts.delivery.endpoint_id {
+                Some(_) => "its endpoint, or the lane of it, is paused".to_owned(),
+                None => "its lane is paused".to_owned(),
+            },
             step: NextStep::Resume,
-            next: "it is sent once someone resumes the lane",
+            next: "it is sent once someone resumes it",
             at: None,
         },
     }

@@ -3,6 +3,7 @@
 mod answers;
 mod busy;
 mod lanes;
+mod standing;
 
 use std::time::Duration;
 

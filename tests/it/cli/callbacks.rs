@@ -104,3 +104,38 @@ async fn dead_letters_are_listed_replayed_and_discarded() {
     let none = desk.json(&["dead-letters", "replay", "--dry-run"]);
     assert_eq!(none["matched"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_are_paused_and_deliveries_explained_and_replayed() {
+    let desk = Desk::open();
+    let receiver = Receiver::start().await;
+    let _worker = desk.work("true", &[]);
+    let first = desk.submit(&["--callback-url", &receiver.url("/x")]);
+    let delivered = delivery_in(&desk, &first, "delivered").await;
+    let id = delivered["deliveryId"].as_str().unwrap();
+    let lane = desk.json(&["lanes", "list"])["items"][0]["laneId"].as_str().unwrap().to_owned();
+
+    let paused = desk.json(&["lanes", "pause", &lane]);
+
+    assert_eq!((&paused["laneId"], &paused["state"]), (&json!(lane), &json!("paused")));
+    assert!(desk.run(&["lanes", "list", "--state", "paused"]).done().contains(&lane));
+    let resumed = desk.run(&["lanes", "resume", &lane]);
+    assert!(resumed.done().contains("open"), "{resumed:?}");
+    desk.run(&["lanes", "pause", "lane_01H455VB4PEX5VSKNK084SN02Q"]).refused(1, "not-found");
+    let told = desk.json(&["deliveries", "explain", id]);
+    assert_eq!((&told["state"], &told["nextStep"]), (&json!("delivered"), &json!("nothing")));
+    let words = desk.run(&["deliveries", "explain", id]);
+    assert!(words.done().contains("the receiver answered 200") && words.out.contains(&lane), "{words:?}");
+
+    let count = desk.run(&["deliveries", "replay", "--state", "delivered", "--dry-run"]);
+    assert_eq!(count.done(), "1 deliveries match\n");
+    let again = desk.run(&["deliveries", "replay", "--state", "delivered", "--wait"]);
+    assert!(again.done().contains("done: 1 of 1 queued again"), "{again:?}");
+    let requests = receiver.wait("/x", 2, LIMIT).await;
+    assert_eq!((requests[1].webhook_id(), &requests[1].body), (id, &requests[0].body));
+    assert_eq!(desk.json(&["dead-letters", "outages"])["items"], json!([]));
+    let letters = two_letters(&desk, &receiver).await;
+    let outages = desk.json(&["dead-letters", "outages", "--host", "127.0.0.1"]);
+    assert_eq!(outages["items"][0]["letters"], letters.len(), "{outages}");
+    assert!(desk.run(&["dead-letters", "outages"]).done().contains("status 410 x2"));
+}
