@@ -2,6 +2,7 @@
 
 mod push;
 pub mod ring;
+mod sends;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::File;
 use crate::dice::Dice;
-use crate::dispatch::{self, Dispatcher};
+use crate::dispatch;
 use crate::egress::{self, Sender};
 use crate::http::{self, server::ServerOptions};
 use crate::metrics::Metrics;
@@ -160,10 +161,10 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
     start_sweep(&node, &loops, &tasks);
     let sender = Sender::new(egress::Options { policy: policy.clone(), ..egress::Options::default() })
         .context("cannot set up the sender")?;
-    let sends = dispatch::Options { policy: policy.clone(), ..dispatch::Options::default() };
-    let courier = courier(&node, sender.clone(), sends.clone());
+    let options = dispatch::Options { policy: policy.clone(), ..dispatch::Options::default() };
+    let courier = sends::courier(&node, sender.clone(), options.clone());
     if config.roles.contains(&Role::Dispatch) {
-        start_dispatcher(&node, &dice, sender, sends, (&loops, &tasks)).await?;
+        sends::start(&node, &dice, sender, options, (&loops, &tasks)).await?;
         push::start(&node, workers, &loops, &tasks)?;
     }
     let app = http::App::new(http::Parts {
@@ -200,34 +201,6 @@ struct Node<'a> {
     clock: &'a Clock,
     wake: &'a Wake,
     metrics: &'a Metrics,
-}
-
-async fn start_dispatcher(
-    node: &Node<'_>,
-    dice: &Dice,
-    sender: Sender,
-    options: dispatch::Options,
-    (stop, tasks): (&CancellationToken, &TaskTracker),
-) -> anyhow::Result<()> {
-    let (store, clock, wake) = (node.store.clone(), node.clock.clone(), node.wake.clone());
-    let id = dice.id(clock.now());
-    let dispatcher = Dispatcher::new(store, sender, clock, wake, node.metrics.clone(), id, options);
-    dispatcher.arrive().await.context("cannot write to the store")?;
-    let token = stop.clone();
-    supervise(tasks, stop, "dispatcher", move || {
-        let (dispatcher, token) = (dispatcher.clone(), token.clone());
-        async move { dispatcher.run(token).await }
-    });
-    Ok(())
-}
-
-/// What sends at once for the API: the dispatcher's way of sending, under the same guard.
-fn courier(node: &Node<'_>, sender: Sender, options: dispatch::Options) -> http::Courier {
-    let courier = dispatch::Courier::new(node.store.clone(), sender, node.clock.clone(), options);
-    Arc::new(move |claimed| {
-        let courier = courier.clone();
-        Box::pin(async move { courier.attempt(&claimed).await })
-    })
 }
 
 /// What any node does, whatever its roles.
@@ -277,6 +250,10 @@ fn http_options(config: &Config, file: &File) -> http::Options {
         mode: if dev { http::Mode::Dev } else { http::Mode::Serve },
         routes: file.routes(),
         metrics_open: dev,
+        endpoints_per_account: file
+            .endpoints
+            .per_account
+            .unwrap_or(http::Options::default().endpoints_per_account),
         ..http::Options::default()
     }
 }

@@ -3,6 +3,7 @@
 //! The command line, the worker SDK and the tests speak to the service through it. Every request has
 //! a deadline that covers the body; nothing follows a redirect or reads a proxy from the environment.
 
+mod endpoints;
 mod shapes;
 #[cfg(all(test, feature = "server"))]
 mod tests;
@@ -21,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::types::problem::ProblemBody;
 
+pub use endpoints::EndpointQuery;
 pub use shapes::{
     Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, OutageQuery, PageQuery,
     Polled, SubmitOptions,

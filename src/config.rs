@@ -20,6 +20,18 @@ pub struct File {
     /// Settings by queue.
     #[serde(default)]
     pub queues: BTreeMap<String, Queue>,
+    /// Settings of standing endpoints.
+    #[serde(default)]
+    pub endpoints: Endpoints,
+}
+
+/// Settings of standing endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoints {
+    /// How many an account may have, and what belongs to none; 50 when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_account: Option<u32>,
 }
 
 /// A path of one's own that submits a job.
@@ -110,6 +122,9 @@ impl File {
     pub fn parse(text: &str) -> Result<File, BadConfig> {
         let file: File = toml::from_str(text).map_err(|e| BadConfig::Shape(e.to_string()))?;
         check_routes(&file.routes())?;
+        if file.endpoints.per_account.is_some_and(|n| !(1..=100_000).contains(&n)) {
+            return Err(bad("endpoints.per_account".to_owned(), "must be 1 to 100000"));
+        }
         for (name, queue) in &file.queues {
             if rules::name("", name, 64).is_err() {
                 return Err(bad(format!("queues.{name}"), QUEUE_NAME));
@@ -259,6 +274,7 @@ mod tests {
             (worker("body = 'all'"), "all"),
             (worker("secret = 'x'"), "secret"),
             ("[queues.a.worker]\nbody = 'job'".to_owned(), "url"),
+            ("[endpoints]\nper_account = 0".to_owned(), "endpoints.per_account"),
             ("[[route]]".to_owned(), "route"),
             ("[[routes]]\npath = '/a'\ntype = 't'\nstatus = 'x'".to_owned(), "status"),
         ] {

@@ -7,6 +7,7 @@ mod dead_letters;
 mod deliveries;
 mod demo;
 mod doctor;
+mod endpoints;
 mod exec;
 mod exit;
 mod jobs;
@@ -69,6 +70,7 @@ enum Commands {
     Jobs(jobs::JobsArgs),
     Deliveries(deliveries::DeliveriesArgs),
     Lanes(lanes::LanesArgs),
+    Endpoints(endpoints::EndpointsArgs),
     Queues(queues::QueuesArgs),
     DeadLetters(dead_letters::DeadLettersArgs),
     Work(work::WorkArgs),
@@ -185,6 +187,7 @@ impl Commands {
             | Commands::Jobs(_)
             | Commands::Deliveries(_)
             | Commands::Lanes(_)
+            | Commands::Endpoints(_)
             | Commands::Queues(_)
             | Commands::Run(_)
             | Commands::DeadLetters(_)
@@ -214,6 +217,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Commands::Jobs(args) => jobs::run(args, out).await,
         Commands::Deliveries(args) => deliveries::run(args, out).await,
         Commands::Lanes(args) => lanes::run(args, out).await,
+        Commands::Endpoints(args) => endpoints::run(args, out).await,
         Commands::Queues(args) => queues::run(args, out).await,
         Commands::DeadLetters(args) => dead_letters::run(args, out).await,
         Commands::Work(args) => work::run(args).await,
@@ -294,6 +298,10 @@ mod tests {
             "lanes list",
             "lanes pause lane_01H455VB4PEX5VSKNK084SN02Q --until 2026-01-01T00:00:00Z",
             "lanes resume lane_01H455VB4PEX5VSKNK084SN02Q",
+            "endpoints create https://x --events invoice.*,job.failed --account a --rate-limit 5 --schemes github --ordered",
+            "endpoints update ep_01H455VB4PEX5VSKNK084SN02Q --receiver https://y --reset headers,account",
+            "endpoints rotate-secret ep_01H455VB4PEX5VSKNK084SN02Q --overlap-seconds 60",
+            "endpoints verify ep_01H455VB4PEX5VSKNK084SN02Q --json",
             "queues list --limit 5",
             "queues show q",
             "queues pause q --until 2026-01-01T00:00:00Z",

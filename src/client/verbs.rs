@@ -338,7 +338,7 @@ impl Client {
     }
 }
 
-fn keyed(request: RequestBuilder, options: &SubmitOptions<'_>) -> RequestBuilder {
+pub(super) fn keyed(request: RequestBuilder, options: &SubmitOptions<'_>) -> RequestBuilder {
     match options.idempotency_key {
         Some(key) => request.header("Idempotency-Key", key),
         None => request,

@@ -24,6 +24,7 @@ mod emit;
 mod endpoints;
 mod error;
 mod explain;
+mod health;
 mod idempotency;
 mod invariants;
 mod jobs;

@@ -6,6 +6,7 @@ use super::batch::{Col, Sql};
 use super::db::Value;
 use super::emit::{DeadNotice, NewDelivery, Outbox, To};
 use super::error::{Error, Result};
+use super::health;
 use super::model::Attempted;
 use super::pool::Tx;
 use super::sweep::{KEEP_DELIVERIES, KEEP_LETTERS};
@@ -162,6 +163,7 @@ pub(super) async fn record(
     let dead = || ours.iter().filter_map(letter).collect::<Vec<_>>();
     tx.batch(&LAY_DOWN, args![now], dead()).await?;
     tell_failure_urls(tx, out, dead(), now).await?;
+    health::note(tx, ours.iter().map(|a| (a.attempted, a.verdict)), now).await?;
     Ok(attempted.iter().map(|a| written(a)).collect())
 }
 

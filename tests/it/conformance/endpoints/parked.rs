@@ -111,6 +111,7 @@ async fn what_a_deleted_endpoint_is_owed_ends_cancelled(bed: &Bed) {
     let there = endpoint(bed, events(&["job.queued"])).await;
     let other = endpoint(bed, events(&["job.queued"])).await;
     let job = submit_to(bed, &other).await;
+    let held = bed.lease_one().await;
     let in_flight = bed.claim().await;
     assert_eq!(in_flight.len(), 2);
     pause(bed, &there, true).await;
@@ -126,7 +127,6 @@ async fn what_a_deleted_endpoint_is_owed_ends_cancelled(bed: &Bed) {
         assert!(!bed.record(attempted(claimed, 200, Verdict::Delivered)).await, "it was taken back");
     }
     // A callback that names it has nowhere to go.
-    let held = bed.lease(500).await.into_iter().find(|j| j.job_id == job).unwrap();
     bed.held(&held, complete()).await.unwrap();
     assert_eq!(bed.get(job).await.callback_state, CallbackState::Cancelled);
     bed.pass_seconds(61);
