@@ -303,6 +303,9 @@ async fn persist(
         let began = Instant::now();
         let error = match transaction(inner, pool, calls, in_doubt).await {
             Ok((replies, after)) => {
+                if after.endpoints_changed {
+                    inner.subscribers.changed();
+                }
                 after.handed.into_iter().for_each(Handed::pass);
                 after.ended.iter().for_each(|job| inner.learned.learn(job, &inner.metrics));
                 if let Some(observer) = inner.observer.get() {

@@ -43,6 +43,7 @@ pub(super) struct Outbox<'a> {
     ordered: Vec<delivery::Ordered>,
     ended: Vec<Job>,
     moved: Vec<Standing>,
+    endpoints_changed: bool,
 }
 
 /// What is still to be done once the transaction is durable.
@@ -53,6 +54,8 @@ pub(super) struct After {
     pub(super) ended: Vec<Job>,
     /// How far the jobs are now that have a new event or an end.
     pub(super) moved: Vec<Standing>,
+    /// What is remembered of endpoints is old.
+    pub(super) endpoints_changed: bool,
 }
 
 /// The bodies of one event made so far.
@@ -74,6 +77,7 @@ impl<'a> Outbox<'a> {
             ordered: vec![],
             ended: vec![],
             moved: vec![],
+            endpoints_changed: false,
         }
     }
 
@@ -123,6 +127,11 @@ impl<'a> Outbox<'a> {
     /// A job may have come further; whoever watches it is told once that is durable.
     pub(super) fn job_moved(&mut self, standing: Standing) {
         self.moved.push(standing);
+    }
+
+    /// An endpoint's state was changed in this transaction.
+    pub(super) fn endpoints_changed(&mut self) {
+        self.endpoints_changed = true;
     }
 
     /// Writes a beginning down for the job's history, once. Nobody asked for it when it happened.

@@ -33,7 +33,8 @@ static DISABLE: Sql = Sql::batch(
     "UPDATE endpoints
      SET state = 'disabled', state_reason = CASE WHEN b.gone = 1 THEN 'gone' ELSE 'failing' END, state_since = $1
      FROM {b} WHERE endpoints.id = b.id AND endpoints.state = 'enabled'
-       AND (b.gone = 1 OR (endpoints.failing_since <= $2 AND endpoints.failed >= $3))",
+       AND (b.gone = 1 OR (endpoints.failing_since <= $2 AND endpoints.failed >= $3))
+     RETURNING endpoints.id",
     3,
     &[("id", Col::Uuid), ("gone", Col::Int)],
 );
@@ -46,12 +47,13 @@ struct Word {
     gone: bool,
 }
 
-/// Notes what these outcomes say of the endpoints they came from, and disables those that are given up.
+/// Notes what these outcomes say of the endpoints they came from, and disables those that are given up. True if
+/// there were any.
 pub(super) async fn note(
     tx: &mut Tx,
     outcomes: impl Iterator<Item = (&Attempted, Verdict)>,
     now: Millis,
-) -> Result<()> {
+) -> Result<bool> {
     let mut words: BTreeMap<EndpointId, Word> = BTreeMap::new();
     for (attempted, verdict) in outcomes {
         // What was not sent says nothing of its receiver.
@@ -72,6 +74,6 @@ pub(super) async fn note(
     let given_up =
         well.iter().chain(&ill).filter(|(_, word)| word.gone || (word.died > 0 && !word.delivered));
     let given_up = given_up.map(|(id, word)| args![*id, i64::from(word.gone)]).collect();
-    tx.batch(&DISABLE, args![now, now.minus(DISABLE_AFTER), DISABLE_DEATHS], given_up).await?;
-    Ok(())
+    let disabled = tx.batch(&DISABLE, args![now, now.minus(DISABLE_AFTER), DISABLE_DEATHS], given_up).await?;
+    Ok(!disabled.is_empty())
 }

@@ -163,7 +163,9 @@ pub(super) async fn record(
     let dead = || ours.iter().filter_map(letter).collect::<Vec<_>>();
     tx.batch(&LAY_DOWN, args![now], dead()).await?;
     tell_failure_urls(tx, out, dead(), now).await?;
-    health::note(tx, ours.iter().map(|a| (a.attempted, a.verdict)), now).await?;
+    if health::note(tx, ours.iter().map(|a| (a.attempted, a.verdict)), now).await? {
+        out.endpoints_changed();
+    }
     Ok(attempted.iter().map(|a| written(a)).collect())
 }
 

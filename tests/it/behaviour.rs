@@ -4,6 +4,7 @@ mod channels;
 mod dead_letters;
 mod deliveries;
 mod edge;
+mod endpoints;
 mod idempotency;
 mod keys;
 mod leases;

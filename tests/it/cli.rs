@@ -4,6 +4,7 @@ mod bench;
 mod callbacks;
 mod ci;
 mod doctor;
+mod endpoints;
 mod jobs;
 mod keyring;
 mod keys;

@@ -136,6 +136,7 @@ impl Outbox<'_> {
         tx.batch(&INSERT_BODIES, vec![], self.bodies).await?;
         tx.batch(&INSERT_DELIVERIES, vec![], self.deliveries).await?;
         tx.batch(&INSERT_QUEUE, vec![], self.queue).await?;
-        Ok(After { handed: self.handed, ended: self.ended, moved: self.moved })
+        let (handed, ended, moved) = (self.handed, self.ended, self.moved);
+        Ok(After { handed, ended, moved, endpoints_changed: self.endpoints_changed })
     }
 }

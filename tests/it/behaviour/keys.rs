@@ -27,6 +27,6 @@ const SCOPES: [&str; 11] = [
 ];
 
 /// Makes a key of the node's tenant as `wish` says; gives its secret.
-async fn key(app: &TestApp, wish: Value) -> String {
+pub async fn key(app: &TestApp, wish: Value) -> String {
     id(&app.post("/v1/keys", &wish).await.ok(201)["key"])
 }
