@@ -15,7 +15,7 @@ use crate::args;
 use crate::types::api::{Format, Payload};
 use crate::types::endpoint::{Endpoint, EndpointState, LaneLimits, Settings, lane_of};
 use crate::types::problem::{Invalid, ProblemCode};
-use crate::types::{EndpointId, Millis, TenantId, id};
+use crate::types::{EndpointId, LaneId, Millis, TenantId, id};
 
 /// The column for which an endpoint's headers are sealed.
 pub(super) const SEALED_COLUMN: &str = "endpoints.sealed";
@@ -79,6 +79,14 @@ static RESUME: Sql = Sql::plain(
      SET state = 'enabled', state_reason = NULL, state_since = $3, failing_since = NULL, failed = 0,
          drain_at = $3, drain_step = 0
      WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'enabled'",
+);
+// What its lane had learned is of another time. Where a node still owns the lane, it goes on with what it knows.
+static SLOW_START: Sql = Sql::plain("UPDATE lanes SET concurrency = 1 WHERE id = $1 AND owner_id IS NULL");
+static LIMITS: Sql = Sql::batch(
+    "SELECT e.id, e.rate_per_second, e.max_in_flight, e.timeout_seconds, e.ordered
+     FROM {b} JOIN endpoints e ON e.id = b.id WHERE e.deleted_at IS NULL",
+    0,
+    &[("id", Col::Uuid)],
 );
 static VERIFIED: Sql = Sql::plain(
     "UPDATE endpoints SET verified_at = $4 WHERE id = $1 AND tenant_id = $2 AND url = $3 AND deleted_at IS NULL",
@@ -182,8 +190,19 @@ impl Store {
         paused: bool,
         now: Millis,
     ) -> Result<Endpoint> {
-        self.one_line(if paused { &PAUSE } else { &RESUME }, args![id, tenant, now]).await?;
+        let changed = self.one_line(if paused { &PAUSE } else { &RESUME }, args![id, tenant, now]).await?;
+        if changed > 0 && !paused {
+            self.one_line(&SLOW_START, args![id]).await?;
+        }
         self.endpoint(tenant, id).await
+    }
+
+    /// What the lanes of endpoints among these are bound to, as it is set now.
+    pub async fn lane_limits(&self, lanes: &[LaneId]) -> Result<Vec<(LaneId, LaneLimits)>> {
+        let engine = self.0.scouts.engine();
+        let args = LIMITS.args(engine, vec![], lanes.iter().map(|lane| args![*lane]).collect())?;
+        let rows = self.scout(LIMITS.text(engine), args).await?;
+        rows.iter().map(|row| Ok((row.id(0)?, limits(row, 1)?))).collect()
     }
 
     /// Notes that the endpoint echoed a challenge from `url`, unless it has another one by now.
@@ -295,19 +314,13 @@ async fn room(tx: &mut Tx, tenant: TenantId, settings: &Settings, quota: u32) ->
 /// Reads [`endpoint_columns!`] that begin at position `at`.
 pub(super) fn endpoint(row: &Row, at: usize) -> Result<Endpoint> {
     let state = row.text(at + 15)?;
-    let count = |i: usize| Ok::<_, Error>(row.int_opt(at + i)?.and_then(|n| u32::try_from(n).ok()));
     let settings = Settings {
         account: row.text_opt(at + 2)?.filter(|account| !account.is_empty()),
         url: row.text(at + 3)?,
         description: row.text_opt(at + 4)?,
         patterns: read(row, at + 5)?,
         headers: Vec::new(),
-        limits: LaneLimits {
-            rate_per_second: count(7)?,
-            max_in_flight: count(8)?,
-            timeout_seconds: row.count(at + 9)?,
-            ordered: row.int(at + 10)? == 1,
-        },
+        limits: limits(row, at + 7)?,
         retry: read(row, at + 11)?,
         payload: read::<Payload>(row, at + 12)?,
         format: read::<Format>(row, at + 13)?,
@@ -326,6 +339,16 @@ pub(super) fn endpoint(row: &Row, at: usize) -> Result<Endpoint> {
         failed: row.count(at + 20)?,
         created_at: row.time(at + 21)?,
         updated_at: row.time(at + 22)?,
+    })
+}
+
+fn limits(row: &Row, at: usize) -> Result<LaneLimits> {
+    let count = |i: usize| Ok::<_, Error>(row.int_opt(i)?.and_then(|n| u32::try_from(n).ok()));
+    Ok(LaneLimits {
+        rate_per_second: count(at)?,
+        max_in_flight: count(at + 1)?,
+        timeout_seconds: row.count(at + 2)?,
+        ordered: row.int(at + 3)? == 1,
     })
 }
 

@@ -45,6 +45,13 @@ const QUESTIONS: &[Question] = &[
               WHERE q.delivery_id > $1 ORDER BY q.delivery_id LIMIT $2",
     },
     Question {
+        invariant: "I1: what is parked has an endpoint that will let it go",
+        sql: "SELECT q.delivery_id, CAST(CASE WHEN q.due_at < 4503599627370496 OR e.state <> 'enabled'
+                     OR e.drain_at IS NOT NULL THEN 0 ELSE 1 END AS BIGINT)
+              FROM delivery_queue q LEFT JOIN endpoints e ON e.id = q.lane_id
+              WHERE q.delivery_id > $1 ORDER BY q.delivery_id LIMIT $2",
+    },
+    Question {
         invariant: "I4: the last event of an ended job is its end",
         sql: "SELECT j.id, CAST(CASE WHEN j.state = 'owed' OR j.purged_at IS NOT NULL THEN 0
                      WHEN EXISTS (SELECT 1 FROM events e WHERE e.job_id = j.id AND e.sequence > j.sequence) THEN 1

@@ -17,6 +17,8 @@ both_stores! {
     an_endpoint_paused_again_keeps_the_rest_parked,
     what_a_deleted_endpoint_is_owed_ends_cancelled,
     a_parked_deliverys_schedule_is_kept,
+    a_resumed_endpoints_lane_begins_slowly,
+    what_nobody_would_let_go_is_found,
 }
 
 async fn pause(bed: &Bed, endpoint: &Endpoint, paused: bool) {
@@ -151,4 +153,30 @@ async fn a_parked_deliverys_schedule_is_kept(bed: &Bed) {
     bed.store.step_drains(bed.now()).await.unwrap();
     let claimed = bed.claim_one().await;
     assert_eq!((claimed.number, claimed.used), (2, 1));
+}
+
+async fn a_resumed_endpoints_lane_begins_slowly(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    bed.submit(bed.job()).await;
+    let first = bed.store.due(Millis(0), bed.now(), 1).await.unwrap()[0];
+    let own = async || bed.store.own_lanes(bed.node, &[(first.lane, first.id)], bed.now()).await.unwrap();
+    assert_eq!((own().await[0].concurrency, first.lane), (10, there.lane()));
+    bed.store.leave(bed.node).await.unwrap();
+    pause(bed, &there, true).await;
+    assert_eq!(own().await[0].concurrency, 10);
+    bed.store.leave(bed.node).await.unwrap();
+    pause(bed, &there, false).await;
+    assert_eq!(own().await[0].concurrency, 1);
+}
+
+async fn what_nobody_would_let_go_is_found(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    pause(bed, &there, true).await;
+    bed.submit(bed.job()).await;
+    bed.sound().await;
+    bed.rows("UPDATE endpoints SET state = 'enabled'").await;
+    bed.spoil();
+    let findings = ringback::store::check(&bed.url).await.unwrap();
+    let broken: Vec<_> = findings.iter().filter(|f| !f.broken.is_empty()).collect();
+    assert!(broken.len() == 1 && broken[0].invariant.contains("parked"), "{broken:?}");
 }
