@@ -15,7 +15,7 @@ use crate::args;
 use crate::types::api::{Format, Payload};
 use crate::types::endpoint::{Endpoint, EndpointState, LaneLimits, Settings, lane_of};
 use crate::types::problem::{Invalid, ProblemCode};
-use crate::types::{EndpointId, LaneId, Millis, TenantId, id};
+use crate::types::{EndpointId, Millis, TenantId, id};
 
 /// The column for which an endpoint's headers are sealed.
 pub(super) const SEALED_COLUMN: &str = "endpoints.sealed";
@@ -82,12 +82,6 @@ static RESUME: Sql = Sql::plain(
 );
 // What its lane had learned is of another time. Where a node still owns the lane, it goes on with what it knows.
 static SLOW_START: Sql = Sql::plain("UPDATE lanes SET concurrency = 1 WHERE id = $1 AND owner_id IS NULL");
-static LIMITS: Sql = Sql::batch(
-    "SELECT e.id, e.rate_per_second, e.max_in_flight, e.timeout_seconds, e.ordered
-     FROM {b} JOIN endpoints e ON e.id = b.id WHERE e.deleted_at IS NULL",
-    0,
-    &[("id", Col::Uuid)],
-);
 static VERIFIED: Sql = Sql::plain(
     "UPDATE endpoints SET verified_at = $4 WHERE id = $1 AND tenant_id = $2 AND url = $3 AND deleted_at IS NULL",
 );
@@ -195,14 +189,6 @@ impl Store {
             self.one_line(&SLOW_START, args![id]).await?;
         }
         self.endpoint(tenant, id).await
-    }
-
-    /// What the lanes of endpoints among these are bound to, as it is set now.
-    pub async fn lane_limits(&self, lanes: &[LaneId]) -> Result<Vec<(LaneId, LaneLimits)>> {
-        let engine = self.0.scouts.engine();
-        let args = LIMITS.args(engine, vec![], lanes.iter().map(|lane| args![*lane]).collect())?;
-        let rows = self.scout(LIMITS.text(engine), args).await?;
-        rows.iter().map(|row| Ok((row.id(0)?, limits(row, 1)?))).collect()
     }
 
     /// Notes that the endpoint echoed a challenge from `url`, unless it has another one by now.

@@ -1,7 +1,6 @@
-//! How endpoints fare: since when they fail, and when that is enough.
+//! How endpoints fare: since when they fail, and when that is enough. The bounds are those of [`crate::types::disable`].
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::batch::{Col, Sql};
 use super::error::Result;
@@ -9,12 +8,8 @@ use super::model::Attempted;
 use super::pool::Tx;
 use crate::args;
 use crate::types::delivery::{DeadReason, Verdict};
+use crate::types::disable::{DISABLED, FAILED};
 use crate::types::{EndpointId, Millis};
-
-/// An endpoint that has failed for so long, without a success ...
-const DISABLE_AFTER: Duration = Duration::from_secs(120 * 3_600);
-/// ... and lost so many deliveries meanwhile is disabled.
-const DISABLE_DEATHS: u32 = 20;
 
 // Neither writes a row while nothing changes: an endpoint that is well, or known to fail, costs no write.
 static RECOVERED: Sql = Sql::batch(
@@ -24,10 +19,10 @@ static RECOVERED: Sql = Sql::batch(
     &[("id", Col::Uuid)],
 );
 static FAILING: Sql = Sql::batch(
-    "UPDATE endpoints SET failing_since = COALESCE(endpoints.failing_since, $1), failed = endpoints.failed + b.died
-     FROM {b} WHERE endpoints.id = b.id AND (endpoints.failing_since IS NULL OR b.died > 0)",
+    "UPDATE endpoints SET failing_since = COALESCE(endpoints.failing_since, $1), failed = endpoints.failed + b.failed
+     FROM {b} WHERE endpoints.id = b.id AND (endpoints.failing_since IS NULL OR b.failed > 0)",
     1,
-    &[("id", Col::Uuid), ("died", Col::Int)],
+    &[("id", Col::Uuid), ("failed", Col::Int)],
 );
 static DISABLE: Sql = Sql::batch(
     "UPDATE endpoints
@@ -43,7 +38,8 @@ static DISABLE: Sql = Sql::batch(
 #[derive(Default)]
 struct Word {
     delivered: bool,
-    died: u32,
+    /// Deliveries that failed for the first time.
+    failed: u32,
     gone: bool,
 }
 
@@ -61,19 +57,19 @@ pub(super) async fn note(
         let word = words.entry(*id).or_default();
         match verdict {
             Verdict::Delivered => word.delivered = true,
-            Verdict::RetryAt(_) => {}
+            Verdict::RetryAt(_) => word.failed += u32::from(attempted.number == 1),
             Verdict::Dead(reason) => {
-                word.died += 1;
+                word.failed += u32::from(attempted.number == 1);
                 word.gone |= reason == DeadReason::Gone;
             }
         }
     }
     let (well, ill): (Vec<_>, Vec<_>) = words.into_iter().partition(|(_, word)| word.delivered);
     tx.batch(&RECOVERED, vec![], well.iter().map(|(id, _)| args![*id]).collect()).await?;
-    tx.batch(&FAILING, args![now], ill.iter().map(|(id, word)| args![*id, word.died]).collect()).await?;
-    let given_up =
-        well.iter().chain(&ill).filter(|(_, word)| word.gone || (word.died > 0 && !word.delivered));
-    let given_up = given_up.map(|(id, word)| args![*id, i64::from(word.gone)]).collect();
-    let disabled = tx.batch(&DISABLE, args![now, now.minus(DISABLE_AFTER), DISABLE_DEATHS], given_up).await?;
+    tx.batch(&FAILING, args![now], ill.iter().map(|(id, word)| args![*id, word.failed]).collect()).await?;
+    // One that has just delivered is well, whatever another delivery came to; but gone is gone.
+    let gone = well.iter().filter(|(_, word)| word.gone);
+    let given_up = ill.iter().chain(gone).map(|(id, word)| args![*id, i64::from(word.gone)]).collect();
+    let disabled = tx.batch(&DISABLE, args![now, now.minus(DISABLED), FAILED], given_up).await?;
     Ok(!disabled.is_empty())
 }

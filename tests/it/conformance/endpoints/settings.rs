@@ -17,7 +17,6 @@ both_stores! {
     an_account_has_its_quota,
     a_rotated_secret_signs_for_its_overlap_and_three_at_the_most,
     nothing_of_an_endpoint_crosses_tenants,
-    a_lanes_owner_reads_what_is_set_now,
 }
 
 async fn an_endpoint_is_what_its_owner_sets(bed: &Bed) {
@@ -155,15 +154,4 @@ async fn nothing_of_an_endpoint_crosses_tenants(bed: &Bed) {
     let named = bed.store.named_endpoints(bed.tenant, [id].into()).await.unwrap();
     assert!(named.is_empty());
     assert_eq!(bed.store.endpoint(theirs, id).await.unwrap().state, EndpointState::Enabled);
-}
-
-async fn a_lanes_owner_reads_what_is_set_now(bed: &Bed) {
-    let there = endpoint(bed, serde_json::json!({"rateLimitPerSecond": 5, "ordered": true})).await;
-    let adhoc = bed.dice.id(bed.now());
-    let read = async || bed.store.lane_limits(&[there.lane(), adhoc]).await.unwrap();
-    assert_eq!(read().await, [(there.lane(), there.settings.limits)]);
-    let changed = change(bed, there.id, serde_json::json!({"maxInFlight": 2, "ordered": null})).await;
-    assert_eq!(read().await, [(there.lane(), changed.settings.limits)]);
-    bed.store.delete_endpoint(bed.tenant, there.id, bed.now()).await.unwrap();
-    assert!(read().await.is_empty());
 }
