@@ -24,6 +24,8 @@ pub const NODE_SLOTS: usize = 512;
 const RETRY_SLOTS: usize = NODE_SLOTS / 4 * 3;
 /// A lane without work is let go after this long.
 const IDLE: Duration = Duration::from_secs(60);
+/// Turns of one lane that are known to have more in the store; one that is not known may overtake its own.
+const BEHIND: usize = 1_000;
 /// A lane of another node is looked at again after this long.
 const FOREIGN: Duration = Duration::from_secs(5);
 
@@ -64,6 +66,8 @@ impl Lanes {
                 }
                 // Which one is the next in order only the store knows.
                 Some(lane) if lane.set.limits.ordered => lane.more = true,
+                // The store holds older ones: kept in mind, this one would overtake them for as long as more come.
+                Some(lane) if lane.more && lane.behind.contains(&d.turn) => {}
                 Some(_) => self.keep(d),
             }
         }
@@ -79,10 +83,13 @@ impl Lanes {
         let gone = match lane.ready.push(due) {
             Pushed::Kept => return,
             Pushed::Instead(other) => other,
-            Pushed::Full => due.id,
+            Pushed::Full => due,
         };
         lane.more = true;
-        self.known.remove(&gone);
+        if lane.behind.len() < BEHIND {
+            lane.behind.insert(gone.turn);
+        }
+        self.known.remove(&gone.id);
     }
 
     /// These lanes have something due, seen without a floor: read them again. Gives those not owned here.
@@ -153,6 +160,11 @@ impl Lanes {
     /// Notes what was read of one lane.
     pub fn refill(&mut self, lane: LaneId, read: InLane) {
         // Those of other URLs first: they are the few.
+        let read_turns: Vec<i64> = read.others.iter().chain(&read.oldest).map(|due| due.turn).collect();
+        if let Some(lane) = self.lanes.get_mut(&lane) {
+            lane.behind.clear();
+            lane.behind.extend(read_turns.into_iter().filter(|_| read.more));
+        }
         for due in read.others.into_iter().chain(read.oldest) {
             self.keep(due);
         }

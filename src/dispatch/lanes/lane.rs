@@ -1,6 +1,6 @@
 //! One lane in this node's hands: whether it may send, and what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::ready::Ready;
 use crate::store::{DueDelivery, LaneSettings, LaneState};
@@ -32,6 +32,8 @@ pub(super) struct Lane {
     pub(super) more: bool,
     /// A turn has nothing in mind any more while others do.
     pub(super) dry: bool,
+    /// Turns of which the store holds more than is in mind.
+    pub(super) behind: HashSet<i64>,
     /// Behind which turn the next read of the store looks for others.
     pub(super) turn: Option<i64>,
     paths: HashMap<i64, Path>,
@@ -60,6 +62,7 @@ impl Lane {
             ready: Ready::default(),
             more: true,
             dry: false,
+            behind: HashSet::new(),
             turn: None,
             paths: HashMap::new(),
             shared: false,

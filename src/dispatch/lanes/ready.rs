@@ -13,7 +13,7 @@ pub(super) const IN_MIND: usize = 64;
 pub(super) enum Pushed {
     Kept,
     /// Kept in the place of this one, of the turn that had most.
-    Instead(DeliveryId),
+    Instead(DueDelivery),
     /// There is no room for it.
     Full,
 }
@@ -46,7 +46,7 @@ impl Ready {
                 return Pushed::Full;
             };
             self.len -= 1;
-            pushed = Pushed::Instead(last.id);
+            pushed = Pushed::Instead(last);
         }
         let queue = self.queues.entry(due.turn).or_default();
         if queue.is_empty() {

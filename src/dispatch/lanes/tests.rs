@@ -126,6 +126,30 @@ fn a_new_delivery_never_overtakes_those_that_wait() {
 }
 
 #[test]
+fn what_waits_in_the_store_goes_before_what_falls_due_later() {
+    let mut book = owning(&[1]);
+    let mut store: VecDeque<DueDelivery> = (64..200).map(|n| due(1, n)).collect();
+    book.offer((0..65).map(|n| due(1, n)).collect(), NOW);
+    let mut sent = Vec::new();
+    while !store.is_empty() {
+        for n in 0..20 {
+            book.offer(vec![due(1, 1_000 + 100 * sent.len() as u128 + n)], NOW);
+        }
+        for hungry in book.hungry(NOW, 9) {
+            let oldest: Vec<_> = store.drain(..store.len().min(64)).collect();
+            book.refill(hungry.lane, InLane { more: !store.is_empty(), oldest, ..InLane::default() });
+        }
+        for d in book.pick(NOW) {
+            sent.push(d.id);
+            done(&mut book, d, NOW);
+        }
+        assert!(sent.len() < 300, "{} of the oldest wait while newer ones are sent", store.len());
+    }
+    let later = sent.iter().filter(|id| **id >= due(1, 1_000).id).count();
+    assert_eq!(later, 0, "newer ones overtook");
+}
+
+#[test]
 fn retry_after_pauses_the_lane_and_not_its_neighbour() {
     let mut book = owning(&[1, 2]);
     let busy = Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
