@@ -43,6 +43,9 @@ pub struct Route {
     /// The type of the job.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The job's queue, such as one with a worker below; `default` or the client's choice when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
     /// Where its status is read, with `{jobId}` as one segment; `/v1/jobs/{jobId}` when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_path: Option<String>,
@@ -141,6 +144,7 @@ impl File {
         let served = |r: &Route| http::Route {
             path: r.path.clone(),
             kind: r.kind.clone(),
+            queue: r.queue.clone(),
             status_path: r.status_path.clone(),
         };
         self.routes.iter().map(served).collect()
@@ -228,6 +232,7 @@ mod tests {
         [[routes]]
         path = "/api/reports/generate"
         type = "report.generate"
+        queue = "reports"
         status_path = "/api/reports/status/{jobId}"
 
         [queues.reports.worker]
@@ -241,6 +246,7 @@ mod tests {
     fn the_contracts_example_is_read() {
         let file = File::parse(SAMPLE).unwrap();
         assert_eq!(file.routes[0].kind, "report.generate");
+        assert_eq!(file.routes()[0].queue.as_deref(), Some("reports"));
         let worker = file.queues["reports"].worker.as_ref().unwrap();
         assert_eq!((worker.in_flight(), worker.body), (20, PushBody::Input));
         let fewer = SAMPLE.replace("max_in_flight = 20", "body = 'job'");
@@ -260,6 +266,7 @@ mod tests {
             (route("/a/../v1", "t", "/s/{jobId}"), "routes[0].path"),
             (route("/v1/mine", "t", "/s/{jobId}"), "own paths"),
             (route("/a", "-t", "/s/{jobId}"), "routes[0].type"),
+            ("[[routes]]\npath = '/a'\ntype = 't'\nqueue = '-q'".to_owned(), "routes[0].queue"),
             (route("/a", "t", "/s/{id}"), "routes[0].status_path"),
             (route("/a", "t", "/s/x{jobId}"), "routes[0].status_path"),
             (route("/a", "t", "/results/{jobId}"), "own paths"),

@@ -97,13 +97,14 @@ impl Problem {
         Some(first)
     }
 
-    /// The same refusal where the callback was given in the head instead of the body.
+    /// The same refusal where the options were given in the head instead of the body.
     #[must_use]
-    pub fn in_callback_headers(mut self) -> Problem {
+    pub fn in_option_headers(mut self) -> Problem {
         for e in &mut self.errors {
             let field = match e.pointer.as_str() {
                 "/callbackUrl" | "/callback/url" => "Callback-Url",
                 p if p.starts_with("/callback/events") => "Callback-Events",
+                "/queue" => "Queue",
                 _ => continue,
             };
             e.pointer = field.to_owned();

@@ -12,6 +12,8 @@ pub struct Route {
     pub path: String,
     /// The type of the jobs.
     pub kind: String,
+    /// The queue of the jobs; the client's choice when left out.
+    pub queue: Option<String>,
     /// Where the jobs are polled, `{jobId}` as one segment; [`STATUS_PATH`] when left out.
     pub status_path: Option<String>,
 }
@@ -72,6 +74,9 @@ fn check(route: &Route) -> Result<(), (&'static str, &'static str)> {
     }
     if rules::name("", &route.kind, 128).is_err() {
         return Err(("type", "must be 1 to 128 of `A-Za-z0-9._:-` and begin with a letter or digit"));
+    }
+    if route.queue.as_ref().is_some_and(|queue| rules::name("", queue, 64).is_err()) {
+        return Err(("queue", "must be 1 to 64 of `A-Za-z0-9._:-` and begin with a letter or digit"));
     }
     let status = route.polled_at();
     let once = status.split('/').filter(|part| *part == "{jobId}").count() == 1;

@@ -61,6 +61,7 @@ pub async fn submit(
     security(("apiKey" = ["jobs:write"])),
     params(("type" = String, Path, example = "report.generate"),
         ("Callback-Url" = Option<String>, Header), ("Callback-Events" = Option<String>, Header),
+        ("Queue" = Option<String>, Header, max_length = 64, example = "reports"),
         ("Idempotency-Key" = Option<String>, Header, max_length = 257),
         ("Prefer" = Option<String>, Header), ("traceparent" = Option<String>, Header)),
     request_body(content = Option<serde_json::Value>, content_type = "application/json"),
@@ -75,7 +76,8 @@ pub async fn operation(
     waiting: Waiting,
     body: Bytes256,
 ) -> Result<Response, Problem> {
-    operate(&app, &key, (kind, STATUS_PATH), head, waiting, body).await
+    let route = Route { path: String::new(), kind, queue: None, status_path: None };
+    operate(&app, &key, &route, (head, waiting), body).await
 }
 
 /// The operation of a configured path; found by the path, so that one handler serves them all.
@@ -94,21 +96,22 @@ pub async fn configured(
         .iter()
         .find(|route| route.path == path.as_str())
         .ok_or_else(|| Problem::new(ProblemCode::NotFound))?;
-    operate(&app, &key, (route.kind.clone(), route.polled_at()), head, waiting, body).await
+    operate(&app, &key, route, (head, waiting), body).await
 }
 
 async fn operate(
     app: &App,
     key: &Key<JobsWrite>,
-    (kind, status_path): (String, &str),
-    head: Head,
-    waiting: Waiting,
+    route: &Route,
+    (head, waiting): (Head, Waiting),
     body: Bytes256,
 ) -> Result<Response, Problem> {
+    let (kind, status_path) = (route.kind.clone(), route.polled_at());
     // Configured paths are aliases of the operation, so a key counts for both.
     let idempotency = head.idempotency(&format!("POST /v1/operations/{kind}"), &body.bytes);
     rules::name("/type", &kind, 128).map_err(|_| Problem::new(ProblemCode::NotFound))?;
-    let mut wish = SubmitJob { kind, input: input(&body)?, ..SubmitJob::default() };
+    let mut wish =
+        SubmitJob { kind, input: input(&body)?, queue: queue(route, &head)?, ..SubmitJob::default() };
     match (&head.callback_url, &head.callback_events) {
         (None, None) => {}
         (Some(url), None) => wish.callback_url = Some(url.clone()),
@@ -123,7 +126,17 @@ async fn operate(
     }
     accept(app, key, Order { wish, idempotency, head, waiting, status_path })
         .await
-        .map_err(Problem::in_callback_headers)
+        .map_err(Problem::in_option_headers)
+}
+
+/// The route's own queue, or the one that the client names.
+fn queue(route: &Route, head: &Head) -> Result<Option<String>, Problem> {
+    match (&route.queue, &head.queue) {
+        (Some(fixed), Some(wish)) if fixed != wish => Err(Problem::new(ProblemCode::ValidationFailed)
+            .at("Queue", &format!("jobs of this path go to `{fixed}`"))),
+        (Some(name), _) | (None, Some(name)) => Ok(Some(name.clone())),
+        (None, None) => Ok(None),
+    }
 }
 
 /// The body as it stands; none at all is `null`.

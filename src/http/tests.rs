@@ -305,6 +305,7 @@ fn route(path: &str, status_path: &str) -> Route {
     Route {
         path: path.to_owned(),
         kind: "report.generate".to_owned(),
+        queue: None,
         status_path: Some(status_path.to_owned()),
     }
 }

@@ -52,7 +52,10 @@ async fn a_python_server_of_ten_lines_becomes_asynchronous_by_configuration_alon
     let receiver = Receiver::start().await;
     let port = free_port();
     let _python = example(port).await;
-    let toml = format!("[queues.reports.worker]\nurl = \"http://127.0.0.1:{port}/generate\"\n");
+    let toml = format!(
+        "[[routes]]\npath = \"/api/reports/generate\"\ntype = \"report.generate\"\nqueue = \"reports\"\n\
+         [queues.reports.worker]\nurl = \"http://127.0.0.1:{port}/generate\"\n"
+    );
     std::fs::write(dir.path().join("ringback.toml"), toml).unwrap();
     let node = Node::dev_with("sqlite://push.db", free_port(), dir.path(), &["--config", "ringback.toml"]);
 
@@ -73,4 +76,19 @@ async fn a_python_server_of_ten_lines_becomes_asynchronous_by_configuration_alon
     assert_eq!(event["data"]["result"], json!({"report": "annual", "pages": 12}));
     let (status, seen) = curl(&[accepted["statusUrl"].as_str().unwrap(), "-H", &key]).await;
     assert_eq!((status, &seen["status"]), (200, &json!("complete")));
+
+    // The endpoint's own request, sent to the configured path: its caller changes nothing but the address.
+    let same = |path: &str, more: &[&str]| {
+        let url = format!("{}{path}", node.url);
+        let base = [&url, "-H", &key, "-H", "Content-Type: application/json", "-H", "Prefer: wait=20"];
+        let args: Vec<String> = base.iter().chain(more).map(|arg| (*arg).to_string()).collect();
+        async move { curl(&args.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+    let input = r#"{"reportType": "annual", "year": 2025}"#;
+    let (status, done) = same("/api/reports/generate", &["-d", input]).await;
+    assert_eq!((status, &done["status"], &done["queue"]), (200, &json!("complete"), &json!("reports")));
+    let (status, done) = same("/v1/operations/report.generate", &["-H", "Queue: reports", "-d", input]).await;
+    assert_eq!((status, &done["status"]), (200, &json!("complete")));
+    let (status, refusal) = same("/api/reports/generate", &["-H", "Queue: other", "-d", input]).await;
+    assert_eq!((status, &refusal["errors"][0]["pointer"]), (422, &json!("Queue")));
 }

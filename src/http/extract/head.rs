@@ -29,8 +29,10 @@ pub struct Head {
     pub callback_url: Option<String>,
     /// `Callback-Events`, split at its commas.
     pub callback_events: Option<Vec<String>>,
-    /// The `Callback-*` fields as the fingerprint takes them.
-    callback_fields: Vec<u8>,
+    /// `Queue`.
+    pub queue: Option<String>,
+    /// `Queue` and the `Callback-*` fields as the fingerprint takes them.
+    option_fields: Vec<u8>,
 }
 
 impl FromRequestParts<App> for Head {
@@ -38,15 +40,15 @@ impl FromRequestParts<App> for Head {
 
     async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
         let headers = &parts.headers;
-        let events = callback_field(headers, "callback-events")?;
-        let split = |list: String| list.split(',').map(|name| name.trim().to_owned()).collect();
+        known_callback_fields(headers)?;
         Ok(Head {
             key: idempotency_key(headers)?,
             prefer: Prefer::read(headers),
             traceparent: traceparent(headers),
-            callback_url: callback_field(headers, "callback-url")?,
-            callback_events: events.map(split),
-            callback_fields: callback_fields(headers),
+            callback_url: single(headers, "Callback-Url")?,
+            callback_events: list(headers, "Callback-Events")?,
+            queue: single(headers, "Queue")?,
+            option_fields: option_fields(headers),
         })
     }
 }
@@ -54,32 +56,68 @@ impl FromRequestParts<App> for Head {
 impl Head {
     /// What recognises a repeat of this request on `route`, if the client gave a key.
     ///
-    /// The fingerprint is SHA-256 of the raw body and the `Callback-*` fields.
+    /// The fingerprint is SHA-256 of the raw body and the option fields.
     pub fn idempotency(&self, route: &str, body: &[u8]) -> Option<Idempotency> {
         let key = self.key.clone()?;
         let mut hash = Sha256::new();
         // The length keeps a body from being read as a field, or the other way round.
         hash.update((body.len() as u64).to_be_bytes());
         hash.update(body);
-        hash.update(&self.callback_fields);
+        hash.update(&self.option_fields);
         Some(Idempotency { route: route.to_owned(), key, fingerprint: hash.finalize().into() })
     }
 }
 
-fn callback_field(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Problem> {
-    let bad = |rule| Problem::new(ProblemCode::InvalidRequest).at(name, rule);
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(bad("is given twice"));
+/// A misspelt field would mean that no callback ever comes.
+fn known_callback_fields(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut names = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("callback-"));
+    match names.find(|name| !["callback-url", "callback-events"].contains(name)) {
+        None => Ok(()),
+        Some(name) => {
+            let detail = "is unknown; there are `Callback-Url` and `Callback-Events`";
+            Err(Problem::new(ProblemCode::InvalidRequest).at(&as_written(name), detail))
+        }
     }
-    value.to_str().map(|text| Some(text.trim().to_owned())).map_err(|_| bad("must be visible ASCII"))
 }
 
-fn callback_fields(headers: &HeaderMap) -> Vec<u8> {
+/// The name of a field in the case that documents use.
+fn as_written(name: &str) -> String {
+    let mut start = true;
+    let up = |c: char| {
+        let shown = if start { c.to_ascii_uppercase() } else { c };
+        start = c == '-';
+        shown
+    };
+    name.chars().map(up).collect()
+}
+
+/// The values of a field, in order, as text without blanks around it.
+fn texts<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<Vec<&'h str>, Problem> {
+    let bad = || Problem::new(ProblemCode::InvalidRequest).at(name, "must be visible ASCII");
+    let values = headers.get_all(name).iter();
+    values.map(|value| value.to_str().map(str::trim).map_err(|_| bad())).collect()
+}
+
+/// A field that may be given once.
+fn single(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Problem> {
+    match texts(headers, name)?[..] {
+        [] => Ok(None),
+        [value] => Ok(Some(value.to_owned())),
+        [..] => Err(Problem::new(ProblemCode::InvalidRequest).at(name, "is given twice")),
+    }
+}
+
+/// A list: several field lines are one (RFC 9110, section 5.3), and empty elements count for nothing (5.6.1).
+fn list(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<String>>, Problem> {
+    let lines = texts(headers, name)?;
+    let names = lines.iter().flat_map(|line| line.split(',')).map(str::trim).filter(|name| !name.is_empty());
+    Ok((!lines.is_empty()).then(|| names.map(str::to_owned).collect()))
+}
+
+fn option_fields(headers: &HeaderMap) -> Vec<u8> {
     let mut fields: Vec<(&str, &[u8])> = headers
         .iter()
-        .filter(|(name, _)| name.as_str().starts_with("callback-"))
+        .filter(|(name, _)| name.as_str() == "queue" || name.as_str().starts_with("callback-"))
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect();
     fields.sort_unstable();
@@ -239,6 +277,24 @@ mod tests {
     }
 
     #[test]
+    fn several_lines_of_a_list_are_one() {
+        let read = |values: &[&[u8]]| list(&headers("callback-events", values), "Callback-Events").unwrap();
+        let both = Some(vec!["job.completed".to_owned(), "job.failed".to_owned()]);
+        assert_eq!(read(&[b"job.completed,job.failed"]), both);
+        assert_eq!(read(&[b" job.completed , ", b"job.failed,"]), both);
+        assert_eq!((read(&[]), read(&[b""])), (None, Some(vec![])));
+    }
+
+    #[test]
+    fn a_misspelt_callback_field_is_named() {
+        let of = |name| known_callback_fields(&headers(name, &[b"x"])).err();
+        for (name, shown) in [("callback-uri", "Callback-Uri"), ("callback--a", "Callback--A")] {
+            assert_eq!(of(name).unwrap().body(None).errors[0].pointer, shown);
+        }
+        assert!(of("callback-url").is_none() && of("callback").is_none() && of("queue").is_none());
+    }
+
+    #[test]
     fn an_idempotency_key_is_bare_or_quoted_and_both_spell_the_same() {
         let read = |values: &[&[u8]]| idempotency_key(&headers("idempotency-key", values)).ok().flatten();
         let long = vec![b'x'; 255];
@@ -293,7 +349,8 @@ mod tests {
             traceparent: None,
             callback_url: None,
             callback_events: None,
-            callback_fields: fields,
+            queue: None,
+            option_fields: fields,
         };
         let print =
             |fields: &[u8], body: &[u8]| head(fields.to_vec()).idempotency("r", body).unwrap().fingerprint;

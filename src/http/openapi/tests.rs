@@ -25,6 +25,7 @@ fn the_document_is_whole() {
     let routes = [Route {
         path: "/api/reports/generate".to_owned(),
         kind: "report.generate".to_owned(),
+        queue: None,
         status_path: Some("/api/reports/status/{jobId}".to_owned()),
     }];
     let doc = describe(&described().split_for_parts().1, &routes, &Urls::new("https://api.example.com"));

@@ -237,6 +237,11 @@ async fn operations_point_at_their_headers(site: &Site) {
     events.refused(422, "validation-failed", "Callback-Events");
     let alone = ask().header("callback-events", "job.completed").await;
     alone.refused(422, "validation-failed", "Callback-Url");
+    let misspelt = ask().header("callback-uri", "https://a.example.com/").await;
+    misspelt.refused(400, "invalid-request", "Callback-Uri");
+    let twice = ask().header("callback-url", "https://a.example.com/").header("callback-url", "x").await;
+    twice.refused(400, "invalid-request", "Callback-Url");
+    ask().header("queue", "a b").await.refused(422, "validation-failed", "Queue");
     let form = app.ask("POST", "/v1/operations/t").text("text/plain", "x").await;
     form.refused(415, "unsupported-media-type", "");
     app.holds_no_job().await;
