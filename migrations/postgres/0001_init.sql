@@ -148,6 +148,8 @@ CREATE TABLE job_queue (
     lost_sequence    BIGINT,
     progress         BIGINT,
     progress_at      BIGINT,
+    -- progress that came too soon after that is told then
+    progress_due     BIGINT,
     message          TEXT,
     error            TEXT,
     error_code       TEXT,
@@ -155,7 +157,7 @@ CREATE TABLE job_queue (
     deadline_at      BIGINT,
     cancel_at        BIGINT,
     cancel_reason    TEXT,
-    -- the sweep looks at the row then: deadline, time-out or end of the cancel grace
+    -- the sweep looks at the row then: deadline, time-out, end of the cancel grace or progress that is due
     watch_at         BIGINT
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 500,
         autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 200, autovacuum_vacuum_cost_delay = 0);

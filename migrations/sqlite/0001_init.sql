@@ -147,6 +147,8 @@ CREATE TABLE job_queue (
     lost_sequence    INTEGER,
     progress         INTEGER,
     progress_at      INTEGER,
+    -- progress that came too soon after that is told then
+    progress_due     INTEGER,
     message          TEXT,
     error            TEXT,
     error_code       TEXT,
@@ -154,7 +156,7 @@ CREATE TABLE job_queue (
     deadline_at      INTEGER,
     cancel_at        INTEGER,
     cancel_reason    TEXT,
-    -- the sweep looks at the row then: deadline, time-out or end of the cancel grace
+    -- the sweep looks at the row then: deadline, time-out, end of the cancel grace or progress that is due
     watch_at         INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX job_queue_due ON job_queue (tenant_id, queue, level, due_at);

@@ -68,6 +68,7 @@ pub async fn of_job(
     Query(OnlyPage(page)): Query<OnlyPage<id::Delivery>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    key.pace(&app, id)?;
     // An unknown job has no deliveries, but it must not look like one that is there.
     app.ask_job(app.store.job(key.tenant(), id, app.now())).await?;
     key.may_touch(&app, id).await?;

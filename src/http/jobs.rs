@@ -258,8 +258,9 @@ pub struct EventsQuery {
 impl FromQuery for EventsQuery {
     const NAMES: &'static [&'static str] = &["after", "cursor", "limit", "access_token"];
     fn from_params(params: &Params) -> Result<Self, Problem> {
-        let (name, after) = params.either::<u32>(["after", "cursor"])?;
-        Ok(EventsQuery { after: after.map_or(0, i64::from), name, limit: params.limit()? })
+        let (name, after) = params.either::<u64>(["after", "cursor"])?;
+        let after = after.map_or(0, |after| i64::try_from(after).unwrap_or(i64::MAX));
+        Ok(EventsQuery { after, name, limit: params.limit()? })
     }
 }
 
@@ -271,9 +272,9 @@ impl FromQuery for EventsQuery {
 /// it that nothing follows.
 #[utoipa::path(get, path = "/v1/jobs/{jobId}/events", tag = "jobs", operation_id = "listJobEvents",
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
-    params(("jobId" = JobId, Path), ("after" = Option<u32>, Query), ("cursor" = Option<u32>, Query),
+    params(("jobId" = JobId, Path), ("after" = Option<u64>, Query), ("cursor" = Option<u64>, Query),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200), ("Prefer" = Option<String>, Header),
-        ("Last-Event-ID" = Option<u32>, Header)),
+        ("Last-Event-ID" = Option<u64>, Header)),
     responses((status = 200, content(
             (Page<Event> = "application/json"), (String = "text/event-stream"))),
         (status = 204, description = "The job has ended, and no event follows"),
@@ -281,7 +282,7 @@ impl FromQuery for EventsQuery {
 pub async fn events(
     State(app): State<App>,
     reader: Reader,
-    Query(query): Query<EventsQuery>,
+    Query(mut query): Query<EventsQuery>,
     prefer: Prefer,
     waiting: Waiting,
     headers: HeaderMap,
@@ -295,6 +296,10 @@ pub async fn events(
     if form == Form::Stream {
         let after = stream::last_event_id(&headers)?.unwrap_or(query.after);
         return stream::open(&app, reader, after, &waiting).await;
+    }
+    if prefer.wait.is_some() && query.after > 0 {
+        // A client that says it is further than the job waits for what is still to come.
+        query.after = query.after.min(reader.job(&app).await?.sequence);
     }
     let look = || look_for_events(&app, &reader, &query);
     let waited = (reader.id, prefer.patience());

@@ -48,13 +48,15 @@ pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     if text.is_empty() {
         return Ok(None);
     }
-    let sequence: u32 = text.parse().map_err(|_| bad())?;
-    if values.next().is_some() { Err(bad()) } else { Ok(Some(sequence.into())) }
+    let sequence = text.parse().ok().filter(|sequence| *sequence >= 0).ok_or_else(bad)?;
+    if values.next().is_some() { Err(bad()) } else { Ok(Some(sequence)) }
 }
 
 /// The stream of what follows `after`; 204 if nothing can.
 pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> Result<Response, Problem> {
     let job = reader.job(app).await?;
+    // A client that says it is further than the job is told of all that is still to come.
+    let after = after.min(job.sequence);
     let goal = Goal { sequence: job.sequence, ended: job.state.ended() };
     if goal.reached(after) {
         return Ok((StatusCode::NO_CONTENT, head()).into_response());
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(read(&[]).unwrap(), None);
         assert_eq!(read(&[""]).unwrap(), None);
         assert_eq!(read(&["12"]).unwrap(), Some(12));
-        for bad in [&["x"][..], &["-1"], &["1.5"], &["1", "2"], &["99999999999"]] {
+        for bad in [&["x"][..], &["-1"], &["1.5"], &["1", "2"], &["99999999999999999999"]] {
             assert!(read(bad).is_err(), "{bad:?}");
         }
     }

@@ -75,8 +75,11 @@ pub(super) async fn change(
                     Err(_) if in_doubt && was_done(&work.held.job, change) => Ok(changed(&work.held)),
                     // What another change made of the job stands; only this one is refused.
                     Err(
-                        e
-                        @ (Error::LeaseLost | Error::AlreadyFinished | Error::NotRetryable | Error::Expired),
+                        e @ (Error::LeaseLost
+                        | Error::AlreadyFinished
+                        | Error::NotRetryable
+                        | Error::Expired
+                        | Error::Invalid(_)),
                     ) => Err(e),
                     Err(e) => return Err(e),
                 }
@@ -170,6 +173,7 @@ fn apply(work: &mut Work, out: &mut Outbox<'_>, change: &JobChange, now: Millis)
                 work.held.job.fence += 1;
                 transition(work, out, change, now)
             }
+            None if work.held.progress_due.is_some_and(|due| due <= now) => beat::settle(work, out, now),
             None => Ok(()),
         },
         What::Retry => Err(Error::NotRetryable),
@@ -262,6 +266,7 @@ fn end(
     now: Millis,
 ) -> Result<()> {
     let event = state.terminal_event().ok_or_else(|| Error::Bug(format!("{state:?} is no end")))?;
+    beat::settle(work, out, now)?;
     let job = &mut work.held.job;
     job.state = state;
     job.sequence += 1;
@@ -291,6 +296,7 @@ fn again(
     error: Option<(String, ErrorInfo)>,
     now: Millis,
 ) -> Result<()> {
+    beat::settle(work, out, now)?;
     let held = &mut work.held;
     started_row(held, out)?;
     let job = &mut held.job;
@@ -310,15 +316,16 @@ fn again(
         (None, true) => JobState::Scheduled,
         (None, false) => JobState::Queued,
     };
-    if let Some((text, info)) = error {
-        job.sequence += 1;
-        job.error_info = Some(info.clone());
-        work.error = Some((text, info));
-        out.job_event(&held.job, JobEvent::Retrying, now, None).map(drop)
-    } else {
-        job.version += 1;
-        Ok(())
-    }
+    job.sequence += 1;
+    let event = match error {
+        Some((text, info)) => {
+            job.error_info = Some(info.clone());
+            work.error = Some((text, info));
+            JobEvent::Retrying
+        }
+        None => JobEvent::Queued,
+    };
+    out.job_event(&held.job, event, now, None).map(drop)
 }
 
 /// The columns tell only of the last beginning: an attempt that is not the last gets its row now.
@@ -380,7 +387,7 @@ fn retry(work: &mut Work, out: &mut Outbox<'_>, now: Millis) -> Result<()> {
     job.callback_state = callback_awaited(job);
     held.phase = Some(Phase::Ready);
     held.attempts_left = i64::from(job.max_attempts);
-    held.progress_at = None;
+    (held.progress_at, held.progress_due) = (None, None);
     work.reopened = true;
     out.job_event(&held.job, JobEvent::Queued, now, None).map(drop)
 }

@@ -46,7 +46,7 @@ macro_rules! claim {
                  sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
                  started_at = $5,
                  started_sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
-                 progress = NULL, progress_at = NULL, message = NULL, error = NULL, error_code = NULL,
+                 progress = NULL, progress_at = NULL, progress_due = NULL, message = NULL, error = NULL, error_code = NULL,
                  watch_at = CASE WHEN deadline_at < $5 + timeout_ms THEN deadline_at ELSE $5 + timeout_ms END
              FROM picked WHERE job_queue.job_id = picked.job_id
              RETURNING job_queue.job_id, fence, attempt, wants, lost_at, lost_sequence, timeout_ms, deadline_at, sequence"

@@ -20,7 +20,7 @@ macro_rules! job_columns {
          q.attempts_left, q.wants, q.progress_at, \
          d.state, d.version, d.id, \
          CASE WHEN COALESCE(l.paused_until, 0) > COALESCE(l.held_until, 0) THEN l.paused_until ELSE l.held_until END, \
-         j.remove_at, ep.state"
+         j.remove_at, ep.state, q.progress_due"
     };
 }
 
@@ -64,6 +64,8 @@ pub(super) struct Held {
     pub(super) attempts_left: i64,
     pub(super) wants: i64,
     pub(super) progress_at: Option<Millis>,
+    /// When progress that is not told yet has to be.
+    pub(super) progress_due: Option<Millis>,
 }
 
 /// Reads a row of [`job_columns!`] as it stands at `now`.
@@ -88,6 +90,7 @@ pub(super) fn held(row: &Row, now: Millis) -> Result<Held> {
         attempts_left: row.int_opt(50)?.unwrap_or(0),
         wants: row.int_opt(51)?.unwrap_or(0),
         progress_at: row.time_opt(52)?,
+        progress_due: row.time_opt(59)?,
         job,
     })
 }

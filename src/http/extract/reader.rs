@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, MatchedPath};
 use http::request::Parts;
 
-use super::auth::{Bearer, authenticate, in_queues, require, still_valid};
+use super::auth::{Bearer, Key, authenticate, in_queues, require, still_valid};
 use super::path::First;
 use crate::http::app::App;
 use crate::http::followers::{Places, Who};
@@ -71,6 +71,11 @@ impl Viewer {
     /// Tells keys apart; bearers of a job's token are one.
     fn number(&self) -> u64 {
         self.key.as_ref().map_or(0, |key| key.id.uuid().as_u64_pair().1)
+    }
+
+    /// Refuses a burst of requests for one job.
+    pub fn pace(&self, app: &App, id: JobId) -> Result<(), Problem> {
+        pace(app, self.number(), id)
     }
 
     /// Whether the job of an access token is still there; a key needs none. A silent store takes no right away.
@@ -141,10 +146,22 @@ impl Reader {
 
     /// Refuses a burst of polls.
     pub fn pace(&self, app: &App) -> Result<(), Problem> {
-        if app.pace.allows(self.viewer.number(), self.id, app.real.now()) {
-            return Ok(());
-        }
-        Err(Problem::new(ProblemCode::RateLimited).detail("this job is polled too often; obey Retry-After"))
+        self.viewer.pace(app, self.id)
+    }
+}
+
+/// Refuses a burst of requests for one job; keys are told apart by `number`.
+fn pace(app: &App, number: u64, id: JobId) -> Result<(), Problem> {
+    if app.pace.allows(number, id, app.real.now()) {
+        return Ok(());
+    }
+    Err(Problem::new(ProblemCode::RateLimited).detail("this job is polled too often; obey Retry-After"))
+}
+
+impl<N> Key<N> {
+    /// Refuses a burst of requests for one job.
+    pub fn pace(&self, app: &App, id: JobId) -> Result<(), Problem> {
+        pace(app, self.record.id.uuid().as_u64_pair().1, id)
     }
 }
 

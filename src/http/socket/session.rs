@@ -29,6 +29,10 @@ const JOBS_MAX: usize = 1_000;
 const TICK: Duration = Duration::from_secs(2);
 /// Messages read in one [`TICK`].
 const MESSAGES: u32 = 40;
+/// Subscriptions that a connection may have made at once, and how many more each [`TICK`] brings: each reads events
+/// anew, and pages of them cost far more than the message that asks.
+const SUBSCRIPTIONS: u32 = 2_000;
+const SUBSCRIPTIONS_MORE: u32 = 400;
 /// How often the client is pinged.
 const PING: Duration = Duration::from_secs(25);
 /// A client of which nothing was heard for so long, a pong at least, is gone.
@@ -84,6 +88,8 @@ pub struct Session {
     due: VecDeque<JobId>,
     /// Messages that may still be read in this tick.
     allowance: u32,
+    /// Subscriptions that may still be made.
+    subscriptions: u32,
     heard: Millis,
     pinged: Millis,
     /// When it last followed a job, by the service's clock.
@@ -101,6 +107,7 @@ impl Session {
             jobs: HashMap::new(),
             due: VecDeque::new(),
             allowance: MESSAGES,
+            subscriptions: SUBSCRIPTIONS,
             heard: now,
             pinged: now,
             followed: app.now(),
@@ -161,6 +168,7 @@ impl Session {
 
     async fn tick(&mut self) -> Result<(), End> {
         self.allowance = MESSAGES;
+        self.subscriptions = (self.subscriptions + SUBSCRIPTIONS_MORE).min(SUBSCRIPTIONS);
         let now = self.app.real.now();
         if now.since(self.heard) > SILENCE {
             return Err(End::Left);
@@ -232,27 +240,26 @@ impl Session {
         for (i, text) in request.job_ids.iter().enumerate() {
             match request.op {
                 SocketOp::Subscribe => self.subscribe(i, text, request.after.get(text).copied()).await?,
-                SocketOp::Unsubscribe => {
-                    if let Ok(id) = text.parse() {
-                        self.unsubscribe(id);
-                    }
-                }
+                SocketOp::Unsubscribe => match text.parse() {
+                    Ok(id) => self.unsubscribe(id),
+                    Err(_) => self.refuse(None, no_job(i)).await?,
+                },
             }
         }
         Ok(())
     }
 
-    async fn subscribe(&mut self, i: usize, text: &str, after: Option<u32>) -> Result<(), End> {
-        let pointer = format!("/jobIds/{i}");
-        let Ok(id) = text.parse::<JobId>() else {
-            let problem = Problem::new(ProblemCode::JobNotFound).at(&pointer, "names no job");
-            return self.refuse(None, problem).await;
-        };
+    async fn subscribe(&mut self, i: usize, text: &str, after: Option<u64>) -> Result<(), End> {
+        let Ok(id) = text.parse::<JobId>() else { return self.refuse(None, no_job(i)).await };
         if self.jobs.contains_key(&id) && after.is_none() {
             return Ok(());
         }
+        if let Err(hurry) = self.pace(id) {
+            return self.refuse(Some(id), hurry).await;
+        }
         if self.jobs.len() >= JOBS_MAX && !self.jobs.contains_key(&id) {
             let rule = format!("one connection watches at most {JOBS_MAX} jobs at once");
+            let pointer = format!("/jobIds/{i}");
             return self.refuse(Some(id), Problem::new(ProblemCode::QuotaExceeded).at(&pointer, &rule)).await;
         }
         let place = match self.jobs.remove(&id) {
@@ -262,9 +269,23 @@ impl Session {
                 Err(full) => return self.refuse(Some(id), full).await,
             },
         };
-        let last = i64::from(after.unwrap_or(0));
+        let last = after.map_or(0, |after| i64::try_from(after).unwrap_or(i64::MAX));
         self.jobs.insert(id, Subscription { last, goal: None, place });
         self.put_due(id);
+        Ok(())
+    }
+
+    /// A subscription reads what a poll reads, and is paced like one; and one connection makes only so many.
+    fn pace(&mut self, id: JobId) -> Result<(), Problem> {
+        self.viewer.pace(&self.app, id)?;
+        match self.subscriptions.checked_sub(1) {
+            Some(left) => self.subscriptions = left,
+            None => {
+                let detail = "this connection subscribes too often; wait before the next";
+                let wait = u32::try_from(TICK.as_secs()).unwrap_or(1);
+                return Err(Problem::new(ProblemCode::RateLimited).detail(detail).retry_after(wait));
+            }
+        }
         Ok(())
     }
 
@@ -291,7 +312,6 @@ impl Session {
         if let (Some(now), Some(goal)) = (news, &mut subscription.goal) {
             goal.learn(now);
         }
-        let last = subscription.last;
         let goal = match subscription.goal {
             Some(goal) => goal,
             None => match self.admit(id).await {
@@ -299,6 +319,7 @@ impl Session {
                 Err(problem) => return self.give_up(id, problem).await,
             },
         };
+        let last = self.jobs.get(&id).map_or(0, |subscription| subscription.last);
         let verb = self.app.store.job_events(self.viewer.tenant, id, last, PAGE, self.app.now());
         let events = match self.app.ask_job(verb).await {
             Ok(events) => events,
@@ -311,7 +332,9 @@ impl Session {
             self.advance(id, event.sequence);
             self.tell(&SocketMessage::Event(event)).await?;
         }
-        self.go_on(id, goal, read);
+        if !self.go_on(id, goal, read) && !read {
+            return self.tell(&SocketMessage::Ended { job_id: id }).await;
+        }
         Ok(())
     }
 
@@ -321,6 +344,8 @@ impl Session {
         let job = self.viewer.job(&self.app, id).await?;
         let goal = Goal { sequence: job.sequence, ended: job.state.ended() };
         if let Some(subscription) = self.jobs.get_mut(&id) {
+            // A client that says it is further than the job is told of all that is still to come.
+            subscription.last = subscription.last.min(job.sequence);
             self.watcher.watch(id, subscription.last)?;
             subscription.goal = Some(goal);
         }
@@ -338,18 +363,19 @@ impl Session {
         }
     }
 
-    /// Gives up what has come to its end; looks again at what has more.
-    fn go_on(&mut self, id: JobId, goal: Goal, read: bool) {
-        let Some(last) = self.jobs.get(&id).map(|subscription| subscription.last) else { return };
+    /// Looks again at what has more; gives up what has come to its end, and says false.
+    fn go_on(&mut self, id: JobId, goal: Goal, read: bool) -> bool {
+        let Some(last) = self.jobs.get(&id).map(|subscription| subscription.last) else { return true };
         if goal.reached(last) {
             self.unsubscribe(id);
-            return;
+            return false;
         }
         // It is watched already, so there is a place for it.
         let _ = self.watcher.watch(id, last);
         if read && last < goal.sequence {
             self.put_due(id);
         }
+        true
     }
 }
 
@@ -361,6 +387,10 @@ async fn next(due: &mut VecDeque<JobId>, watcher: &Watcher) -> News {
         Some(id) => (id, None),
         None => watcher.moved().await,
     }
+}
+
+fn no_job(i: usize) -> Problem {
+    Problem::new(ProblemCode::JobNotFound).at(&format!("/jobIds/{i}"), "names no job")
 }
 
 fn stopping() -> End {

@@ -53,7 +53,7 @@ static END_JOBS: Sql = Sql::batch(
 static UPDATE_QUEUE: Sql = Sql::batch(
     "UPDATE job_queue
      SET due_at = b.due_at, phase = b.phase, attempt = b.attempt, attempts_left = b.attempts_left, sequence = b.sequence,
-         version = b.version, fence = b.fence, progress = b.progress, progress_at = b.progress_at, message = b.message, error = b.error,
+         version = b.version, fence = b.fence, progress = b.progress, progress_at = b.progress_at, progress_due = b.progress_due, message = b.message, error = b.error,
          error_code = b.error_code, cancel_at = b.cancel_at, cancel_reason = b.cancel_reason, watch_at = b.watch_at,
          started_sequence = b.started_sequence
      FROM {b} WHERE job_queue.job_id = b.job_id",
@@ -69,6 +69,7 @@ static UPDATE_QUEUE: Sql = Sql::batch(
         ("fence", Col::Int),
         ("progress", Col::Int),
         ("progress_at", Col::Int),
+        ("progress_due", Col::Int),
         ("message", Col::Text),
         ("error", Col::Text),
         ("error_code", Col::Text),
@@ -147,6 +148,7 @@ fn queue_row(w: &Work) -> Vec<Value> {
         j.fence,
         j.progress.map(i64::from),
         held.progress_at,
+        held.progress_due,
         j.message.clone(),
         w.error.as_ref().map(|(text, _)| text.clone()),
         j.error_info.as_ref().and_then(|i| i.code.clone()),
@@ -162,7 +164,7 @@ fn watch_at(held: &Held) -> Option<Millis> {
     let leased = held.phase == Some(Phase::Leased);
     let must_end = if leased { held.job.must_end_at() } else { held.job.deadline_at };
     let cancelled = held.job.cancel_at.map(|t| t.plus(CANCEL_GRACE));
-    [must_end, cancelled].into_iter().flatten().min()
+    [must_end, cancelled, held.progress_due].into_iter().flatten().min()
 }
 
 fn reopen_row(w: &Work) -> Vec<Value> {

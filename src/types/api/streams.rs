@@ -22,8 +22,8 @@ pub struct SocketRequest {
     pub job_ids: Vec<String>,
     /// With `subscribe`: the last sequence that the client has of a job; all of its events otherwise.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(value_type = Option<std::collections::BTreeMap<String, u32>>)]
-    pub after: BTreeMap<String, u32>,
+    #[schema(value_type = Option<std::collections::BTreeMap<String, Option<u64>>>)]
+    pub after: BTreeMap<String, u64>,
 }
 
 /// What a client may want.
@@ -42,6 +42,11 @@ pub enum SocketOp {
 pub enum SocketMessage {
     /// A job has an event.
     Event(Event),
+    /// A job that was subscribed to has ended, and has no event above `after`.
+    Ended {
+        /// The job, which is not watched.
+        job_id: JobId,
+    },
     /// Something was not done; all else goes on.
     Error {
         /// The job that is not watched, or no longer.

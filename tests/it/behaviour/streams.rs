@@ -3,16 +3,19 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::app::{Site, TestApp, both_engines, id, until};
-use crate::support::stream::{Item, Sse};
+use crate::support::stream::{Item, Socket, Sse};
 
 both_engines! {
     a_stream_tells_what_json_tells_and_ends_with_the_job,
     a_stream_cut_twice_sees_every_event_once,
     nothing_follows_the_end,
+    who_is_ahead_of_the_job_is_told_what_is_still_to_come,
+    the_last_progress_of_a_burst_is_told,
+    a_release_is_told,
     what_is_not_understood_is_refused,
     browsers_read_by_the_access_token,
     a_rested_stream_is_kept_alive,
@@ -95,11 +98,80 @@ async fn nothing_follows_the_end(site: &Site) {
     }
     let stream = Sse::ask(&app, &format!("/v1/jobs/{job}/events?after=3"), Some(&app.key), []).await;
     assert_eq!(stream.status, 204);
-    // A client that is ahead of what there is hears of the end all the same.
-    let other = app.submit_id(json!({"type": "t"})).await;
-    let mut ahead = Sse::open(&app, &other, Some(77)).await;
-    app.complete(&other).await;
-    assert_eq!((ahead.status, ahead.rest().await), (200, vec![]));
+}
+
+/// Such as one that mixed up two jobs, or remembers a store that was restored from a backup.
+async fn who_is_ahead_of_the_job_is_told_what_is_still_to_come(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let far = i64::MAX;
+    let mut streams = [Sse::open(&app, &job, Some(77)).await, Sse::open(&app, &job, Some(far)).await];
+    let mut socket = Socket::open(&app).await;
+    socket.subscribe(&[&job], json!({&job: 77})).await;
+    let poll = app.get(&format!("/v1/jobs/{job}/events?after=77")).header("prefer", "wait=20");
+    let poll = tokio::spawn(poll.into_future());
+    // Once the socket has answered something sent later, its subscription stands.
+    socket.subscribe(&["nonsense"], Value::Null).await;
+    socket.error().await;
+
+    app.complete(&job).await;
+
+    for stream in &mut streams {
+        assert_eq!(stream.rest().await, [2, 3]);
+    }
+    assert_eq!([socket.event().await.1, socket.event().await.1], [2, 3]);
+    assert!(poll.await.unwrap().ok(200)["items"][0]["sequence"].as_i64().unwrap() >= 2);
+    socket.subscribe(&[&job], json!({&job: 3})).await;
+    assert_eq!(socket.next().await.unwrap(), json!({"op": "ended", "jobId": job}), "nothing is to come");
+}
+
+async fn the_last_progress_of_a_burst_is_told(site: &Site) {
+    let app = site.start_still().await;
+    let [job, other] = [app.submit_id(json!({"type": "t"})).await, app.submit_id(json!({"type": "t"})).await];
+    let [first, second] = [app.claim_one().await, app.claim_one().await];
+    for progress in [10, 60, 99] {
+        app.report(&first, "heartbeat", json!({"progress": progress})).await.ok(200);
+        app.report(&second, "heartbeat", json!({"progress": progress})).await.ok(200);
+    }
+    let mut stream = Sse::open(&app, &job, Some(2)).await;
+    let told = |event: Option<(i64, String, Value)>| {
+        let (sequence, kind, event) = event.unwrap();
+        (sequence, kind, event["data"]["progress"].clone())
+    };
+    assert_eq!(told(stream.event().await), (3, "job.progress".to_owned(), json!(10)));
+
+    app.report(&second, "complete", json!({})).await.ok(200);
+    app.pass(1);
+
+    assert_eq!(told(stream.event().await), (4, "job.progress".to_owned(), json!(99)), "by the sweep");
+    let items = app.items(&format!("/v1/jobs/{other}/events?after=2")).await;
+    let seen: Vec<_> = items.iter().map(|e| (e["type"].as_str().unwrap(), &e["data"]["progress"])).collect();
+    let wanted =
+        [("job.progress", &json!(10)), ("job.progress", &json!(99)), ("job.completed", &Value::Null)];
+    assert_eq!(seen, wanted, "before the end");
+}
+
+async fn a_release_is_told(site: &Site) {
+    let app = site.start_still().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let mut stream = Sse::open(&app, &job, Some(1)).await;
+    for delay in [0, 60] {
+        let claimed = app.claim_one().await;
+        app.report(&claimed, "release", json!({"delaySeconds": delay})).await.ok(200);
+    }
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let (sequence, kind, event) = stream.event().await.unwrap();
+        seen.push((sequence, kind, event["data"]["state"].as_str().unwrap().to_owned()));
+    }
+    let wanted = [
+        (2, "started", "processing"),
+        (3, "queued", "queued"),
+        (4, "started", "processing"),
+        (5, "queued", "scheduled"),
+    ];
+    assert_eq!(seen, wanted.map(|(n, kind, state)| (n, format!("job.{kind}"), state.to_owned())));
+    assert_eq!(app.job(&job).await["state"], "scheduled");
 }
 
 async fn what_is_not_understood_is_refused(site: &Site) {

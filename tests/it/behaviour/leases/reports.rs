@@ -73,6 +73,8 @@ async fn a_heartbeat_tells_of_a_cancel(site: &Site) {
 
     let alive = app.report(&claimed, "heartbeat", json!({"progress": 5})).await.ok(200);
     assert_eq!(alive["cancelRequested"], true);
+    let day = app.report(&claimed, "heartbeat", json!({"extendSeconds": 3_601})).await;
+    day.refused(422, "validation-failed", "/extendSeconds");
     let ended = app.report(&claimed, "fail", json!({"error": "stopped"})).await.ok(200);
 
     assert_eq!((&ended["status"], &ended["state"]), (&json!("failed"), &json!("cancelled")));

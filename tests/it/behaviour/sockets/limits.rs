@@ -15,6 +15,7 @@ both_engines! {
     a_ping_is_answered,
     a_thousand_jobs_are_followed_at_once_and_no_more,
     messages_are_read_at_a_pace,
+    subscriptions_are_paced_like_polls,
     sockets_are_opened_at_a_pace,
     an_access_token_has_so_many_streams_at_once,
     who_follows_nothing_is_sent_away,
@@ -85,6 +86,41 @@ async fn a_thousand_jobs_are_followed_at_once_and_no_more(site: &Site) {
     socket.say(json!({"op": "unsubscribe", "jobIds": [all[0]]})).await;
     socket.subscribe(&[&more], Value::Null).await;
     assert_eq!(socket.event().await, (more, 1));
+}
+
+async fn subscriptions_are_paced_like_polls(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    let mut socket = Socket::open(&app).await;
+    socket.subscribe(&vec![job.as_str(); 900], json!({&job: 0})).await;
+    let mut refused = 0;
+    let mut told = 0;
+    while refused + told < 880 {
+        let message = socket.next().await.unwrap();
+        if message["op"] == "event" {
+            told += 1;
+            continue;
+        }
+        assert_eq!((&message["jobId"], &message["problem"]["code"]), (&json!(job), &json!("rate-limited")));
+        refused += 1;
+    }
+    assert!(told <= 20, "{told} reads of one job");
+    let poll = app.get(&format!("/v1/jobs/{job}")).await;
+    assert_eq!(poll.status, 429, "they share what a key may ask of one job");
+    app.get(&format!("/v1/jobs/{job}/deliveries")).await.refused(429, "rate-limited", "");
+
+    // One after the other, many jobs: so many at once, and then as many as the time brings.
+    let many: Vec<String> = (0..1_000).map(|n| format!("job_01H455VB4PEX5VSKNK{n:08}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for _ in 0..3 {
+        socket.subscribe(&many, Value::Null).await;
+    }
+    let mut codes = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..3_000 {
+        let message = socket.next().await.unwrap();
+        *codes.entry(id(&message["problem"]["code"])).or_default() += 1;
+    }
+    assert!(codes["rate-limited"] > 0 && codes["job-not-found"] > 1_000, "{codes:?}");
 }
 
 async fn messages_are_read_at_a_pace(site: &Site) {
