@@ -51,14 +51,36 @@ pub async fn get_result(
 ) -> Result<Response, Problem> {
     reader.pace(&app)?;
     let job = waiting.for_reader(&app, prefer, &reader, None::<fn(&Job) -> bool>).await?;
-    ready(&app, &job)?;
+    ready(&app, &job).map_err(|refusal| applied(prefer, refusal))?;
     let stored = app.ask_job(app.store.job_result(reader.tenant(), reader.id, app.now())).await?;
     reader.sees(&stored.job)?;
+    well_named(&reader, &stored.job)?;
     let mut response = serve(&stored, &method, &headers)?;
     if let Some(applied) = prefer.wait.and_then(|_| prefer.applied(false)) {
         response.headers_mut().insert(HeaderName::from_static("preference-applied"), applied);
     }
     Ok(response)
+}
+
+/// A file is served under the ending of its type or none: programs go by the ending, and run what it says.
+fn well_named(reader: &Reader, job: &Job) -> Result<(), Problem> {
+    let Some(content_type) = job.result_type.as_deref() else { return Ok(()) };
+    match (reader.ending.as_deref(), ending(content_type)) {
+        (None, _) => Ok(()),
+        (Some(asked), Some(own)) if asked == own => Ok(()),
+        (Some(_), _) => {
+            Err(Problem::new(ProblemCode::NotFound).detail("the result has another ending, or none"))
+        }
+    }
+}
+
+/// A refusal after a wait says that there was one (RFC 7240, section 3).
+fn applied(prefer: Prefer, refusal: Problem) -> Problem {
+    let applied = prefer.wait.and_then(|_| prefer.applied(false));
+    let refusal = refusal.header(header::VARY, HeaderValue::from_static("Authorization, Prefer"));
+    applied.into_iter().fold(refusal, |refusal, applied| {
+        refusal.header(HeaderName::from_static("preference-applied"), applied)
+    })
 }
 
 /// Refuses a job that has no result, or none yet.
@@ -78,7 +100,9 @@ fn serve(stored: &StoredResult, method: &Method, headers: &HeaderMap) -> Result<
     let missing = || Problem::new(ProblemCode::NotFound).detail("the job ended without a result");
     if let Some(location) = stored.job.result_url.as_deref() {
         let location = HeaderValue::from_str(location).map_err(|_| missing())?;
-        return Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response());
+        let mut response = (StatusCode::SEE_OTHER, [(header::LOCATION, location)]).into_response();
+        harmless(response.headers_mut());
+        return Ok(response);
     }
     let bytes = stored.bytes.clone().ok_or_else(missing)?;
     let digest = Sha256::digest(&bytes);
@@ -119,14 +143,24 @@ fn guard(headers: &mut HeaderMap, job: &Job, etag: &str) {
         (header::CONTENT_TYPE, content_type),
         (header::CONTENT_DISPOSITION, file.as_str()),
         (header::ETAG, etag),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::CONTENT_SECURITY_POLICY, "sandbox"),
-        (header::ACCEPT_RANGES, "bytes"),
-        (header::CACHE_CONTROL, "private, no-cache"),
     ] {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
         }
+    }
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    harmless(headers);
+}
+
+/// No page of ours, for nobody else, and another answer to who waits or is someone else.
+fn harmless(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "sandbox"),
+        (header::CACHE_CONTROL, "private, no-cache"),
+        (header::VARY, "Authorization, Prefer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
     }
 }
 

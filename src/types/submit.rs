@@ -69,6 +69,8 @@ pub fn check(wish: SubmitJob, rules: &Rules<'_>, stamp: Stamp) -> Checked<NewJob
     let max_attempts = range("/maxAttempts", wish.max_attempts, 3, 1..=100)?;
     let retain_seconds = range("/retainSeconds", wish.retain_seconds, 604_800, 60..=2_592_000)?;
     let worker = wish.worker.unwrap_or(WorkerKind::Pull);
+    // Its one holder does it, and there is no queue to go back to.
+    let max_attempts = if worker == WorkerKind::External { 1 } else { max_attempts };
     let lease_seconds = lease(worker, wish.lease_seconds)?;
     times(rules.now, worker, wish.run_at, wish.deadline_at)?;
     let metadata = metadata(wish.metadata)?;
@@ -377,12 +379,23 @@ pub fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }
 
-/// A worker's result URL: sound http or https text; the client follows it, the service never does.
+/// A worker's result URL in its normalised form; the client follows it, the service never does.
+///
+/// So it may lead to any host, and have a fragment (RFC 9110, section 10.2.2).
 pub fn result_url(pointer: &str, raw: &str) -> Checked<String> {
-    let everywhere = UrlPolicy { allow_http: true, dev: true, ..UrlPolicy::default() };
-    match CallbackUrl::check(raw, &everywhere) {
-        Ok(url) => Ok(url.as_str().to_owned()),
-        Err(refusal) if refusal.is_blocked() => Ok(raw.to_owned()),
-        Err(refusal) => refuse(pointer, refusal.to_string()),
+    if raw.len() > 2_048 {
+        return refuse(pointer, "must have at most 2048 bytes");
+    }
+    if raw.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
+        return refuse(pointer, "must not hold blanks, control characters and backslashes");
+    }
+    let web =
+        url::Url::parse(raw).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    match web {
+        None => refuse(pointer, "must be an absolute http or https URL"),
+        Some(url) if !url.username().is_empty() || url.password().is_some() => {
+            refuse(pointer, "must not hold a user name or password")
+        }
+        Some(url) => Ok(url.into()),
     }
 }

@@ -119,6 +119,8 @@ impl FromRequestParts<App> for Viewer {
 pub struct Reader {
     /// The job.
     pub id: JobId,
+    /// What follows the job's id in the name of a file, without the dot.
+    pub ending: Option<String>,
     /// Who it is.
     pub viewer: Viewer,
 }
@@ -170,9 +172,10 @@ impl FromRequestParts<App> for Reader {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let viewer = Viewer::from_request_parts(parts, app).await?;
-        let id = job_in_path(parts, app).await;
-        let id = id.filter(|id| viewer.only.is_none_or(|only| only == *id));
-        Ok(Reader { id: id.ok_or_else(|| Problem::new(ProblemCode::JobNotFound))?, viewer })
+        let named = job_in_path(parts, app).await;
+        let named = named.filter(|(id, _)| viewer.only.is_none_or(|only| only == *id));
+        let (id, ending) = named.ok_or_else(|| Problem::new(ProblemCode::JobNotFound))?;
+        Ok(Reader { id, ending, viewer })
     }
 }
 
@@ -184,10 +187,12 @@ fn query_token(parts: &Parts) -> Option<String> {
         .filter(|token| token.starts_with(AccessToken::PREFIX))
 }
 
-/// The job of the path; on `/results/{file}` the ending does not count.
-async fn job_in_path(parts: &mut Parts, app: &App) -> Option<JobId> {
+/// The job of the path, and on `/results/{file}` the ending.
+async fn job_in_path(parts: &mut Parts, app: &App) -> Option<(JobId, Option<String>)> {
     let with_ending = parts.extensions.get::<MatchedPath>().is_some_and(|p| p.as_str() == "/results/{file}");
     let First(text) = First::from_request_parts(parts, app).await.ok()?;
-    let id = if with_ending { text.split('.').next().unwrap_or_default() } else { &text };
-    id.parse().ok()
+    match text.split_once('.').filter(|_| with_ending) {
+        Some((id, ending)) => Some((id.parse().ok()?, Some(ending.to_owned()))),
+        None => Some((text.parse().ok()?, None)),
+    }
 }

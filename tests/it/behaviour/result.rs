@@ -128,6 +128,8 @@ async fn pictures_and_documents_keep_their_type_and_ending(site: &Site) {
         let job = with_bytes(&app, content_type, bytes).await;
         let place = format!("/results/{job}.{ending}");
         assert_eq!(app.job(&job).await["resultUrl"], format!("{}{place}", app.url));
+        app.get(&format!("/results/{job}.exe")).await.refused(404, "not-found", "");
+        assert_eq!(app.get(&format!("/results/{job}")).await.status, 200);
         let result = app.get(&place).await;
         assert_eq!((result.header("content-type"), &result.body[..]), (content_type, bytes));
     }
@@ -165,6 +167,10 @@ async fn no_result_yet_says_when_to_come_back(site: &Site) {
         assert!((1..=30).contains(&early.header("retry-after").parse::<u32>().unwrap()));
         app.claim(1).await;
     }
+    let waited = app.get(&path).header("prefer", "wait=1").await;
+    assert_eq!((waited.status, waited.header("preference-applied")), (409, "wait=1"));
+    let events = app.get(&format!("/v1/jobs/{job}/events?after=1")).header("prefer", "wait=1").await;
+    assert_eq!((events.status, events.header("preference-applied")), (200, "wait=1"));
 }
 
 async fn a_failed_job_has_none(site: &Site) {
@@ -187,12 +193,26 @@ async fn a_result_kept_elsewhere_is_pointed_to(site: &Site) {
     let script = json!({"resultUrl": "javascript:alert(1)"});
     app.report(&claimed, "complete", script).await.refused(422, "validation-failed", "/resultUrl");
 
-    let url = "https://files.example.com/a?sig=x";
-    let done = app.report(&claimed, "complete", json!({"resultUrl": url})).await.ok(200);
+    for bad in ["http://10.0.0.1/a b", "https://u:p@10.0.0.1/", "https:///", "http://10.0.0.1/\\"] {
+        let wish = json!({"resultUrl": bad});
+        app.report(&claimed, "complete", wish).await.refused(422, "validation-failed", "/resultUrl");
+    }
+
+    let url = "http://10.0.0.1/a?sig=x#page=2";
+    let given = json!({"resultUrl": "HTTP://10.0.0.1:80/b/../a?sig=x#page=2"});
+    let done = app.report(&claimed, "complete", given).await.ok(200);
 
     assert_eq!(done["resultUrl"], url);
     let result = app.get(&format!("/v1/jobs/{job}/result")).await;
     assert_eq!((result.status, result.header("location")), (303, url));
+    for (name, value) in [
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "sandbox"),
+        ("cache-control", "private, no-cache"),
+        ("vary", "Authorization, Prefer"),
+    ] {
+        assert_eq!(result.header(name), value, "{name}");
+    }
 }
 
 async fn a_result_that_is_too_large_is_refused(site: &Site) {
