@@ -138,6 +138,8 @@ impl Errand {
             http::header::USER_AGENT,
             HeaderValue::from_static(concat!("Ringback/", env!("CARGO_PKG_VERSION"))),
         );
+        // The answer is the result as it stands: a compressed one would be given out without saying so.
+        map.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         map.insert("ringback-job-id", value(id)?);
         map.insert("ringback-attempt", HeaderValue::from(self.job.attempt));
         let mut token = value(&self.job.lease_token.to_string())?;

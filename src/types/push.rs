@@ -34,6 +34,12 @@ pub fn judge(exchange: &Exchange, deadline: Duration) -> Verdict {
     match exchange.outcome {
         Answer::Answered { status: 202, .. } => Verdict::Later,
         Answer::Answered { status: 200..=299, .. } if exchange.body.len() > api::RESULT_MAX => too_large(),
+        Answer::Answered { status: 200..=299, .. } if is_encoded(exchange) => failed(
+            "the push worker's answer has a Content-Encoding, though it was asked for none".to_owned(),
+            "content-encoding",
+            false,
+            None,
+        ),
         Answer::Answered { status: 200..=299, .. } => Verdict::Done(result(exchange)),
         Answer::Answered { status, retry_after, .. } => refused(status, retry_after, &exchange.body),
         Answer::Failed(Fault::LeaseRanOut) => Verdict::Unsent,
@@ -65,6 +71,12 @@ pub fn is_away(answer: &Answer) -> Option<bool> {
 
 fn too_large() -> Verdict {
     failed(format!("the result is over {} bytes", api::RESULT_MAX), "result-too-large", false, None)
+}
+
+/// What is given out later says nothing of a coding (RFC 9110, section 8.4): nobody could read it.
+fn is_encoded(exchange: &Exchange) -> bool {
+    let mut codings = exchange.headers.iter().filter(|(name, _)| name == "content-encoding");
+    codings.any(|(_, coding)| !coding.trim().eq_ignore_ascii_case("identity") && !coding.trim().is_empty())
 }
 
 fn result(exchange: &Exchange) -> Outcome {
@@ -158,6 +170,19 @@ mod tests {
             assert_eq!((content_type.as_str(), &bytes[..]), (want_type, want));
         }
         assert!(matches!(judge(&exchange(answered(202), None, b"x"), DEADLINE), Verdict::Later));
+    }
+
+    #[test]
+    fn an_encoded_answer_is_no_result() {
+        let coded = |coding: &str| {
+            let mut given = exchange(answered(200), Some("application/json"), b"x");
+            given.headers.push(("content-encoding".to_owned(), coding.to_owned()));
+            judge(&given, Duration::from_secs(60))
+        };
+        assert!(
+            matches!(coded("gzip"), Verdict::Failed(f) if f.error.contains("Content-Encoding") && !f.retryable)
+        );
+        assert!(matches!(coded("identity"), Verdict::Done(_)));
     }
 
     #[test]
