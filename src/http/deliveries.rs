@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, Uri};
 
 use super::app::App;
-use super::extract::{FromQuery, Key, NoQuery, Params, PathId, Query, need, page_of, paged};
+use super::extract::{FromQuery, Key, NoBody, NoQuery, Params, PathId, Query, need, page_of, paged};
 use super::jobs::page;
 use super::problem::Problem;
 use crate::store::{DeliveryFilter, Error, Narrow, PageOf};
@@ -145,6 +145,7 @@ pub async fn retry(
     key: Key<need::DeadlettersReplay>,
     PathId(id): PathId<id::Delivery>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     seen(&app, &key, id).await?;
     let delivery = app.ask(ended(app.store.retry_delivery(key.tenant(), id, app.now()))).await?;
@@ -162,6 +163,7 @@ pub async fn cancel(
     key: Key<need::DeadlettersReplay>,
     PathId(id): PathId<id::Delivery>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Json<Delivery>, Problem> {
     seen(&app, &key, id).await?;
     let delivery = app.ask(ended(app.store.cancel_delivery(key.tenant(), id, app.now()))).await?;

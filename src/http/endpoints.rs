@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode, Uri, header};
 
 use super::app::App;
 use super::extract::{
-    FromQuery, Head, JsonBody, Key, MaybeJson, NoQuery, Params, PathId, Query, need, page_of, paged,
+    FromQuery, Head, JsonBody, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, page_of, paged,
 };
 use super::jobs::page;
 use super::problem::Problem;
@@ -255,6 +255,7 @@ pub async fn pause(
     key: Key<need::EndpointsWrite>,
     PathId(id): PathId<id::Endpoint>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Json<View>, Problem> {
     set_paused(&app, &key, id, true).await
 }
@@ -268,6 +269,7 @@ pub async fn resume(
     key: Key<need::EndpointsWrite>,
     PathId(id): PathId<id::Endpoint>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Json<View>, Problem> {
     set_paused(&app, &key, id, false).await
 }

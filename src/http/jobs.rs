@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
 use super::app::App;
 use super::extract::{
-    Form, FromQuery, Key, MaybeJson, NoQuery, Params, PathId, Prefer, Query, Reader, Waiting, etag_matches,
-    is_conditional, need::JobsRead, need::JobsWrite, negotiate, next_link, page_of, paged,
+    Form, FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Prefer, Query, Reader, Waiting,
+    etag_matches, is_conditional, need::JobsRead, need::JobsWrite, negotiate, next_link, page_of, paged,
 };
 use super::problem::Problem;
 use super::stream;
@@ -186,7 +186,7 @@ pub async fn cancel(
 
 /// Cancel a job: the same as POST to its `cancel`.
 #[utoipa::path(delete, path = "/v1/jobs/{jobId}", tag = "jobs", operation_id = "deleteJob",
-    security(("apiKey" = ["jobs:write"])), params(("jobId" = JobId, Path)),
+    security(("apiKey" = ["jobs:write"])), params(("jobId" = JobId, Path)), request_body = Option<Cancel>,
     responses((status = 200, body = JobView), (status = 202, body = JobView),
         (status = 409, description = "job-already-finished")))]
 pub async fn delete_job(
@@ -208,6 +208,7 @@ pub async fn retry(
     key: Key<JobsWrite>,
     PathId(id): PathId<id::Job>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Response, Problem> {
     key.may_touch(&app, id).await?;
     let job = change(&app, id, Some(key.tenant()), Right::Owner, What::Retry).await?.job;
@@ -309,6 +310,9 @@ pub async fn events(
     let link = next_cursor.as_deref().and_then(|after| next_link(&uri, app.store.urls(), query.name, after));
     let mut answer = page((link, Page { items, next_cursor }));
     answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Authorization, Prefer"));
+    if let Some(applied) = prefer.wait.and_then(|_| prefer.applied(false)) {
+        answer.headers_mut().insert("preference-applied", applied);
+    }
     Ok(answer)
 }
 

@@ -306,6 +306,11 @@ mod tests {
             object(br#"{"type":"a","priority":null,"input":{ "b" : 1.50, "a":"\u00e9" }}"#).unwrap();
         assert_eq!(job.priority, None);
         assert_eq!(job.input.unwrap().get(), r#"{ "b" : 1.50, "a":"\u00e9" }"#);
+        let maps = br#"{"type":"a","callback":{"url":"x","headers":{"X-A":null,"X-B":"b"}}}"#;
+        let headers = object::<SubmitJob>(maps).unwrap().callback.unwrap().headers.unwrap();
+        assert_eq!(headers.into_iter().collect::<Vec<_>>(), [("X-B".to_owned(), "b".to_owned())]);
+        let none = br#"{"op":"subscribe","jobIds":["x"],"after":{"x":null}}"#;
+        assert!(object::<crate::types::api::SocketRequest>(none).unwrap().after.is_empty());
         let batch: SubmitBatch = object(br#"{"atomic":null,"jobs":[{"type":"a"}]}"#).unwrap();
         assert!(!batch.atomic);
     }

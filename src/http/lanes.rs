@@ -6,7 +6,9 @@ use axum::response::Response;
 use http::Uri;
 
 use super::app::App;
-use super::extract::{FromQuery, Key, MaybeJson, NoQuery, Params, PathId, Query, need, page_of, paged};
+use super::extract::{
+    FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, page_of, paged,
+};
 use super::jobs::page;
 use super::problem::Problem;
 use super::queues::coming;
@@ -75,6 +77,7 @@ pub async fn resume(
     key: Key<need::EndpointsWrite>,
     PathId(id): PathId<id::Lane>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Json<Lane>, Problem> {
     set(&app, &key, id, None).await
 }

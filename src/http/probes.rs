@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::endpoints::seen;
-use super::extract::{Key, NoQuery, PathId, Query, need};
+use super::extract::{Key, NoBody, NoQuery, PathId, Query, need};
 use super::problem::Problem;
 use crate::store::{Attempted, TEST, VERIFY};
 use crate::types::api::EndpointProbe;
@@ -29,6 +29,7 @@ pub async fn test(
     key: Key<need::EndpointsWrite>,
     PathId(id): PathId<id::Endpoint>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Json<EndpointProbe>, Problem> {
     let endpoint = seen(&app, &key, id).await?;
     let data = json!({ "endpointId": id, "message": "This is a test." });
@@ -47,6 +48,7 @@ pub async fn verify(
     key: Key<need::EndpointsWrite>,
     PathId(id): PathId<id::Endpoint>,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Json<EndpointProbe>, Problem> {
     let endpoint = seen(&app, &key, id).await?;
     let challenge = URL_SAFE_NO_PAD.encode(app.dice.bytes::<32>());

@@ -8,7 +8,9 @@ use axum::response::Response;
 use http::Uri;
 
 use super::app::App;
-use super::extract::{First, FromQuery, JsonBody, Key, MaybeJson, NoQuery, Params, Query, need, paged_by};
+use super::extract::{
+    First, FromQuery, JsonBody, Key, MaybeJson, NoBody, NoQuery, Params, Query, need, paged_by,
+};
 use super::jobs::page;
 use super::problem::Problem;
 use crate::store::QueueChange;
@@ -125,6 +127,7 @@ pub async fn resume(
     key: Key<need::Admin>,
     First(queue): First,
     _: Query<NoQuery>,
+    _: NoBody,
 ) -> Result<Json<Queue>, Problem> {
     named(&key, &queue)?;
     set(&app, &key, &queue, QueueChange { paused_until: Some(None), ..QueueChange::default() }).await

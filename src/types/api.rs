@@ -23,6 +23,8 @@ pub use streams::*;
 pub use urls::*;
 pub use work::*;
 
+use std::collections::BTreeMap;
+
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -77,6 +79,34 @@ where
     T: Default + Deserialize<'de>,
 {
     object(d).map(Option::unwrap_or_default)
+}
+
+/// An object of one's own names; a member that is `null` counts as not given.
+fn map<'de, D, T>(d: D) -> Result<Option<BTreeMap<String, T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let given: Option<BTreeMap<String, Option<T>>> = Option::deserialize(d)?;
+    Ok(given.map(|members| members.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()))
+}
+
+/// The same for a member that is no `Option`.
+fn map_or_default<'de, D, T>(d: D) -> Result<BTreeMap<String, T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    map(d).map(Option::unwrap_or_default)
+}
+
+/// The same where `null` for the whole is told from a member that is not there.
+fn given_map<'de, D, T>(d: D) -> Result<Option<Option<BTreeMap<String, T>>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    map(d).map(Some)
 }
 
 /// Tells `null` from a member that is not there.

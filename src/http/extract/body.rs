@@ -160,6 +160,21 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for MaybeJson<T> {
     }
 }
 
+/// For routes that take no member: nothing, `null` or `{}`.
+pub struct NoBody;
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl FromRequest<App> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        MaybeJson::<Nothing>::from_request(request, app).await.map(|_| NoBody)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,6 +89,7 @@ pub struct NewEndpoint {
     #[schema(max_length = 1000)]
     pub description: Option<String>,
     /// Headers to add, at most 20; names that Ringback or HTTP itself uses are refused.
+    #[serde(default, deserialize_with = "super::map")]
     pub headers: Option<BTreeMap<String, String>>,
     /// 1..10000; no limit when left out.
     #[schema(minimum = 1, maximum = 10000)]
@@ -133,7 +134,7 @@ pub struct ChangeEndpoint {
     #[schema(value_type = Option<String>, max_length = 1000)]
     pub description: Option<Option<String>>,
     /// All headers to add, in place of those before.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "super::given_map")]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     pub headers: Option<Option<BTreeMap<String, String>>>,
     /// 1..10000.

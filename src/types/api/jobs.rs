@@ -78,6 +78,7 @@ pub struct Callback {
     /// The events to send; the four terminal ones when left out.
     pub events: Option<Vec<String>>,
     /// Headers to add, at most 20; names that Ringback or HTTP itself uses are refused.
+    #[serde(default, deserialize_with = "super::map")]
     pub headers: Option<std::collections::BTreeMap<String, String>>,
     /// `full` inlines a JSON result up to 64 KiB, `thin` never; `full` when left out.
     pub payload: Option<Payload>,

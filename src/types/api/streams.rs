@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Event, or_default};
+use super::{Event, map_or_default};
 use crate::types::JobId;
 use crate::types::problem::ProblemBody;
 
@@ -21,7 +21,7 @@ pub struct SocketRequest {
     /// Of which jobs, at most 1,000.
     pub job_ids: Vec<String>,
     /// With `subscribe`: the last sequence that the client has of a job; all of its events otherwise.
-    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "map_or_default", skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(value_type = Option<std::collections::BTreeMap<String, Option<u64>>>)]
     pub after: BTreeMap<String, u64>,
 }

@@ -14,6 +14,7 @@ both_engines! {
     production_names_the_rule_that_blocks_a_url,
     bad_queries_and_ids_are_refused,
     operations_point_at_their_headers,
+    a_body_that_is_not_wanted_is_read,
 }
 
 async fn refuse(app: &TestApp, body: Value, code: &str, pointer: &str) -> Value {
@@ -245,4 +246,15 @@ async fn operations_point_at_their_headers(site: &Site) {
     let form = app.ask("POST", "/v1/operations/t").text("text/plain", "x").await;
     form.refused(415, "unsupported-media-type", "");
     app.holds_no_job().await;
+}
+
+async fn a_body_that_is_not_wanted_is_read(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    for path in [format!("/v1/jobs/{job}/retry"), "/v1/queues/default/resume".to_owned()] {
+        app.post(&path, &json!({"force": true})).await.refused(422, "validation-failed", "/force");
+        app.ask("POST", &path).text("application/json", "{").await.refused(400, "invalid-request", "");
+    }
+    app.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await.ok(200);
+    app.post(&format!("/v1/jobs/{job}/retry"), &json!({})).await.ok(202);
 }
