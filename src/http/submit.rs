@@ -187,6 +187,7 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
     if let Some(applied) = prefer.applied(asynchronous) {
         response.headers_mut().insert("preference-applied", applied);
     }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Authorization, Prefer"));
     if submitted.replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }
@@ -295,7 +296,7 @@ pub(super) fn view(app: &App, submitted: &Submitted, status_path: &str) -> JobAc
         job_id: job.id,
         status: state.status(),
         status_url: app.store.urls().status(job.id, status_path),
-        estimated_seconds: job.estimated_seconds.max(1),
+        estimated_seconds: job.estimate(),
         state,
         created_at: job.created_at,
         access_token: app.store.access_token(job.tenant, job.id),

@@ -238,6 +238,12 @@ impl Job {
         poll_after(i64::from(self.estimated_seconds) - age)
     }
 
+    /// Seconds from the submission to the end, as far as is known; the time until `runAt` counts.
+    pub fn estimate(&self) -> u32 {
+        let until = (self.owed_from().0 - self.created_at.0).max(0).div_euclid(1_000);
+        self.estimated_seconds.saturating_add(u32::try_from(until).unwrap_or(u32::MAX)).max(1)
+    }
+
     /// From when on the client waits: a schedule is no wait.
     pub fn owed_from(&self) -> Millis {
         self.run_at.map_or(self.created_at, |at| at.max(self.created_at))
@@ -284,7 +290,7 @@ impl Job {
             cancel_requested: self.cancel_at.filter(|_| processing).map(|_| true),
             metadata: api::raw(self.metadata.clone()),
             callback_state: Some(self.callback_state),
-            estimated_seconds: Some(self.estimated_seconds),
+            estimated_seconds: Some(self.estimate()),
         }
     }
 

@@ -135,7 +135,7 @@ pub fn decide(job: &Job, change: Change, now: Millis) -> Next {
         Change::Fail(failure) => fail(job, failure, now),
         // Nobody else does an external job: without its holder it would be owed for ever.
         Change::Release { .. } if job.worker == WorkerKind::External => {
-            end(job, JobState::Failed, "released by its holder".to_owned(), RELEASED, true)
+            end(job, JobState::Failed, "released by its holder".to_owned(), RELEASED, false)
         }
         Change::Release { delay_seconds } => {
             Next::Again { due_at: after(now, delay_seconds), refund: true, error: None }
@@ -148,7 +148,7 @@ pub fn decide(job: &Job, change: Change, now: Millis) -> Next {
             JobState::Failed,
             "the worker was lost: its lease ran out".to_owned(),
             "worker-lost",
-            true,
+            job.worker != WorkerKind::External,
         ),
         Change::TimedOut => {
             let error = format!("the attempt ran longer than {} s", job.timeout_seconds);
@@ -167,7 +167,9 @@ pub fn decide(job: &Job, change: Change, now: Millis) -> Next {
 }
 
 fn fail(job: &Job, failure: Failure, now: Millis) -> Next {
-    let info = api::ErrorInfo { code: failure.code, retryable: failure.retryable, attempt: job.attempt };
+    // An external job has one attempt and no queue to go back to.
+    let retryable = failure.retryable && job.worker != WorkerKind::External;
+    let info = api::ErrorInfo { code: failure.code, retryable, attempt: job.attempt };
     if !failure.retryable || job.attempt >= job.max_attempts || job.worker == WorkerKind::External {
         let error = Some(failure.error);
         return Next::End { state: JobState::Failed, error, info: Some(info), outcome: None };

@@ -96,6 +96,7 @@ async fn an_external_job_lives_as_long_as_its_lease(site: &Site) {
     let failed = ended(&app, &job).await;
 
     assert_eq!((&failed["status"], &failed["errorInfo"]["code"]), (&json!("failed"), &json!("worker-lost")));
+    assert_eq!((&failed["errorInfo"]["retryable"], &failed["maxAttempts"]), (&json!(false), &json!(1)));
     let told = receiver.wait("/ci", 1, LIMIT).await;
     let body = told[0].json();
     assert_eq!((&body["type"], &body["data"]["jobId"]), (&json!("job.failed"), &json!(job)));
