@@ -1,5 +1,6 @@
 //! The events of many jobs over one WebSocket (RFC 6455), subprotocol `ringback.v1`.
 
+mod ends;
 mod session;
 
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};

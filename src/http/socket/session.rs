@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use tokio::time::{Instant, interval_at, timeout};
 
+use super::ends::{DONE, End, TOO_SLOW, UNAUTHORIZED, check, fault, no_job, stopping};
 use crate::http::app::App;
 use crate::http::extract::Viewer;
 use crate::http::followers::{Place, Places};
@@ -20,11 +21,11 @@ use crate::http::watch::Watcher;
 use crate::metrics::Stream;
 use crate::store::Standing;
 use crate::types::api::{SocketMessage, SocketOp, SocketRequest};
-use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::problem::ProblemCode;
 use crate::types::{JobId, Millis};
 
 /// Jobs that one connection watches at once, and in one message.
-const JOBS_MAX: usize = 1_000;
+pub(super) const JOBS_MAX: usize = 1_000;
 /// How often the right to go on and the client's signs of life are looked at.
 const TICK: Duration = Duration::from_secs(2);
 /// Messages read in one [`TICK`].
@@ -44,29 +45,6 @@ const STALL: Duration = Duration::from_secs(10);
 /// How long a close may take; to who has much before it on the way, it takes longer.
 const FAREWELL: Duration = Duration::from_secs(2);
 const LONG_FAREWELL: Duration = Duration::from_secs(5);
-
-/// RFC 6455, 7.4.1: there is nothing more to do.
-const DONE: u16 = 1000;
-/// The same: the node goes away.
-const AWAY: u16 = 1001;
-/// The same: what was sent is not of this protocol.
-const PROTOCOL: u16 = 1002;
-/// The same: a message is too big.
-const TOO_BIG: u16 = 1009;
-/// The key no longer counts.
-const UNAUTHORIZED: u16 = 4401;
-/// The client does not take what it is sent.
-const TOO_SLOW: u16 = 4429;
-
-/// Why a session ends.
-enum End {
-    /// The client has left.
-    Left,
-    /// The client has said goodbye, and has to be answered.
-    Answer,
-    /// The client is told this.
-    Close(u16, &'static str),
-}
 
 /// What is known of a job that the client watches.
 struct Subscription {
@@ -386,37 +364,5 @@ async fn next(due: &mut VecDeque<JobId>, watcher: &Watcher) -> News {
     match due.pop_front() {
         Some(id) => (id, None),
         None => watcher.moved().await,
-    }
-}
-
-fn no_job(i: usize) -> Problem {
-    Problem::new(ProblemCode::JobNotFound).at(&format!("/jobIds/{i}"), "names no job")
-}
-
-fn stopping() -> End {
-    End::Close(AWAY, "this node is stopping; connect again")
-}
-
-fn fault(e: &axum::Error) -> End {
-    // The size is the one limit of a message that the protocol's reader knows.
-    match e.to_string().contains("too long") {
-        true => End::Close(TOO_BIG, "a message has at most 131072 bytes"),
-        false => End::Close(PROTOCOL, "not a message of this protocol"),
-    }
-}
-
-fn check(request: &SocketRequest) -> Result<(), Invalid> {
-    if request.job_ids.is_empty() || request.job_ids.len() > JOBS_MAX {
-        return Err(Invalid::member("/jobIds", format!("must have 1 to {JOBS_MAX} entries")));
-    }
-    let known: std::collections::HashSet<&String> = request.job_ids.iter().collect();
-    let unknown = request.after.keys().find(|id| !known.contains(id) || request.op != SocketOp::Subscribe);
-    match unknown {
-        Some(id) => {
-            let name: String = id.chars().take(64).collect();
-            let pointer = format!("/after/{}", crate::types::submit::escape(&name));
-            Err(Invalid::member(pointer, "is not among the jobs to subscribe to"))
-        }
-        None => Ok(()),
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::support::app::{Site, TestApp, both_engines, id, until_in};
 use crate::support::stream::Socket;
@@ -16,6 +18,7 @@ both_engines! {
     a_client_goes_on_after_what_it_has,
     one_bad_job_is_told_and_the_rest_goes_on,
     what_is_no_request_is_told,
+    what_is_not_text_is_closed_1007,
     an_unsubscribed_job_is_told_no_more,
     only_the_subprotocol_is_served,
     an_access_token_shows_its_one_job,
@@ -104,6 +107,15 @@ async fn one_bad_job_is_told_and_the_rest_goes_on(site: &Site) {
     assert_eq!((&told["op"], &told["jobId"]), (&json!("error"), &json!(missing)));
     assert_eq!(told["problem"]["code"], "job-not-found");
     assert_eq!(socket.event().await, (job, 1));
+}
+
+async fn what_is_not_text_is_closed_1007(site: &Site) {
+    let app = site.start().await;
+    let mut socket = Socket::open(&app).await;
+    socket.say(json!({"op": "unsubscribe", "jobIds": ["nonsense"]})).await;
+    assert_eq!(socket.error().await["errors"][0]["pointer"], "/jobIds/0");
+    socket.send(Message::Frame(Frame::message(vec![0xff, 0xfe], OpCode::Data(Data::Text), true))).await;
+    assert_eq!(socket.next().await, Err(1007));
 }
 
 async fn what_is_no_request_is_told(site: &Site) {
