@@ -28,6 +28,19 @@ fn bad(name: &str, rule: &str) -> Problem {
     Problem::new(ProblemCode::InvalidRequest).at(&format!("?{name}"), rule)
 }
 
+/// What the language's own parsers say, in people's words.
+fn in_words(error: &str) -> &str {
+    match error {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "must be a whole number"
+        }
+        "number too large to fit in target type" => "is too large",
+        "number too small to fit in target type" => "is too small",
+        "provided string was not `true` or `false`" => "must be true or false",
+        ours => ours,
+    }
+}
+
 impl Params {
     /// Only `names` may occur, and each once.
     pub fn read(query: Option<&str>, names: &[&str]) -> Result<Params, Problem> {
@@ -65,7 +78,7 @@ impl Params {
 
     /// The value as a `T`.
     pub fn parse<T: FromStr<Err: Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
-        self.text(name).map(str::parse).transpose().map_err(|e: T::Err| bad(name, &e.to_string()))
+        self.text(name).map(str::parse).transpose().map_err(|e: T::Err| bad(name, in_words(&e.to_string())))
     }
 
     /// The value as one word of a closed set.
@@ -230,6 +243,21 @@ mod tests {
         }
         for query in ["", "limit=1", "limit=200&state=a", "limit=", "cursor="] {
             assert_eq!(refusal(query), None, "{query}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_refused_in_peoples_words() {
+        let said = |query: &str| {
+            let read = Params::read(Some(query), NAMES).and_then(|p| p.parse::<u32>("limit"));
+            read.unwrap_err().body(None).errors[0].detail.clone()
+        };
+        for (query, rule) in [
+            ("limit=ten", "must be a whole number"),
+            ("limit=-1", "must be a whole number"),
+            ("limit=4294967296", "is too large"),
+        ] {
+            assert_eq!(said(query), rule, "{query}");
         }
     }
 
