@@ -74,8 +74,10 @@ fn parameters(operation: &mut Value) {
             None => {}
         }
     }
-    if let Some(content) = operation.pointer_mut("/requestBody/content/application~1octet-stream") {
-        *content = json!({ "schema": { "type": "string", "format": "binary" } });
+    let content = operation.pointer_mut("/requestBody/content").and_then(Value::as_object_mut);
+    if let Some(content) = content.filter(|types| types.contains_key("application/octet-stream")) {
+        content.remove("application/octet-stream");
+        content.insert("*/*".to_owned(), json!({ "schema": { "type": "string", "format": "binary" } }));
     }
 }
 
@@ -93,7 +95,7 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
         operation["requestBody"]["content"]["application/json"]["examples"][name] =
             json!({ "summary": summary, "value": value });
     }
-    let body = operation.get("requestBody").is_some() || method == "delete" && path == "/v1/jobs/{jobId}";
+    let body = operation.get("requestBody").is_some();
     let by_token = operation["security"].to_string().contains("accessToken");
     let mut problems = vec![431, 500, 503];
     if closed {
@@ -128,28 +130,65 @@ fn complete(path: &str, method: &str, operation: &mut Value) {
 fn fields(id: &str, status: &str) -> &'static [&'static str] {
     match (id, status) {
         ("submitJob" | "submitOperation", "202") => {
-            &["Location", "Retry-After", "Preference-Applied", "Idempotent-Replayed"]
+            &["Location", "Retry-After", "Preference-Applied", "Idempotent-Replayed", "Vary"]
         }
-        ("submitJob" | "submitOperation", "200") => &["ETag", "Preference-Applied", "Idempotent-Replayed"],
+        ("submitJob" | "submitOperation", "200") => {
+            &["ETag", "Preference-Applied", "Idempotent-Replayed", "Vary"]
+        }
         ("submitBatch", "202") => &["Idempotent-Replayed"],
         ("getJob", "200" | "304") => &["ETag", "Retry-After", "Preference-Applied"],
-        ("getJob" | "getResult" | "getResultFile", "303") => &["Location", "ETag"],
-        ("getResult" | "getResultFile", "200" | "206") => &[
-            "ETag",
-            "Repr-Digest",
-            "Content-Digest",
-            "Content-Disposition",
-            "Content-Range",
-            "Preference-Applied",
-        ],
-        ("getResult" | "getResultFile", "304") => &["ETag"],
-        ("getResult" | "getResultFile", "409") => &["Retry-After"],
+        ("getJob", "303") => &["Location", "ETag"],
+        ("getResult" | "getResultFile", status) => of_result(status),
+        ("listJobEvents", "200") => &["Link", "Preference-Applied", "Vary", "Cache-Control"],
         ("retryJob", "202") => &["Location", "ETag", "Retry-After"],
         ("cancelJob" | "deleteJob" | "completeJob" | "failJob" | "releaseJob", "200" | "202") => {
             &["ETag", "Retry-After"]
         }
         ("replayDeadLetters" | "replayDeliveries", "202") | (_, "201") => &["Location"],
         (id, "200") if id.starts_with("list") => &["Link"],
+        _ => &[],
+    }
+}
+
+/// The same for a result.
+fn of_result(status: &str) -> &'static [&'static str] {
+    match status {
+        "200" => &[
+            "ETag",
+            "Repr-Digest",
+            "Content-Digest",
+            "Content-Disposition",
+            "Accept-Ranges",
+            "X-Content-Type-Options",
+            "Content-Security-Policy",
+            "Cache-Control",
+            "Vary",
+            "Preference-Applied",
+        ],
+        "206" => &[
+            "ETag",
+            "Repr-Digest",
+            "Content-Digest",
+            "Content-Range",
+            "Content-Disposition",
+            "Accept-Ranges",
+            "X-Content-Type-Options",
+            "Content-Security-Policy",
+            "Cache-Control",
+            "Vary",
+            "Preference-Applied",
+        ],
+        "303" => &[
+            "Location",
+            "X-Content-Type-Options",
+            "Content-Security-Policy",
+            "Cache-Control",
+            "Vary",
+            "Preference-Applied",
+        ],
+        "304" => &["ETag", "Cache-Control", "Vary", "Preference-Applied"],
+        "409" => &["Retry-After", "Preference-Applied", "Vary"],
+        "416" => &["Content-Range"],
         _ => &[],
     }
 }

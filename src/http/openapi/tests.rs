@@ -65,6 +65,9 @@ fn the_document_is_whole() {
     let submit = &doc["paths"]["/v1/jobs"]["post"];
     assert!(submit["callbacks"]["reply"]["{$request.body#/callbackUrl}"]["post"].is_object());
     assert!(submit["callbacks"]["failure"]["{$request.body#/callback/failureUrl}"]["post"].is_object());
+    assert!(doc["paths"]["/v1/jobs/{jobId}"]["delete"]["requestBody"].is_object());
+    let raw = &doc["paths"]["/v1/jobs/{jobId}/complete"]["post"]["requestBody"]["content"];
+    assert_eq!(raw["*/*"]["schema"]["format"], "binary");
     for event in ["job.completed", "delivery.dead"] {
         assert!(doc["webhooks"][event]["post"].is_object(), "{event}");
     }
@@ -76,6 +79,12 @@ fn the_document_is_whole() {
         assert!(told("/api/reports/generate", "post", "202", field), "{field}");
     }
     assert!(told("/v1/jobs", "get", "200", "Link") && told("/v1/jobs/{jobId}", "get", "200", "ETag"));
+    for field in ["Repr-Digest", "Accept-Ranges", "X-Content-Type-Options", "Content-Security-Policy", "Vary"]
+    {
+        assert!(told("/v1/jobs/{jobId}/result", "get", "200", field), "{field}");
+        assert!(told("/results/{file}", "get", "206", field), "{field}");
+    }
+    assert!(told("/v1/jobs/{jobId}/result", "get", "303", "Cache-Control"));
     assert!(told("/v1/keys", "post", "201", "Location") && !told("/v1/keys", "post", "201", "Link"));
     let heartbeat = doc["paths"]["/v1/jobs/{jobId}/heartbeat"]["post"]["security"].to_string();
     assert!(
