@@ -52,6 +52,8 @@ struct Subscription {
     last: i64,
     /// How far there are events; None until the client's right to see the job is known.
     goal: Option<Goal>,
+    /// It was told of an event, so the end is told by the last one.
+    told: bool,
     place: Place,
 }
 
@@ -248,7 +250,7 @@ impl Session {
             },
         };
         let last = after.map_or(0, |after| i64::try_from(after).unwrap_or(i64::MAX));
-        self.jobs.insert(id, Subscription { last, goal: None, place });
+        self.jobs.insert(id, Subscription { last, goal: None, told: false, place });
         self.put_due(id);
         Ok(())
     }
@@ -310,7 +312,8 @@ impl Session {
             self.advance(id, event.sequence);
             self.tell(&SocketMessage::Event(event)).await?;
         }
-        if !self.go_on(id, goal, read) && !read {
+        let told = self.jobs.get(&id).is_none_or(|subscription| subscription.told);
+        if !self.go_on(id, goal, read) && !told {
             return self.tell(&SocketMessage::Ended { job_id: id }).await;
         }
         Ok(())
@@ -338,6 +341,7 @@ impl Session {
     fn advance(&mut self, id: JobId, sequence: i64) {
         if let Some(subscription) = self.jobs.get_mut(&id) {
             subscription.last = sequence;
+            subscription.told = true;
         }
     }
 

@@ -157,6 +157,7 @@ async fn an_unsubscribed_job_is_told_no_more(site: &Site) {
     socket.subscribe(&[&one], Value::Null).await;
     assert_eq!(socket.event().await, (one.clone(), 1));
     socket.say(json!({"op": "unsubscribe", "jobIds": [one, "nonsense"]})).await;
+    assert_eq!(socket.error().await["code"], "job-not-found");
     socket.subscribe(&[&two], Value::Null).await;
     assert_eq!(socket.event().await, (two.clone(), 1));
 
