@@ -37,9 +37,9 @@ pub fn describe(document: &utoipa::openapi::OpenApi, routes: &[Route], urls: &Ur
             "description": "`rbl_...`: reports on its job; stands in the body as `leaseToken` where that is JSON" },
     });
     doc["components"]["schemas"]["SubmitJob"]["examples"] = json!([examples::short()]);
-    for (path, method, operation) in operations(&mut doc) {
+    for (path, _, operation) in operations(&mut doc) {
         parameters(operation);
-        complete(&path, &method, operation);
+        complete(&path, operation);
     }
     alias_all(&mut doc, routes);
     replies(&mut doc);
@@ -82,7 +82,7 @@ fn parameters(operation: &mut Value) {
 }
 
 /// Adds what holds for every operation: scope, problems, the request's name.
-fn complete(path: &str, method: &str, operation: &mut Value) {
+fn complete(path: &str, operation: &mut Value) {
     let scopes = scopes(operation);
     let closed = operation.get("security").is_some();
     let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
