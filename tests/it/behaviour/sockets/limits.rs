@@ -110,10 +110,10 @@ async fn subscriptions_are_paced_like_polls(site: &Site) {
     app.get(&format!("/v1/jobs/{job}/deliveries")).await.refused(429, "rate-limited", "");
 
     // One after the other, many jobs: so many at once, and then as many as the time brings.
-    let many: Vec<String> = (0..1_000).map(|n| format!("job_01H455VB4PEX5VSKNK{n:08}")).collect();
-    let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    for _ in 0..3 {
-        socket.subscribe(&many, Value::Null).await;
+    for round in 0..3 {
+        let ids = (0..1_000).map(|n| format!("job_01H455VB4PEX5VSKNK{round}{n:07}"));
+        let many: Vec<String> = ids.collect();
+        socket.subscribe(&many.iter().map(String::as_str).collect::<Vec<_>>(), Value::Null).await;
     }
     let mut codes = std::collections::BTreeMap::<String, u32>::new();
     while codes.values().sum::<u32>() < 3_000 {
@@ -124,7 +124,7 @@ async fn subscriptions_are_paced_like_polls(site: &Site) {
         }
         *codes.entry(id(&message["problem"]["code"])).or_default() += 1;
     }
-    assert!(codes["rate-limited"] > 0 && codes["job-not-found"] > 1_000, "{codes:?}");
+    assert!((1..=1_100).contains(&codes["rate-limited"]), "{codes:?}");
 }
 
 async fn messages_are_read_at_a_pace(site: &Site) {
