@@ -57,6 +57,7 @@ impl Sweep {
         let ended = self.end_overdue(now).await;
         let redriven = self.redrive(now).await;
         let drained = self.drain(now).await;
+        let told = self.fan_out(now).await;
         let retained = match self.retained.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
             true => self.retain(now).await,
             false => Ok(()),
@@ -65,7 +66,7 @@ impl Sweep {
             true => self.save(now).await,
             false => Ok(()),
         };
-        ended.and(redriven).and(drained).and(retained).and(saved)
+        ended.and(redriven).and(drained).and(told).and(retained).and(saved)
     }
 
     async fn end_overdue(&self, now: Millis) -> Result<()> {
@@ -95,6 +96,17 @@ impl Sweep {
     /// What endpoints were resumed or deleted leave behind.
     async fn drain(&self, now: Millis) -> Result<()> {
         if self.store.step_drains(now).await? > 0 {
+            self.wake.deliveries.nudge();
+        }
+        Ok(())
+    }
+
+    /// The endpoints of published events that are still to be told.
+    async fn fan_out(&self, now: Millis) -> Result<()> {
+        for _ in 0..STEPS {
+            if self.store.step_fan_outs(now).await? == 0 {
+                break;
+            }
             self.wake.deliveries.nudge();
         }
         Ok(())

@@ -211,9 +211,35 @@ CREATE TABLE events (
     kind       TEXT NOT NULL,
     account    TEXT,
     created_at BIGINT NOT NULL,
-    data       TEXT NOT NULL
+    data       TEXT NOT NULL,
+    -- the transaction that wrote it, by which the feed pages: none below the oldest running one is still to come
+    position   BIGINT NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),
+    -- how many a published one had
+    deliveries BIGINT,
+    -- set where no job keeps it
+    remove_at  BIGINT
 );
+CREATE INDEX events_feed ON events (tenant_id, position, id)
+    WHERE kind NOT IN ('job.queued', 'job.started', 'webhook.test', 'webhook.verify');
+CREATE INDEX events_removal ON events (remove_at) WHERE remove_at IS NOT NULL;
 CREATE INDEX events_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
+
+-- The last event that was removed from a tenant's feed: whoever has not read so far has missed some.
+CREATE TABLE feed_marks (
+    tenant_id UUID PRIMARY KEY,
+    position  BIGINT NOT NULL,
+    event_id  UUID NOT NULL
+);
+
+-- A published event that has more endpoints than one transaction tells: their ids as they were then, 16 bytes each,
+-- and how many have their delivery.
+CREATE TABLE fan_outs (
+    event_id    UUID PRIMARY KEY,
+    tenant_id   UUID NOT NULL,
+    traceparent TEXT,
+    endpoints   BYTEA NOT NULL,
+    done        BIGINT NOT NULL
+);
 
 -- The frozen bytes, once per event and variant, shared by all deliveries that send them.
 CREATE TABLE bodies (

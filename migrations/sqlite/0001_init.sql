@@ -202,16 +202,42 @@ CREATE INDEX idempotency_expiry ON idempotency (expires_at);
 -- What happened. The first job.queued and the job.started of a running or last attempt are
 -- told by the job's own columns and stand here only when a receiver asked for them.
 CREATE TABLE events (
-    id         BLOB PRIMARY KEY,
+    id         BLOB NOT NULL UNIQUE,
     tenant_id  BLOB NOT NULL,
     job_id     BLOB,
     sequence   INTEGER,
     kind       TEXT NOT NULL,
     account    TEXT,
     created_at INTEGER NOT NULL,
-    data       TEXT NOT NULL
+    data       TEXT NOT NULL,
+    -- the order of the commits, by which the feed pages; never given twice, or a new event would hide behind a cursor
+    position   INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- how many a published one had
+    deliveries INTEGER,
+    -- set where no job keeps it
+    remove_at  INTEGER
 ) STRICT;
+CREATE INDEX events_feed ON events (tenant_id, position, id)
+    WHERE kind NOT IN ('job.queued', 'job.started', 'webhook.test', 'webhook.verify');
+CREATE INDEX events_removal ON events (remove_at) WHERE remove_at IS NOT NULL;
 CREATE INDEX events_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
+
+-- The last event that was removed from a tenant's feed: whoever has not read so far has missed some.
+CREATE TABLE feed_marks (
+    tenant_id BLOB PRIMARY KEY,
+    position  INTEGER NOT NULL,
+    event_id  BLOB NOT NULL
+) STRICT;
+
+-- A published event that has more endpoints than one transaction tells: their ids as they were then, 16 bytes each,
+-- and how many have their delivery.
+CREATE TABLE fan_outs (
+    event_id    BLOB PRIMARY KEY,
+    tenant_id   BLOB NOT NULL,
+    traceparent TEXT,
+    endpoints   BLOB NOT NULL,
+    done        INTEGER NOT NULL
+) STRICT;
 
 -- The frozen bytes, once per event and variant, shared by all deliveries that send them.
 CREATE TABLE bodies (

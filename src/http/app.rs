@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::extract::KeyCache;
+use super::feed::Heads;
 use super::followers::Followers;
 use super::pace::Pace;
 use super::problem::Problem;
@@ -129,6 +130,8 @@ pub struct Inner {
     pub(super) opens: Pace,
     /// Who follows how much.
     pub(super) followers: Followers,
+    /// Who follows which feed.
+    pub(super) heads: Heads,
     /// Who watches which job.
     pub(super) hub: Hub,
     /// A place for each request at work.
@@ -164,6 +167,7 @@ impl App {
             pace: Pace::new(polls),
             opens: Pace::new(polls.map(|polls| polls.saturating_mul(OPENS))),
             followers: Followers::default(),
+            heads: hub.feeds(),
             hub,
             slots,
             real: Clock::system(),

@@ -62,7 +62,7 @@ pub(super) async fn seen<N>(app: &App, key: &Key<N>, id: EndpointId) -> Result<E
 }
 
 /// Refuses an account that the key is not for.
-fn for_account<N>(key: &Key<N>, account: Option<&str>) -> Result<(), Problem> {
+pub(super) fn for_account<N>(key: &Key<N>, account: Option<&str>) -> Result<(), Problem> {
     match key.in_accounts(account) {
         true => Ok(()),
         false => Err(Problem::new(ProblemCode::Forbidden).detail("the key is narrowed to other accounts")),

@@ -295,7 +295,8 @@ pub async fn events(
     })?;
     reader.pace(&app)?;
     if form == Form::Stream {
-        let after = stream::last_event_id(&headers)?.unwrap_or(query.after);
+        let resumed = stream::last_event_id(&headers, "must be given once, as the sequence of an event")?;
+        let after = resumed.map_or(query.after, |sequence: u64| i64::try_from(sequence).unwrap_or(i64::MAX));
         return stream::open(&app, reader, after, &waiting).await;
     }
     if prefer.wait.is_some() && query.after > 0 {

@@ -8,7 +8,9 @@ mod batch;
 mod dead_letters;
 mod deliveries;
 mod endpoints;
+mod events;
 mod extract;
+mod feed;
 mod followers;
 mod jobs;
 mod json;
@@ -97,6 +99,8 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(endpoints::resume))
         .routes(routes!(probes::test))
         .routes(routes!(probes::verify))
+        .routes(routes!(events::publish, feed::read))
+        .routes(routes!(events::batch))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::get_letter, dead_letters::discard))
         .routes(routes!(dead_letters::list_outages))

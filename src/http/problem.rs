@@ -151,6 +151,7 @@ impl From<store::Error> for Problem {
         let code = match error {
             E::NotFound => ProblemCode::NotFound,
             E::Expired => ProblemCode::JobExpired,
+            E::CursorExpired => ProblemCode::CursorExpired,
             E::LeaseLost => ProblemCode::LeaseLost,
             E::AlreadyFinished => ProblemCode::JobAlreadyFinished,
             E::NotRetryable => ProblemCode::JobNotRetryable,

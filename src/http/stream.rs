@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
 use tokio::time::Interval;
 
 use super::app::App;
@@ -29,27 +32,25 @@ use crate::types::problem::ProblemCode;
 /// Events read at once.
 pub const PAGE: u32 = 32;
 /// How often a stream that rests looks at its own right to go on.
-const LOOK: Duration = Duration::from_secs(5);
+pub const LOOK: Duration = Duration::from_secs(5);
 /// A comment is sent when nothing else was for this many looks: 15 s keep proxies from closing.
-const QUIET: u32 = 3;
+pub const QUIET: u32 = 3;
 /// When a client that was cut off comes again, and a first byte for who waits for one.
-const HELLO: &[u8] = b"retry: 2000\n\n";
-const HEARTBEAT: &[u8] = b": alive\n\n";
+pub const HELLO: &[u8] = b"retry: 2000\n\n";
+/// The sign of life.
+pub const HEARTBEAT: &[u8] = b": alive\n\n";
 
-/// The sequence in `Last-Event-ID`; None if there is none.
-pub fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
-    let bad = || {
-        Problem::new(ProblemCode::InvalidRequest)
-            .at("Last-Event-ID", "must be given once, as the sequence of an event")
-    };
+/// What `Last-Event-ID` says; None if there is none.
+pub fn last_event_id<T: FromStr>(headers: &HeaderMap, rule: &str) -> Result<Option<T>, Problem> {
+    let bad = || Problem::new(ProblemCode::InvalidRequest).at("Last-Event-ID", rule);
     let mut values = headers.get_all("last-event-id").iter();
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().map_err(|_| bad())?.trim();
     if text.is_empty() {
         return Ok(None);
     }
-    let sequence = text.parse().ok().filter(|sequence| *sequence >= 0).ok_or_else(bad)?;
-    if values.next().is_some() { Err(bad()) } else { Ok(Some(sequence)) }
+    let id = text.parse().map_err(|_| bad())?;
+    if values.next().is_some() { Err(bad()) } else { Ok(Some(id)) }
 }
 
 /// The stream of what follows `after`; 204 if nothing can.
@@ -59,7 +60,7 @@ pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> R
     let after = after.min(job.sequence);
     let goal = Goal { sequence: job.sequence, ended: job.state.ended() };
     if goal.reached(after) {
-        return Ok((StatusCode::NO_CONTENT, head()).into_response());
+        return Ok((StatusCode::NO_CONTENT, stream_head()).into_response());
     }
     let open = Open::new(&app.metrics, Stream::Sse, reader.viewer.places(app)?);
     // Only what may be seen is watched, for there is room for so much.
@@ -84,11 +85,11 @@ pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> R
         Some((Ok::<_, Infallible>(frame), feed))
     });
     let kind = (header::CONTENT_TYPE, "text/event-stream");
-    Ok((head(), [kind], Extension(Endless), Body::from_stream(frames)).into_response())
+    Ok((stream_head(), [kind], Extension(Endless), Body::from_stream(frames)).into_response())
 }
 
 /// No cache may keep it and no proxy hold it back.
-fn head() -> [(HeaderName, HeaderValue); 3] {
+pub fn stream_head() -> [(HeaderName, HeaderValue); 3] {
     [
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (header::VARY, HeaderValue::from_static("Accept, Authorization, Last-Event-ID")),
@@ -187,7 +188,7 @@ impl Feed {
         self.last = event.sequence;
         self.quiet = 0;
         self.watcher.watch(self.reader.id, self.last).ok()?;
-        frame(event)
+        frame(&event.sequence, &event.kind, event)
     }
 
     /// Reads the next page, and says whether there was something; None when the job is gone.
@@ -224,9 +225,9 @@ impl Feed {
 }
 
 /// JSON on one line has no line break, so one `data` field holds it.
-fn frame(event: &Event) -> Option<Bytes> {
+pub fn frame(id: &impl Display, kind: &str, event: &impl Serialize) -> Option<Bytes> {
     let data = serde_json::to_string(event).ok()?;
-    let frame = format!("id: {}\nevent: {}\ndata: ", event.sequence, event.kind);
+    let frame = format!("id: {id}\nevent: {kind}\ndata: ");
     // What a client sent is kept byte for byte, line breaks between its members too.
     let lines = data.split(['\r', '\n']).collect::<Vec<_>>().join("\ndata: ");
     Some(format!("{frame}{lines}\n\n").into())
@@ -247,7 +248,7 @@ mod tests {
             sequence: 7,
             data: api::raw("{\n\"a\":\r\n1}".to_owned()),
         };
-        let frame = frame(&event).unwrap();
+        let frame = frame(&event.sequence, &event.kind, &event).unwrap();
         let text = std::str::from_utf8(&frame).unwrap();
         assert!(text.starts_with("id: 7\nevent: job.progress\ndata: {"), "{text}");
         assert!(text.ends_with("\n\n"), "{text}");
@@ -260,7 +261,7 @@ mod tests {
     fn a_last_event_id_is_a_sequence() {
         let read = |values: &[&'static str]| {
             let all = values.iter().map(|v| ("last-event-id".parse().unwrap(), HeaderValue::from_static(v)));
-            last_event_id(&all.collect())
+            last_event_id::<u64>(&all.collect(), "a number")
         };
         assert_eq!(read(&[]).unwrap(), None);
         assert_eq!(read(&[""]).unwrap(), None);

@@ -14,15 +14,16 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::app::App;
+use super::feed::{self, Heads};
 use super::problem::Problem;
 use crate::store::{Observer, Standing};
 use crate::types::JobId;
 use crate::types::problem::ProblemCode;
 
 /// Between two looks on a shared store, which other nodes change too.
-const SHARED: Duration = Duration::from_millis(80);
+pub const SHARED: Duration = Duration::from_millis(80);
 /// The same where every change comes from this process: only what the store could not say is made good.
-const ALONE: Duration = Duration::from_secs(1);
+pub const ALONE: Duration = Duration::from_secs(1);
 /// Jobs in one statement.
 const BITE: usize = 10_000;
 /// What all of a node's clients watch at once; two that watch the same job count twice.
@@ -39,6 +40,8 @@ struct Inner {
     begun: Notify,
     /// The number of the next watcher.
     next: AtomicU64,
+    /// The feeds move with the jobs.
+    feeds: Heads,
 }
 
 /// By job and then by watcher, so that thousands may watch one job and come and go in any order.
@@ -80,6 +83,11 @@ impl Bell {
 }
 
 impl Hub {
+    /// The feeds of this node.
+    pub fn feeds(&self) -> Heads {
+        self.0.feeds.clone()
+    }
+
     /// A watcher of nothing yet.
     pub fn watcher(&self) -> Watcher {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
@@ -132,6 +140,9 @@ impl Hub {
 impl Observer for Hub {
     fn moved(&self, jobs: &[Standing]) {
         self.tell(jobs.iter().map(|one| (one.id, Some(*one))));
+        if !jobs.is_empty() {
+            self.0.feeds.nudge();
+        }
     }
 }
 
@@ -201,7 +212,8 @@ impl Drop for Watcher {
 
 /// The loop: looks for all watchers of this node, until `stop`.
 pub async fn watch(app: App, stop: CancellationToken) {
-    let _ = stop.run_until_cancelled(keep_looking(&app)).await;
+    let both = async { tokio::join!(keep_looking(&app), feed::keep_looking(&app)) };
+    let _ = stop.run_until_cancelled(both).await;
 }
 
 async fn keep_looking(app: &App) {

@@ -20,7 +20,8 @@ pub enum Col {
 }
 
 /// SQL with the fragments `{b}` (the rows of a batch, a table named `b`) and `{lock}`
-/// (lock the rows of alias `q`, skipping what others hold) and `{wait}` (the same, waiting).
+/// (lock the rows of alias `q`, skipping what others hold), `{wait}` (the same, waiting) and `{horizon}` (below it no event
+/// of the feed is still to be committed).
 ///
 /// Scalar parameters come first (`$1` .. `$scalars`), the batch after them. The text is the
 /// same for any number of rows, so the prepared statement is always found again.
@@ -45,13 +46,18 @@ impl Sql {
     /// The text for one engine.
     pub fn text(&self, engine: Engine) -> &'static str {
         self.built[engine as usize].get_or_init(|| {
-            let (source, lock, wait) = match engine {
-                Engine::Sqlite => (self.json_each(), "", ""),
-                Engine::Postgres => {
-                    (self.unnest(), "FOR NO KEY UPDATE OF q SKIP LOCKED", "FOR NO KEY UPDATE OF q")
-                }
+            let (source, lock, wait, horizon) = match engine {
+                // One writer: what is committed later has a higher number.
+                Engine::Sqlite => (self.json_each(), "", "", "9223372036854775807"),
+                Engine::Postgres => (
+                    self.unnest(),
+                    "FOR NO KEY UPDATE OF q SKIP LOCKED",
+                    "FOR NO KEY UPDATE OF q",
+                    "pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+                ),
             };
-            let text = self.text.replace("{b}", &source).replace("{lock}", lock).replace("{wait}", wait);
+            let text = self.text.replace("{b}", &source).replace("{lock}", lock);
+            let text = text.replace("{wait}", wait).replace("{horizon}", horizon);
             // A handful of statements per process, each built once: leaking makes them constants.
             Box::leak(text.into_boxed_str())
         })

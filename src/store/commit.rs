@@ -19,8 +19,9 @@ use super::model::{
     What,
 };
 use super::pool::{Pool, Tx};
+use super::publish::{Answer, Publication};
 use super::submit::Many;
-use super::{Inner, Store, change, deliveries, lease, limits, record, submit};
+use super::{Inner, Store, change, deliveries, lease, limits, publish, record, submit};
 use crate::types::Millis;
 use crate::types::delivery::Verdict;
 use crate::types::id::NodeId;
@@ -40,15 +41,22 @@ const REPEATS: u32 = 5;
 /// One call of a hot verb.
 pub(super) enum Op {
     Submit(Many),
+    /// With about as many deliveries.
+    Publish(Publication, usize),
     Change(Vec<JobChange>),
     Lease(LeaseRequest),
-    Claim { due: Vec<DueDelivery>, node: NodeId, lease: Duration },
+    Claim {
+        due: Vec<DueDelivery>,
+        node: NodeId,
+        lease: Duration,
+    },
     Record(Vec<Attempted>),
 }
 
 /// The answer to an [`Op`] of the same name.
 pub(super) enum Reply {
     Submit(Vec<Submitted>),
+    Publish(Vec<Answer>),
     Change(Vec<Result<Changed>>),
     Lease(Vec<LeasedJob>),
     Claim(Vec<ClaimedDelivery>),
@@ -76,6 +84,7 @@ impl Op {
                 let bytes = jobs.iter().map(|j| j.input.len() + j.metadata.len()).sum();
                 Weight { rows: jobs.len(), bytes }
             }
+            Op::Publish(publication, rows) => Weight { rows: *rows, bytes: publication.bytes() },
             Op::Change(changes) => {
                 Weight { rows: changes.len(), bytes: changes.iter().map(result_bytes).sum() }
             }
@@ -240,9 +249,7 @@ async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
                     }
                 }
             }
-            Err(
-                Error::Data(_) | Error::KeyInFlight | Error::KeyReused | Error::Locked(_) | Error::Bug(_),
-            ) if calls.len() > 1 => {
+            Err(e) if calls.len() > 1 && e.may_be_one_calls() => {
                 let rest = calls.split_off(calls.len() / 2);
                 stack.push((rest, in_doubt));
                 stack.push((calls, in_doubt));
@@ -281,6 +288,7 @@ fn fail(calls: Vec<Call>, e: &Error) {
             Error::Again => Error::Again,
             Error::KeyInFlight => Error::KeyInFlight,
             Error::KeyReused => Error::KeyReused,
+            Error::Invalid(refusal) => Error::Invalid(refusal.clone()),
             other => Error::Bug(other.to_string()),
         }));
     }
@@ -335,7 +343,7 @@ fn count(inner: &Inner, reply: &Reply) {
             inner.metrics.submitted(jobs.iter().filter(|j| !j.replayed).count() as u64);
         }
         Reply::Lease(jobs) => inner.metrics.claimed(jobs.len() as u64),
-        Reply::Change(_) | Reply::Claim(_) | Reply::Record(_) => {}
+        Reply::Publish(_) | Reply::Change(_) | Reply::Claim(_) | Reply::Record(_) => {}
     }
 }
 
@@ -379,6 +387,11 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
             replies[i] = Some(answer.map(Reply::Submit));
         }
     }
+    let (at, many) = pick(calls, |op| if let Op::Publish(p, _) = op { Some(p) } else { None });
+    if !at.is_empty() {
+        let answers = publish::publish(tx, &mut out, &many, now).await?;
+        at.into_iter().zip(answers).for_each(|(i, answer)| replies[i] = Some(Ok(Reply::Publish(answer))));
+    }
     let (at, lists) = pick(calls, |op| if let Op::Record(a) = op { Some(a) } else { None });
     if !at.is_empty() {
         let flat: Vec<&Attempted> = lists.iter().flat_map(|l| l.iter()).collect();
@@ -397,7 +410,7 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
                 let got = lease::lease(inner, tx, &mut out, want, &held, now).await?;
                 replies[i] = Some(Ok(Reply::Lease(got)));
             }
-            Op::Submit(_) | Op::Change(_) | Op::Record(_) => {}
+            Op::Submit(_) | Op::Publish(..) | Op::Change(_) | Op::Record(_) => {}
         }
     }
     let after = out.write(tx).await?;

@@ -2,6 +2,7 @@
 
 mod body;
 mod delivery;
+mod published;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
@@ -16,6 +17,7 @@ use super::error::{Error, Result};
 use super::model::{ClaimedDelivery, Standing};
 use super::pool::Tx;
 use super::subscribers::{self, Audience, Group};
+use super::sweep::KEEP_EVENTS;
 use crate::args;
 use crate::types::endpoint::{Endpoint, any_matches};
 use crate::types::job::{Callback, Job, JobEvent, Outcome};
@@ -25,6 +27,7 @@ pub(super) use body::DeadNotice;
 use body::{Shape, Told, envelope, json};
 use delivery::account_of;
 pub(super) use delivery::{Handed, NewDelivery, To};
+pub(super) use published::Published;
 
 /// Everything that the events of one transaction write, gathered for one statement per table.
 pub(super) struct Outbox<'a> {
@@ -142,7 +145,18 @@ impl<'a> Outbox<'a> {
 
     fn event(&mut self, job: &Job, event: JobEvent, id: EventId, at: Millis, view: &api::Job) -> Result<()> {
         let none = None::<String>;
-        self.events.push(args![id, job.tenant, job.id, job.sequence, event.as_str(), none, at, json(view)?]);
+        let kept = None::<Millis>;
+        self.events.push(args![
+            id,
+            job.tenant,
+            job.id,
+            job.sequence,
+            event.as_str(),
+            none,
+            at,
+            json(view)?,
+            kept
+        ]);
         Ok(())
     }
 
@@ -256,7 +270,8 @@ impl<'a> Outbox<'a> {
             kind,
             account,
             self.now,
-            json(data)?
+            json(data)?,
+            self.now.plus(KEEP_EVENTS),
         ]);
         let (variant, body) = match new.to {
             To::Endpoint(e) if e.settings.format == api::Format::Cloudevents => ("cloudevents", json(data)?),

@@ -11,6 +11,9 @@ pub enum Error {
     /// The job's documents are past their retention.
     #[error("past retention")]
     Expired,
+    /// Events behind the cursor are past their retention.
+    #[error("cursor expired")]
+    CursorExpired,
     /// The lease ran out and the job was claimed again, cancelled or ended.
     #[error("lease lost")]
     LeaseLost,
@@ -50,6 +53,14 @@ pub enum Error {
     /// A defect of ours.
     #[error("defect: {0}")]
     Bug(String),
+}
+
+impl Error {
+    /// Whether it may be one call's fault, so that the others of its batch may do without that call.
+    pub(super) fn may_be_one_calls(&self) -> bool {
+        use Error::{Bug, Data, Invalid, KeyInFlight, KeyReused, Locked};
+        matches!(self, Data(_) | KeyInFlight | KeyReused | Invalid(_) | Locked(_) | Bug(_))
+    }
 }
 
 /// What a store verb answers.

@@ -13,8 +13,8 @@ use super::pool::Tx;
 use super::rows::{callback_source, job_columns};
 use super::submit::replay;
 use crate::args;
-use crate::types::job::{Idempotency, NewJob};
-use crate::types::{JobId, Millis, TenantId};
+use crate::types::job::Idempotency;
+use crate::types::{Millis, TenantId};
 
 /// How long an idempotency key is kept, and on until its job has ended.
 const KEY_LIFE: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
@@ -40,8 +40,15 @@ static DROP_DEAD_KEYS: Sql = Sql::batch(
 );
 
 static FIRST_REQUESTS: Sql = Sql::batch(
-    "SELECT b.job_id, i.job_id, i.fingerprint FROM {b}
+    "SELECT b.job_id, i.job_id, i.fingerprint, i.tenant_id, i.route, i.key FROM {b}
      JOIN idempotency i ON i.tenant_id = b.tenant_id AND i.route = b.route AND i.key = b.key",
+    0,
+    KEY_COLS,
+);
+
+static PASS_KEYS: Sql = Sql::batch(
+    "UPDATE idempotency SET job_id = b.job_id FROM {b}
+     WHERE idempotency.tenant_id = b.tenant_id AND idempotency.route = b.route AND idempotency.key = b.key",
     0,
     KEY_COLS,
 );
@@ -100,44 +107,71 @@ impl Store {
     }
 }
 
-/// Which of the jobs repeat an earlier request: `Ok` names its job, `Err` says it was another request.
-pub(super) async fn claim_keys(
-    tx: &mut Tx,
-    keyed: &[&NewJob],
-    now: Millis,
-) -> Result<HashMap<JobId, std::result::Result<JobId, ()>>> {
-    // The first of this batch with a key speaks for the later ones.
-    let mut first: HashMap<(TenantId, &str, &str), &NewJob> = HashMap::new();
-    for job in keyed {
-        if let Some(i) = &job.idempotency {
-            first.entry((job.tenant, &i.route, &i.key)).or_insert(job);
-        }
+/// A request with its key.
+#[derive(Clone, Copy)]
+pub(super) struct Claim<'a> {
+    pub(super) tenant: TenantId,
+    pub(super) key: &'a Idempotency,
+    /// The job or whatever else it makes if it is the first.
+    pub(super) makes: Uuid,
+}
+
+impl Claim<'_> {
+    fn name(&self) -> (TenantId, &str, &str) {
+        (self.tenant, &self.key.route, &self.key.key)
     }
-    let rows = || -> Vec<Vec<Value>> {
-        first.values().filter_map(|j| Some(key_row(j, j.idempotency.as_ref()?))).collect()
-    };
+
+    fn row(&self) -> Vec<Value> {
+        let (tenant, route, key) = self.name();
+        args![tenant, route, key, self.key.fingerprint.to_vec(), self.makes]
+    }
+}
+
+/// What a key says of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// It is the first.
+    First,
+    /// It repeats the one that made this.
+    Repeats(Uuid),
+    /// The key belongs to another request.
+    Refused,
+}
+
+/// Claims the keys; one answer each, in order. Of several with one key the first speaks for the later ones.
+pub(super) async fn claim_keys(tx: &mut Tx, claims: &[Claim<'_>], now: Millis) -> Result<Vec<Claimed>> {
+    let mut speakers: HashMap<(TenantId, &str, &str), &Claim<'_>> = HashMap::new();
+    for claim in claims {
+        speakers.entry(claim.name()).or_insert(claim);
+    }
+    let rows = || -> Vec<Vec<Value>> { speakers.values().map(|claim| claim.row()).collect() };
     let expires_at = now.plus(KEY_LIFE);
     // Who holds such a key back has stored it and not committed yet.
     let in_flight = |e| if matches!(e, Error::Locked(_)) { Error::KeyInFlight } else { e };
     let inserted = tx.batch(&INSERT_KEYS, args![expires_at], rows()).await.map_err(in_flight)?.len();
-    if inserted < first.len() {
+    if inserted < speakers.len() {
         tx.batch(&DROP_DEAD_KEYS, args![now], rows()).await.map_err(in_flight)?;
         tx.batch(&INSERT_KEYS, args![expires_at], rows()).await.map_err(in_flight)?;
     }
-    let mut stored: HashMap<JobId, (JobId, Vec<u8>)> = HashMap::new();
+    let mut stored: HashMap<(Uuid, String, String), (Uuid, Vec<u8>)> = HashMap::new();
     for row in tx.batch(&FIRST_REQUESTS, vec![], rows()).await? {
-        stored.insert(row.id(0)?, (row.id(1)?, row.bytes(2)?));
+        stored.insert((row.uuid(3)?, row.text(4)?, row.text(5)?), (row.uuid(1)?, row.bytes(2)?));
     }
-    let mut earlier = HashMap::new();
-    for job in keyed {
-        let Some(i) = &job.idempotency else { continue };
-        let speaker = first.get(&(job.tenant, i.route.as_str(), i.key.as_str())).map_or(job.id, |j| j.id);
-        let Some((owner, fingerprint)) = stored.get(&speaker) else { continue };
-        if *owner != job.id {
-            earlier.insert(job.id, if *fingerprint == i.fingerprint { Ok(*owner) } else { Err(()) });
+    let answer = |claim: &Claim<'_>| {
+        let (tenant, route, key) = claim.name();
+        match stored.get(&(tenant.uuid(), route.to_owned(), key.to_owned())) {
+            Some((first, _)) if *first == claim.makes => Claimed::First,
+            Some((first, print)) if *print == claim.key.fingerprint => Claimed::Repeats(*first),
+            Some(_) => Claimed::Refused,
+            None => Claimed::First,
         }
-    }
-    Ok(earlier)
+    };
+    Ok(claims.iter().map(answer).collect())
+}
+
+/// Lets keys that were claimed just now tell of what an earlier request made.
+pub(super) async fn pass_keys(tx: &mut Tx, claims: &[Claim<'_>]) -> Result<()> {
+    tx.batch(&PASS_KEYS, vec![], claims.iter().map(Claim::row).collect()).await.map(drop)
 }
 
 /// The same for one request that makes something else than a job: what the first request with that key made, if it
@@ -159,8 +193,4 @@ pub(super) async fn claim_one(
         return Err(Error::KeyReused);
     }
     Ok(Some(first.uuid(1)?).filter(|made| *made != makes))
-}
-
-fn key_row(job: &NewJob, i: &Idempotency) -> Vec<Value> {
-    args![job.tenant, i.route.as_str(), i.key.as_str(), i.fingerprint.to_vec(), job.id]
 }

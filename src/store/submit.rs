@@ -6,7 +6,7 @@ use super::batch::{Col, Sql};
 use super::db::{Row, Value};
 use super::emit::Outbox;
 use super::error::{Error, Result};
-use super::idempotency::claim_keys;
+use super::idempotency::{Claim, Claimed, claim_keys};
 use super::model::Submitted;
 use super::pool::Tx;
 use super::rows::{callback_awaited, callback_source, job, job_columns, lease_random};
@@ -110,7 +110,7 @@ pub(super) async fn submit(
 ) -> Result<Vec<Result<Vec<Submitted>>>> {
     let keyed: Vec<&NewJob> =
         many.iter().flat_map(|m| m.iter()).filter(|j| j.idempotency.is_some()).collect();
-    let earlier = claim_keys(tx, &keyed, now).await?;
+    let earlier = earlier(tx, &keyed, now).await?;
     let refused = |m: &&&Many| m.len() > 1 && m.iter().any(|j| matches!(earlier.get(&j.id), Some(Err(()))));
     if many.iter().any(|m| refused(&m)) {
         // All or none: the flush is halved until that submission stands alone and takes nothing with it.
@@ -136,6 +136,28 @@ pub(super) async fn submit(
         Some(Err(())) => Err(Error::KeyReused),
     };
     Ok(many.iter().map(|m| m.iter().map(answer).collect()).collect())
+}
+
+/// Which of the jobs repeat an earlier request: `Ok` names its job, `Err` says it was another request.
+async fn earlier(
+    tx: &mut Tx,
+    keyed: &[&NewJob],
+    now: Millis,
+) -> Result<HashMap<JobId, std::result::Result<JobId, ()>>> {
+    let claims: Vec<Claim<'_>> = keyed
+        .iter()
+        .filter_map(|j| Some(Claim { tenant: j.tenant, key: j.idempotency.as_ref()?, makes: j.id.uuid() }))
+        .collect();
+    let answers = claim_keys(tx, &claims, now).await?;
+    let found = claims.iter().zip(answers).filter_map(|(claim, answer)| {
+        let first = match answer {
+            Claimed::First => return None,
+            Claimed::Repeats(first) => Ok(JobId::from_uuid(first)),
+            Claimed::Refused => Err(()),
+        };
+        Some((JobId::from_uuid(claim.makes), first))
+    });
+    Ok(found.collect())
 }
 
 async fn insert(

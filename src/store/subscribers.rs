@@ -61,6 +61,12 @@ impl Subscribers {
         fresh(self.0.lock().unwrap_or_else(PoisonError::into_inner).groups.get(of), now)
     }
 
+    /// How many endpoints an account had when it was last read.
+    pub(super) fn about(&self, of: &Audience) -> usize {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.groups.get(of).map_or(0, |(group, _)| group.len())
+    }
+
     fn named(&self, id: EndpointId, now: Millis) -> Option<Option<Arc<Endpoint>>> {
         fresh(self.0.lock().unwrap_or_else(PoisonError::into_inner).named.get(&id), now)
     }

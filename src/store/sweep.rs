@@ -6,6 +6,7 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Row;
 use super::error::Result;
+use super::feed::raise_marks;
 use super::model::{JobChange, Right, What};
 use crate::args;
 use crate::types::Millis;
@@ -14,6 +15,8 @@ use crate::types::Millis;
 const BITE: u32 = 500;
 /// A delivered or cancelled delivery is kept so long.
 pub(super) const KEEP_DELIVERIES: Duration = Duration::from_secs(7 * 24 * 3600);
+/// An event stands in its tenant's feed so long, whatever becomes of its job.
+pub(super) const KEEP_EVENTS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A dead letter and its delivery are kept so long.
 pub(super) const KEEP_LETTERS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The stub of a purged job answers 410 so long.
@@ -60,11 +63,38 @@ static DROP_STUBS: Sql = Sql::plain(
          SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NOT NULL ORDER BY j.remove_at LIMIT $2)",
 );
 static DROP_JOB_EVENTS: Sql = Sql::batch(
-    "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b})
-       AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)",
-    0,
+    "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b}) AND created_at <= $1
+       AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)
+     RETURNING tenant_id, position, id",
+    1,
     &[("id", Col::Uuid)],
 );
+// What is younger stays in the feed, without what the job's retention takes away.
+static EMPTY_JOB_EVENTS: Sql = Sql::batch(
+    "UPDATE events SET data = '{}', remove_at = created_at + $1 FROM {b} WHERE events.job_id = b.id",
+    1,
+    &[("id", Col::Uuid)],
+);
+macro_rules! old_events {
+    () => {
+        "WHERE id IN (SELECT e.id FROM events e WHERE e.remove_at <= $1 ORDER BY e.remove_at LIMIT $2)
+           AND remove_at <= $1 AND "
+    };
+}
+macro_rules! told {
+    () => {
+        "EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)"
+    };
+}
+static POSTPONE_EVENTS: Sql =
+    Sql::plain(concat!("UPDATE events SET remove_at = $3 ", old_events!(), told!()));
+static OLD_EVENTS: Sql = Sql::plain(concat!(
+    "DELETE FROM events ",
+    old_events!(),
+    "NOT ",
+    told!(),
+    " RETURNING tenant_id, position, id"
+));
 const OLD_LETTERS: &str =
     "SELECT x.delivery_id FROM dead_letters x WHERE x.died_at <= $1 ORDER BY x.died_at LIMIT $2";
 static DROP_LETTERS: Sql = Sql::batch(
@@ -103,12 +133,12 @@ static DROP_BODIES: Sql = Sql::batch(
     0,
     &[("id", Col::Uuid)],
 );
-// A job's events go with the job, unless a delivery still told of them then.
+// A job's events have no time of their own before the job has gone.
 static DROP_EVENTS: Sql = Sql::batch(
-    "DELETE FROM events WHERE id IN (SELECT b.id FROM {b})
+    "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at <= $1
        AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)
-       AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = events.job_id AND j.purged_at IS NULL)",
-    0,
+     RETURNING tenant_id, position, id",
+    1,
     &[("id", Col::Uuid)],
 );
 static MARK_DISCARDED: Sql = Sql::batch(
@@ -182,7 +212,8 @@ impl Store {
         let letters = self.retain_letters(now).await?;
         let jobs = self.retain_jobs(now).await?;
         let deliveries = self.retain_deliveries(now).await?;
-        Ok(letters + jobs + deliveries)
+        let events = self.retain_events(now).await?;
+        Ok(letters + jobs + deliveries + events)
     }
 
     async fn retain_letters(&self, now: Millis) -> Result<u64> {
@@ -210,7 +241,8 @@ impl Store {
         let ids = |i: usize| old.iter().map(|r| Ok(args![r.uuid(i)?])).collect::<Result<Vec<_>>>();
         tx.batch(&DROP_ATTEMPTS, vec![], ids(0)?).await?;
         tx.batch(&DROP_BODIES, vec![], ids(1)?).await?;
-        tx.batch(&DROP_EVENTS, vec![], ids(1)?).await?;
+        let events = tx.batch(&DROP_EVENTS, args![now], ids(1)?).await?;
+        raise_marks(&mut tx, &events).await?;
         tx.commit().await?;
         Ok(put_off + old.len() as u64)
     }
@@ -221,10 +253,22 @@ impl Store {
         gone += tx.run(&POSTPONE, args![now.plus(AHEAD), now.plus(AHEAD).plus(LOOK_AGAIN), BITE]).await?;
         let purged = tx.all(&PURGE, args![now, now.plus(KEEP_STUBS), BITE]).await?;
         gone += purged.len() as u64;
-        let ids = purged.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
-        tx.batch(&DROP_JOB_EVENTS, vec![], ids).await?;
+        let ids = || purged.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<Vec<_>>>();
+        let events = tx.batch(&DROP_JOB_EVENTS, args![now.minus(KEEP_EVENTS)], ids()?).await?;
+        let kept = i64::try_from(KEEP_EVENTS.as_millis()).unwrap_or(i64::MAX);
+        tx.batch(&EMPTY_JOB_EVENTS, args![kept], ids()?).await?;
+        raise_marks(&mut tx, &events).await?;
         tx.commit().await?;
         Ok(gone)
+    }
+
+    async fn retain_events(&self, now: Millis) -> Result<u64> {
+        let mut tx = self.0.writers.begin().await?;
+        let put_off = tx.run(&POSTPONE_EVENTS, args![now, BITE, now.plus(LOOK_AGAIN)]).await?;
+        let old = tx.all(&OLD_EVENTS, args![now, BITE]).await?;
+        raise_marks(&mut tx, &old).await?;
+        tx.commit().await?;
+        Ok(put_off + old.len() as u64)
     }
 }
 

@@ -6,6 +6,7 @@
 mod admin;
 mod deliveries;
 mod endpoints;
+mod events;
 mod jobs;
 mod lanes;
 mod queues;
@@ -16,6 +17,7 @@ mod work;
 pub use admin::*;
 pub use deliveries::*;
 pub use endpoints::*;
+pub use events::*;
 pub use jobs::*;
 pub use lanes::*;
 pub use queues::*;

@@ -7,6 +7,7 @@ pub mod cloudevents;
 pub mod delivery;
 pub mod disable;
 pub mod endpoint;
+pub mod event;
 pub mod explain;
 pub mod id;
 pub mod job;

@@ -5,6 +5,8 @@ mod dead_letters;
 mod deliveries;
 mod edge;
 mod endpoints;
+mod events;
+mod feed;
 mod idempotency;
 mod keys;
 mod leases;

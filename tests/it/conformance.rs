@@ -6,6 +6,8 @@ mod deliveries;
 mod endpoints;
 mod engines;
 mod etag;
+mod events;
+mod feed;
 mod hand_over;
 mod history;
 mod keys;

@@ -140,6 +140,7 @@ pub mod need {
         JobsWrite,
         JobsRead,
         Work,
+        EventsWrite,
         EndpointsWrite,
         EndpointsRead,
         DeliveriesRead,
@@ -215,6 +216,14 @@ impl<N> Key<N> {
 
 fn visible(queues: Option<&[String]>, job: &Job) -> Result<(), Problem> {
     if in_queues(queues, &job.queue) { Ok(()) } else { Err(Problem::new(ProblemCode::JobNotFound)) }
+}
+
+impl<N: Needs> Key<N> {
+    /// Whether it would still be let in: for what goes on after the request was judged. A silent store takes no
+    /// right away.
+    pub async fn is_let_in(&self, app: &App) -> bool {
+        still_valid(app, &self.record, N::SCOPE).await.unwrap_or(true)
+    }
 }
 
 impl<N: Needs> FromRequestParts<App> for Key<N> {

@@ -20,6 +20,7 @@ pub fn of(id: &str) -> Vec<Named> {
         "claimJobs" | "heartbeat" | "completeJob" | "failJob" | "releaseJob" | "ackJobs" => of_worker(id),
         "changeQueue" | "pauseQueue" | "pauseLane" => of_queue(id),
         "createEndpoint" | "changeEndpoint" | "rotateEndpointSecret" => of_endpoint(id),
+        "publishEvent" | "publishEvents" => of_event(id),
         "replayDeadLetters" => vec![
             ("count", "Only count", json!({ "filter": { "host": "hooks.example.com" }, "dryRun": true })),
             ("send", "At a rate", json!({ "filter": { "reason": "exhausted" }, "ratePerSecond": 50 })),
@@ -115,6 +116,21 @@ fn of_queue(id: &str) -> Vec<Named> {
             ("free", "No limit", json!({ "maxInFlight": null })),
         ],
         _ => vec![("open", "Until someone resumes it", json!({}))],
+    }
+}
+
+fn of_event(id: &str) -> Vec<Named> {
+    let paid = || json!({ "type": "invoice.paid", "data": { "invoiceId": "in-7", "amount": 1200 } });
+    match id {
+        "publishEvent" => vec![
+            ("least", "To the endpoints that have no account", paid()),
+            (
+                "account",
+                "To those of one account, once however often it is sent",
+                json!({ "type": "invoice.paid", "data": { "invoiceId": "in-7" }, "account": "acme", "id": "in-7/paid" }),
+            ),
+        ],
+        _ => vec![("two", "Two events, all or none", json!({ "atomic": true, "events": [paid(), paid()] }))],
     }
 }
 

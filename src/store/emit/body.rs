@@ -1,7 +1,9 @@
 //! The frozen bytes of an event, one variant for each way in which a receiver may want them.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
+use super::published::Published;
 use crate::store::error::{Error, Result};
 use crate::types::api::{self, Format, Payload};
 use crate::types::job::{Job, JobEvent, Outcome};
@@ -72,18 +74,33 @@ pub(super) fn envelope<D: Serialize>(
     sequence: Option<i64>,
     data: &D,
 ) -> Result<String> {
-    json(&Envelope { kind, timestamp, event_id, sequence, data })
+    json(&Envelope { kind, timestamp, event_id, sequence, account: None, data })
+}
+
+/// The envelope of a published event.
+pub(super) fn published(event: &Published<'_>) -> Result<String> {
+    let data: &RawValue = serde_json::from_str(event.data).map_err(|e| Error::Bug(e.to_string()))?;
+    json(&Envelope {
+        kind: event.kind,
+        timestamp: event.at,
+        event_id: event.id,
+        sequence: None,
+        account: event.account,
+        data,
+    })
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Envelope<'a, D> {
+struct Envelope<'a, D: ?Sized> {
     #[serde(rename = "type")]
     kind: &'a str,
     timestamp: Millis,
     event_id: EventId,
     #[serde(skip_serializing_if = "Option::is_none")]
     sequence: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<&'a str>,
     data: &'a D,
 }
 

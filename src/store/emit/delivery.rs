@@ -129,7 +129,8 @@ impl Outbox<'_> {
             new.failure_url,
             new.traceparent,
             new.expires_at,
-            self.now,
+            // ... of its event: what a receiver is told of the time is the same at every attempt
+            new.event_at,
             if gone.is_some() { "cancelled" } else { "owed" },
             gone,
             gone.map(|at| at.plus(KEEP_DELIVERIES)),

@@ -11,8 +11,8 @@ use crate::store::pool::Tx;
 use crate::types::LaneId;
 
 static INSERT_EVENTS: Sql = Sql::batch(
-    "INSERT INTO events (id, tenant_id, job_id, sequence, kind, account, created_at, data)
-     SELECT b.id, b.tenant_id, b.job_id, b.sequence, b.kind, b.account, b.created_at, b.data FROM {b}
+    "INSERT INTO events (id, tenant_id, job_id, sequence, kind, account, created_at, data, remove_at)
+     SELECT b.id, b.tenant_id, b.job_id, b.sequence, b.kind, b.account, b.created_at, b.data, b.remove_at FROM {b}
      WHERE true  -- a beginning may have been told before, as a row of the same id
      ON CONFLICT (id) DO NOTHING",
     0,
@@ -25,11 +25,14 @@ static INSERT_EVENTS: Sql = Sql::batch(
         ("account", Col::Text),
         ("created_at", Col::Int),
         ("data", Col::Text),
+        ("remove_at", Col::Int),
     ],
 );
 
 static INSERT_BODIES: Sql = Sql::batch(
-    "INSERT INTO bodies (event_id, variant, body) SELECT b.event_id, b.variant, b.body FROM {b}",
+    "INSERT INTO bodies (event_id, variant, body) SELECT b.event_id, b.variant, b.body FROM {b}
+     WHERE true  -- an earlier step of a fan-out may have written it
+     ON CONFLICT (event_id, variant) DO NOTHING",
     0,
     &[("event_id", Col::Uuid), ("variant", Col::Text), ("body", Col::Text)],
 );

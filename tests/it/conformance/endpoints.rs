@@ -26,12 +26,12 @@ both_stores! {
 }
 
 /// An endpoint with these members beside its URL.
-async fn endpoint_of(bed: &Bed, tenant: TenantId, more: serde_json::Value) -> Endpoint {
+pub async fn endpoint_of(bed: &Bed, tenant: TenantId, more: serde_json::Value) -> Endpoint {
     let mut wish = serde_json::json!({"url": "https://standing.example.com/in"});
     wish.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let settings = check(serde_json::from_value(wish).unwrap(), &UrlPolicy::default()).unwrap();
     let new = NewEndpoint { tenant, settings, idempotency: None };
-    let (id, earlier) = bed.store.put_endpoint(new, 50, bed.now()).await.unwrap();
+    let (id, earlier) = bed.store.put_endpoint(new, 5_000, bed.now()).await.unwrap();
     assert!(!earlier);
     bed.store.endpoint(tenant, id).await.unwrap()
 }

@@ -72,11 +72,16 @@ impl Sse {
 
     /// The next item; None at a clean end.
     pub async fn next(&mut self) -> Option<Item> {
+        self.block().await.map(|block| item(&block))
+    }
+
+    /// The next lines up to an empty one; None at a clean end.
+    pub async fn block(&mut self) -> Option<String> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let item = item(block);
+                let block = block.to_owned();
                 self.text = rest.to_owned();
-                return Some(item);
+                return Some(block);
             }
             let frame = timeout(self.limit, self.body.frame()).await;
             match frame.unwrap_or_else(|_| panic!("nothing in {:?} after {:?}", self.limit, self.text)) {

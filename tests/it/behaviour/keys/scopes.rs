@@ -16,7 +16,7 @@ both_engines! {
 }
 
 /// Every closed route of a production node.
-const ROUTES: [(&str, &str, &str); 68] = [
+const ROUTES: [(&str, &str, &str); 71] = [
     ("POST", "/v1/jobs", "jobs:write"),
     ("POST", "/api/jobs", "jobs:write"),
     ("POST", "/v1/jobs/batch", "jobs:write"),
@@ -63,6 +63,9 @@ const ROUTES: [(&str, &str, &str); 68] = [
     ("POST", "/v1/dead-letters/replay", "deadletters:replay"),
     ("POST", "/v1/deliveries/replay", "deadletters:replay"),
     ("DELETE", "/v1/redrives/{redriveId}", "deadletters:replay"),
+    ("POST", "/v1/events", "events:write"),
+    ("POST", "/v1/events/batch", "events:write"),
+    ("GET", "/v1/events", "deliveries:read"),
     ("GET", "/v1/endpoints", "endpoints:read"),
     ("POST", "/v1/endpoints", "endpoints:write"),
     ("GET", "/v1/endpoints/{endpointId}", "endpoints:read"),

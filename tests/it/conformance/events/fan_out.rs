@@ -1,0 +1,88 @@
+//! Events that have more endpoints than one transaction tells.
+
+use std::collections::BTreeSet;
+
+use ringback::store::db::Target;
+use ringback::types::EndpointId;
+use ringback::types::delivery::DeliveryState;
+use serde_json::json;
+
+use super::{deliveries, event, paid, publish};
+use crate::conformance::endpoints::endpoint_of;
+use crate::support::store::{Bed, both_stores, open};
+
+both_stores! {
+    beyond_a_thousand_the_endpoints_of_that_moment_are_told_in_chunks,
+    two_nodes_never_tell_one_endpoint_twice,
+}
+
+/// Copies of an endpoint that wants all; gives the ids of all of them.
+async fn endpoints(bed: &Bed, n: usize) -> BTreeSet<EndpointId> {
+    let first = endpoint_of(bed, bed.tenant, json!({"events": ["*"]})).await;
+    let mut conn = Target::parse(&bed.url).unwrap().connect(false).await.unwrap();
+    conn.run("BEGIN", vec![]).await.unwrap();
+    let mut ids = BTreeSet::from([first.id]);
+    for _ in 1..n {
+        let id: EndpointId = bed.dice.id(bed.now());
+        let copy = "INSERT INTO endpoints (id, tenant_id, account, url, patterns, timeout_seconds, ordered, policy, payload,
+                        format, schemes, state, state_since, failed, created_at, updated_at, drain_step)
+                    SELECT $1, tenant_id, account, url, patterns, timeout_seconds, ordered, policy, payload, format, schemes,
+                        state, state_since, failed, created_at, updated_at, drain_step
+                    FROM endpoints WHERE id = $2";
+        conn.run(copy, ringback::args![id, first.id]).await.unwrap();
+        ids.insert(id);
+    }
+    conn.run("COMMIT", vec![]).await.unwrap();
+    bed.pass_seconds(2);
+    ids
+}
+
+async fn told(bed: &Bed) -> Vec<EndpointId> {
+    let rows = bed.rows("SELECT endpoint_id FROM deliveries ORDER BY endpoint_id").await;
+    rows.iter().map(|row| row.id(0).unwrap()).collect()
+}
+
+async fn beyond_a_thousand_the_endpoints_of_that_moment_are_told_in_chunks(bed: &Bed) {
+    let ids = endpoints(bed, 2_300).await;
+    let published = publish(bed, event(bed, json!({"type": "a", "data": [1]}))).await;
+    assert_eq!((published.deliveries, bed.count("deliveries").await), (2_300, 1_000));
+    // What changes now changes nothing for it: neither who comes, nor who goes, but for how it ends.
+    endpoint_of(bed, bed.tenant, json!({"events": ["*"]})).await;
+    let done: BTreeSet<EndpointId> = told(bed).await.into_iter().collect();
+    let gone = *ids.difference(&done).next().unwrap();
+    bed.store.delete_endpoint(bed.tenant, gone, bed.now()).await.unwrap();
+    bed.store.close().await;
+
+    let again = open(&bed.url, 5).await.unwrap();
+    assert_eq!(again.step_fan_outs(bed.now()).await.unwrap(), 1_000);
+    assert_eq!(bed.count("fan_outs").await, 1);
+    assert_eq!(again.step_fan_outs(bed.now()).await.unwrap(), 300);
+    assert_eq!(again.step_fan_outs(bed.now()).await.unwrap(), 0);
+
+    assert_eq!(told(bed).await, ids.into_iter().collect::<Vec<_>>(), "each once");
+    assert_eq!((bed.count("fan_outs").await, bed.count("bodies").await), (0, 1));
+    let cancelled =
+        format!("deliveries WHERE state = 'cancelled' AND endpoint_id = {}", bed.literal(gone.uuid()));
+    assert_eq!((bed.count(&cancelled).await, bed.count("delivery_queue").await), (1, 2_299));
+    again.close().await;
+}
+
+async fn two_nodes_never_tell_one_endpoint_twice(bed: &Bed) {
+    let ids = endpoints(bed, 1_700).await;
+    for _ in 0..2 {
+        publish(bed, paid(bed)).await;
+    }
+    let other = match bed.engine() {
+        ringback::store::db::Engine::Sqlite => bed.store.clone(),
+        ringback::store::db::Engine::Postgres => open(&bed.url, 9).await.unwrap(),
+    };
+    for _ in 0..20 {
+        let steps = tokio::join!(bed.store.step_fan_outs(bed.now()), other.step_fan_outs(bed.now()));
+        if (steps.0.unwrap(), steps.1.unwrap()) == (0, 0) && bed.count("fan_outs").await == 0 {
+            break;
+        }
+    }
+    let both: Vec<EndpointId> = ids.iter().flat_map(|id| [*id, *id]).collect();
+    assert_eq!(told(bed).await, both);
+    assert_eq!(deliveries(bed, Some(DeliveryState::Cancelled)).await.len(), 0);
+}
