@@ -4,6 +4,7 @@
 //! a deadline that covers the body; nothing follows a redirect or reads a proxy from the environment.
 
 mod endpoints;
+mod events;
 mod shapes;
 #[cfg(all(test, feature = "server"))]
 mod tests;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::types::problem::ProblemBody;
 
 pub use endpoints::EndpointQuery;
+pub use events::{FeedQuery, Follow, Told};
 pub use shapes::{
     Accepted, Answer, DeadLetterQuery, DeliveryQuery, JobQuery, JobResult, LaneQuery, OutageQuery, PageQuery,
     Polled, SubmitOptions,
@@ -174,6 +176,14 @@ impl Reply {
     }
 }
 
+/// What a streamed answer refuses.
+async fn refusal(mut response: reqwest::Response) -> Error {
+    match read(&mut response, ANSWER_MAX).await {
+        Ok(body) => Reply { status: response.status(), headers: response.headers().clone(), body }.refusal(),
+        Err(error) => error,
+    }
+}
+
 /// Sends `request`; any answer that is not 2xx, 303 or 304 is an error.
 async fn answer(request: RequestBuilder) -> Result<Reply> {
     answer_up_to(request, ANSWER_MAX).await
@@ -189,7 +199,11 @@ async fn answer_up_to(request: RequestBuilder, most: usize) -> Result<Reply> {
 
 async fn exchange(request: RequestBuilder, most: usize) -> Result<Reply> {
     let mut response = request.send().await.map_err(unsent)?;
-    let (status, headers) = (response.status(), response.headers().clone());
+    let body = read(&mut response, most).await?;
+    Ok(Reply { status: response.status(), headers: response.headers().clone(), body })
+}
+
+async fn read(response: &mut reqwest::Response, most: usize) -> Result<Bytes> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| Error::Unreachable(chain(&e)))? {
         if body.len() + chunk.len() > most {
@@ -197,7 +211,7 @@ async fn exchange(request: RequestBuilder, most: usize) -> Result<Reply> {
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Reply { status, headers, body: body.freeze() })
+    Ok(body.freeze())
 }
 
 /// A request that could not even be built, such as for a key with a line break in it, is not the network's fault.

@@ -8,6 +8,7 @@ mod deliveries;
 mod demo;
 mod doctor;
 mod endpoints;
+mod events;
 mod exec;
 mod exit;
 mod jobs;
@@ -68,6 +69,7 @@ enum Commands {
     Config(serve::ConfigArgs),
     Submit(Box<submit::SubmitArgs>),
     Jobs(jobs::JobsArgs),
+    Events(events::EventsArgs),
     Deliveries(deliveries::DeliveriesArgs),
     Lanes(lanes::LanesArgs),
     Endpoints(endpoints::EndpointsArgs),
@@ -185,6 +187,7 @@ impl Commands {
             | Commands::Config(_)
             | Commands::Submit(_)
             | Commands::Jobs(_)
+            | Commands::Events(_)
             | Commands::Deliveries(_)
             | Commands::Lanes(_)
             | Commands::Endpoints(_)
@@ -215,6 +218,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Commands::Config(args) => serve::config(args, out),
         Commands::Submit(args) => submit::run(*args, out).await,
         Commands::Jobs(args) => jobs::run(args, out).await,
+        Commands::Events(args) => events::run(args, out).await,
         Commands::Deliveries(args) => deliveries::run(args, out).await,
         Commands::Lanes(args) => lanes::run(args, out).await,
         Commands::Endpoints(args) => endpoints::run(args, out).await,
@@ -293,6 +297,9 @@ mod tests {
             "submit --type t --input {} --callback-url https://x --callback-secret s --ref r --queue q --idempotency-key k --wait",
             "jobs list --json",
             "jobs --url http://x get job_01H455VB4PEX5VSKNK084SN02Q --api-key rbk_x",
+            "events publish --type invoice.paid --data {} --account acme --id 7 --idempotency-key k",
+            "events list --types invoice.* --account acme --after now --limit 5",
+            "events follow --types job.* --json",
             "deliveries list --state dead",
             "deliveries explain dlv_01H455VB4PEX5VSKNK084SN02Q",
             "lanes list",

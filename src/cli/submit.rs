@@ -105,7 +105,7 @@ fn request(args: &SubmitArgs) -> anyhow::Result<api::SubmitJob> {
 }
 
 /// The input, kept byte for byte as it was written.
-fn input(text: &str, mut stdin: impl Read) -> anyhow::Result<api::Json> {
+pub fn input(text: &str, mut stdin: impl Read) -> anyhow::Result<api::Json> {
     let read = match (text, text.strip_prefix('@')) {
         ("-", _) => {
             let mut read = String::new();

@@ -352,7 +352,7 @@ async fn accepted(request: RequestBuilder) -> Result<Accepted> {
 }
 
 /// One by one, because serde's untagged enums cannot hold the raw JSON that a job has in it.
-fn many<T: DeserializeOwned>(reply: &Reply) -> Result<Vec<Answer<T>>> {
+pub(super) fn many<T: DeserializeOwned>(reply: &Reply) -> Result<Vec<Answer<T>>> {
     let items: api::Items<api::Json> = reply.json()?;
     let one = |item: api::Json| match serde_json::from_str::<ProblemBody>(item.get()) {
         Ok(problem) => Ok(Err(Box::new(problem))),

@@ -5,6 +5,7 @@ mod callbacks;
 mod ci;
 mod doctor;
 mod endpoints;
+mod events;
 mod jobs;
 mod keyring;
 mod keys;
