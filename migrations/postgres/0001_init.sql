@@ -55,9 +55,10 @@ CREATE TABLE endpoints (
     state_reason    TEXT,
     state_since     BIGINT NOT NULL,
     verified_at     BIGINT,
-    -- since its last success: when the first attempt failed, and how many deliveries died
+    -- since its last success: when the first attempt failed, how many deliveries have failed, what has been told
     failing_since   BIGINT,
     failed          BIGINT NOT NULL,
+    told            TEXT NOT NULL CHECK (told IN ('nothing', 'day', 'three-days', 'disabled')),
     created_at      BIGINT NOT NULL,
     updated_at      BIGINT NOT NULL,
     deleted_at      BIGINT,

@@ -54,9 +54,10 @@ CREATE TABLE endpoints (
     state_reason    TEXT,
     state_since     INTEGER NOT NULL,
     verified_at     INTEGER,
-    -- since its last success: when the first attempt failed, and how many deliveries died
+    -- since its last success: when the first attempt failed, how many deliveries have failed, what has been told
     failing_since   INTEGER,
     failed          INTEGER NOT NULL,
+    told            TEXT NOT NULL CHECK (told IN ('nothing', 'day', 'three-days', 'disabled')),
     created_at      INTEGER NOT NULL,
     updated_at      INTEGER NOT NULL,
     deleted_at      INTEGER,

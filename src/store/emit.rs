@@ -2,14 +2,12 @@
 
 mod body;
 mod delivery;
+mod news;
 mod published;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-
-use serde::Serialize;
-use uuid::Uuid;
 
 use super::Inner;
 use super::db::Value;
@@ -17,16 +15,14 @@ use super::error::{Error, Result};
 use super::model::{ClaimedDelivery, Standing};
 use super::pool::Tx;
 use super::subscribers::{self, Audience, Group};
-use super::sweep::KEEP_EVENTS;
 use crate::args;
 use crate::types::endpoint::{Endpoint, any_matches};
 use crate::types::job::{Callback, Job, JobEvent, Outcome};
-use crate::types::retry::RetryPolicy;
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis, TenantId, api};
-pub(super) use body::DeadNotice;
-use body::{Shape, Told, envelope, json};
-use delivery::account_of;
+pub(super) use body::{DeadNotice, EndpointNotice};
+use body::{Shape, Told, json};
 pub(super) use delivery::{Handed, NewDelivery, To};
+pub(super) use news::News;
 pub(super) use published::Published;
 
 /// Everything that the events of one transaction write, gathered for one statement per table.
@@ -253,37 +249,6 @@ impl<'a> Outbox<'a> {
         Ok((variant, &made[place].1))
     }
 
-    /// Tells of an event that belongs to no job's history, with one delivery.
-    pub(super) fn notice<D: Serialize>(
-        &mut self,
-        kind: &'static str,
-        data: &D,
-        new: NewDelivery<'_>,
-    ) -> Result<DeliveryId> {
-        let event_id = self.inner.dice.id(self.now);
-        let (none, account) = (None::<Uuid>, account_of(new.to));
-        self.events.push(args![
-            event_id,
-            new.tenant,
-            none,
-            None::<i64>,
-            kind,
-            account,
-            self.now,
-            json(data)?,
-            self.now.plus(KEEP_EVENTS),
-        ]);
-        let (variant, body) = match new.to {
-            To::Endpoint(e) if e.settings.format == api::Format::Cloudevents => ("cloudevents", json(data)?),
-            To::Endpoint(_) | To::Url(_) | To::Gone(..) => {
-                ("standard", envelope(kind, self.now, event_id, None, data)?)
-            }
-        };
-        self.bodies.push(args![event_id, variant, body.clone()]);
-        let (event_kind, event_at, body) = (kind, self.now, body.as_str());
-        self.delivery(&NewDelivery { event_id, event_kind, event_at, variant, body, ..new })
-    }
-
     /// What was born in its caller's hands.
     pub(super) fn born(&mut self) -> Option<ClaimedDelivery> {
         self.born.pop()
@@ -293,21 +258,14 @@ impl<'a> Outbox<'a> {
 /// A delivery of a job's event, with nothing that its receiver brings.
 fn of_job<'n>(told: &Told<'n>, to: To<'n>, (variant, body): (&'static str, &'n str)) -> NewDelivery<'n> {
     NewDelivery {
-        tenant: told.job.tenant,
         event_id: told.event_id,
         event_kind: told.event.as_str(),
         event_at: told.at,
         variant,
         body,
         job_id: Some(told.job.id),
-        to,
-        sealed: None,
-        signer: None,
-        policy: RetryPolicy::default(),
-        failure_url: None,
         traceparent: told.job.traceparent.as_deref(),
-        expires_at: None,
-        born: None,
+        ..NewDelivery::of(told.job.tenant, to)
     }
 }
 

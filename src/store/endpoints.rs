@@ -58,9 +58,9 @@ static COUNT: Sql = Sql::plain(
 );
 static INSERT: Sql = Sql::plain(
     "INSERT INTO endpoints (id, tenant_id, account, url, description, patterns, sealed, rate_per_second, max_in_flight,
-                            timeout_seconds, ordered, policy, payload, format, schemes, state, state_since, failed,
+                            timeout_seconds, ordered, policy, payload, format, schemes, state, state_since, failed, told,
                             created_at, updated_at, drain_step)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'enabled', $16, 0, $16, $16, 0)",
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 'enabled', $16, 0, 'nothing', $16, $16, 0)",
 );
 static UPDATE: Sql = Sql::plain(
     "UPDATE endpoints
@@ -77,7 +77,7 @@ static PAUSE: Sql = Sql::plain(
 static RESUME: Sql = Sql::plain(
     "UPDATE endpoints
      SET state = 'enabled', state_reason = NULL, state_since = $3, failing_since = NULL, failed = 0,
-         drain_at = $3, drain_step = 0
+         told = 'nothing', drain_at = $3, drain_step = 0
      WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'enabled'",
 );
 // What its lane had learned is of another time. Where a node still owns the lane, it goes on with what it knows.

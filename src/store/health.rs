@@ -1,75 +1,157 @@
-//! How endpoints fare: since when they fail, and when that is enough. The bounds are those of [`crate::types::disable`].
+//! How endpoints fare: what attempts say of them is weighed by [`crate::types::disable`], written down and told.
 
 use std::collections::BTreeMap;
 
 use super::batch::{Col, Sql};
-use super::error::Result;
+use super::db::{Row, Value};
+use super::emit::{EndpointNotice, News, Outbox};
+use super::error::{Error, Result};
 use super::model::Attempted;
 use super::pool::Tx;
 use crate::args;
 use crate::types::delivery::{DeadReason, Verdict};
-use crate::types::disable::{DISABLED, FAILED};
-use crate::types::{EndpointId, Millis};
+use crate::types::disable::{Health, Notice, Reason, Seen, Told, weigh};
+use crate::types::{EndpointId, Millis, TenantId};
 
-// Neither writes a row while nothing changes: an endpoint that is well, or known to fail, costs no write.
-static RECOVERED: Sql = Sql::batch(
-    "UPDATE endpoints SET failing_since = NULL, failed = 0
-     FROM {b} WHERE endpoints.id = b.id AND endpoints.failing_since IS NOT NULL",
+// Those whose health may change: one that is well and delivers is neither locked nor written. What comes of requests
+// that were under way when an endpoint was paused or disabled says nothing more: it begins anew when it is resumed.
+static CONCERNED: Sql = Sql::batch(
+    "SELECT q.id, q.tenant_id, q.account, q.url, q.failing_since, q.failed, q.told
+     FROM {b} JOIN endpoints q ON q.id = b.id
+     WHERE q.state = 'enabled' AND q.deleted_at IS NULL AND (b.ill = 1 OR q.failing_since IS NOT NULL)
+     ORDER BY q.id {wait}",
     0,
-    &[("id", Col::Uuid)],
+    &[("id", Col::Uuid), ("ill", Col::Int)],
 );
-static FAILING: Sql = Sql::batch(
-    "UPDATE endpoints SET failing_since = COALESCE(endpoints.failing_since, $1), failed = endpoints.failed + b.failed
-     FROM {b} WHERE endpoints.id = b.id AND (endpoints.failing_since IS NULL OR b.failed > 0)",
-    1,
-    &[("id", Col::Uuid), ("failed", Col::Int)],
-);
-static DISABLE: Sql = Sql::batch(
+static WRITE: Sql = Sql::batch(
     "UPDATE endpoints
-     SET state = 'disabled', state_reason = CASE WHEN b.gone = 1 THEN 'gone' ELSE 'failing' END, state_since = $1
-     FROM {b} WHERE endpoints.id = b.id AND endpoints.state = 'enabled'
-       AND (b.gone = 1 OR (endpoints.failing_since <= $2 AND endpoints.failed >= $3))
-     RETURNING endpoints.id",
-    3,
-    &[("id", Col::Uuid), ("gone", Col::Int)],
+     SET failing_since = b.failing_since, failed = b.failed, told = b.told,
+         state = CASE WHEN b.reason IS NULL THEN endpoints.state ELSE 'disabled' END,
+         state_reason = COALESCE(b.reason, endpoints.state_reason),
+         state_since = CASE WHEN b.reason IS NULL THEN endpoints.state_since ELSE $1 END
+     FROM {b} WHERE endpoints.id = b.id",
+    1,
+    &[
+        ("id", Col::Uuid),
+        ("failing_since", Col::Int),
+        ("failed", Col::Int),
+        ("told", Col::Text),
+        ("reason", Col::Text),
+    ],
 );
 
-/// What a batch of outcomes says of one endpoint.
-#[derive(Default)]
-struct Word {
-    delivered: bool,
-    /// Deliveries that failed for the first time.
-    failed: u32,
-    gone: bool,
+/// An endpoint as it fared until now.
+struct Concerned {
+    id: EndpointId,
+    tenant: TenantId,
+    account: Option<String>,
+    url: String,
+    health: Health,
 }
 
-/// Notes what these outcomes say of the endpoints they came from, and disables those that are given up. True if
-/// there were any.
+/// What a batch of outcomes made of one.
+struct Weighed {
+    health: Health,
+    reason: Option<Reason>,
+    notices: Vec<(Notice, EndpointNotice)>,
+}
+
+/// Notes what these outcomes say of the endpoints they came from: disables those that are given up, and tells the
+/// tenant's other endpoints of each step.
 pub(super) async fn note(
     tx: &mut Tx,
+    out: &mut Outbox<'_>,
     outcomes: impl Iterator<Item = (&Attempted, Verdict)>,
     now: Millis,
-) -> Result<bool> {
-    let mut words: BTreeMap<EndpointId, Word> = BTreeMap::new();
+) -> Result<()> {
+    let mut all = by_endpoint(outcomes);
+    let asked =
+        all.iter().map(|(id, seen)| args![*id, i64::from(seen.iter().any(|s| *s != Seen::Delivered))]);
+    let (mut rows, mut news) = (Vec::new(), Vec::new());
+    for row in tx.batch(&CONCERNED, vec![], asked.collect()).await? {
+        let before = concerned(&row)?;
+        let weighed = weigh_all(&before, all.remove(&before.id).unwrap_or_default(), now);
+        if weighed.health != before.health {
+            rows.push(written(before.id, &weighed));
+        }
+        if weighed.reason.is_some() {
+            out.endpoints_changed();
+        }
+        news.extend(weighed.notices.into_iter().map(|(notice, data)| (before.tenant, notice, data)));
+    }
+    tx.batch(&WRITE, args![now], rows).await?;
+    out.know(tx, news.iter().map(|(tenant, _, _)| (*tenant, String::new()))).await?;
+    for (tenant, notice, data) in &news {
+        let (kind, about) = (notice.kind(), Some(data.endpoint_id));
+        out.news(&News { tenant: *tenant, kind, data, about, job_id: None, traceparent: None }, None)?;
+    }
+    Ok(())
+}
+
+fn by_endpoint<'a>(
+    outcomes: impl Iterator<Item = (&'a Attempted, Verdict)>,
+) -> BTreeMap<EndpointId, Vec<Seen>> {
+    let mut all: BTreeMap<EndpointId, Vec<Seen>> = BTreeMap::new();
     for (attempted, verdict) in outcomes {
         // What was not sent says nothing of its receiver.
         let (Some((id, _)), true) = (&attempted.endpoint, attempted.exchange.is_some()) else { continue };
-        let word = words.entry(*id).or_default();
-        match verdict {
-            Verdict::Delivered => word.delivered = true,
-            Verdict::RetryAt(_) => word.failed += u32::from(attempted.number == 1),
-            Verdict::Dead(reason) => {
-                word.failed += u32::from(attempted.number == 1);
-                word.gone |= reason == DeadReason::Gone;
-            }
-        }
+        let first = attempted.number == 1;
+        all.entry(*id).or_default().push(match verdict {
+            Verdict::Delivered => Seen::Delivered,
+            Verdict::Dead(DeadReason::Gone) => Seen::Gone { first },
+            Verdict::RetryAt(_) | Verdict::Dead(_) => Seen::Failed { first },
+        });
     }
-    let (well, ill): (Vec<_>, Vec<_>) = words.into_iter().partition(|(_, word)| word.delivered);
-    tx.batch(&RECOVERED, vec![], well.iter().map(|(id, _)| args![*id]).collect()).await?;
-    tx.batch(&FAILING, args![now], ill.iter().map(|(id, word)| args![*id, word.failed]).collect()).await?;
-    // One that has just delivered is well, whatever another delivery came to; but gone is gone.
-    let gone = well.iter().filter(|(_, word)| word.gone);
-    let given_up = ill.iter().chain(gone).map(|(id, word)| args![*id, i64::from(word.gone)]).collect();
-    let disabled = tx.batch(&DISABLE, args![now, now.minus(DISABLED), FAILED], given_up).await?;
-    Ok(!disabled.is_empty())
+    all
+}
+
+/// One that has just delivered is well, whatever another delivery came to meanwhile; but gone is gone.
+fn weigh_all(before: &Concerned, mut seen: Vec<Seen>, now: Millis) -> Weighed {
+    if seen.contains(&Seen::Delivered) {
+        seen.retain(|s| !matches!(s, Seen::Failed { .. }));
+    }
+    seen.sort_unstable();
+    let mut weighed = Weighed { health: before.health, reason: None, notices: Vec::new() };
+    for seen in seen {
+        let (health, notice) = weigh(weighed.health, seen, now);
+        if let Some(notice) = notice {
+            let (reason, told_of) = match notice {
+                Notice::Failing => (None, health),
+                Notice::Recovered => (None, weighed.health),
+                Notice::Disabled(reason) => (Some(reason), health),
+            };
+            weighed.reason = reason.or(weighed.reason);
+            weighed.notices.push((notice, endpoint_notice(before, told_of, reason)));
+        }
+        weighed.health = health;
+    }
+    weighed
+}
+
+fn endpoint_notice(of: &Concerned, health: Health, reason: Option<Reason>) -> EndpointNotice {
+    EndpointNotice {
+        endpoint_id: of.id,
+        account: of.account.clone(),
+        url: of.url.clone(),
+        reason: reason.map(Reason::as_str),
+        since: health.failing_since,
+        failed: health.failed,
+    }
+}
+
+fn concerned(row: &Row) -> Result<Concerned> {
+    let told = row.text(6)?;
+    let told = Told::from_word(&told).ok_or(Error::Bug(told))?;
+    Ok(Concerned {
+        id: row.id(0)?,
+        tenant: row.id(1)?,
+        account: row.text_opt(2)?.filter(|account| !account.is_empty()),
+        url: row.text(3)?,
+        health: Health { failing_since: row.time_opt(4)?, failed: row.count(5)?, told },
+    })
+}
+
+fn written(id: EndpointId, weighed: &Weighed) -> Vec<Value> {
+    let Health { failing_since, failed, told } = weighed.health;
+    args![id, failing_since, failed, told.as_str(), weighed.reason.map(Reason::as_str)]
 }

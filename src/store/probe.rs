@@ -6,9 +6,9 @@ use super::Store;
 use super::emit::{NewDelivery, Outbox, To};
 use super::error::{Error, Result};
 use super::model::ClaimedDelivery;
+use crate::types::Millis;
 use crate::types::endpoint::Endpoint;
 use crate::types::retry::RetryPolicy;
-use crate::types::{EventId, Millis};
 
 /// What a test of an endpoint tells it.
 pub const TEST: &str = "webhook.test";
@@ -28,21 +28,10 @@ impl Store {
         let mut tx = self.0.writers.begin().await?;
         let mut out = Outbox::new(&self.0, now);
         let new = NewDelivery {
-            tenant: endpoint.tenant,
-            event_id: EventId::from_uuid(uuid::Uuid::nil()),
-            event_kind: kind,
-            event_at: now,
-            variant: "",
-            body: "",
-            job_id: None,
-            to: To::Endpoint(endpoint),
-            sealed: None,
             signer: Some(endpoint.id),
             policy: RetryPolicy { max_attempts: 1, ..endpoint.settings.retry },
-            failure_url: None,
-            traceparent: None,
-            expires_at: None,
             born: Some(self.0.dice.id(now)),
+            ..NewDelivery::of(endpoint.tenant, To::Endpoint(endpoint))
         };
         out.notice(kind, data, new)?;
         let claimed = out.born().ok_or_else(|| Error::Bug("nothing was born".to_owned()))?;

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::batch::{Col, Sql};
-use super::db::Value;
-use super::emit::{DeadNotice, NewDelivery, Outbox, To};
+use super::db::{Row, Value};
+use super::emit::{DeadNotice, NewDelivery, News, Outbox, To};
 use super::error::{Error, Result};
 use super::health;
 use super::model::Attempted;
@@ -12,8 +12,7 @@ use super::pool::Tx;
 use super::sweep::{KEEP_DELIVERIES, KEEP_LETTERS};
 use crate::args;
 use crate::types::delivery::{DeadReason, Exchange, Fault, Outcome, Verdict};
-use crate::types::retry::RetryPolicy;
-use crate::types::{DeliveryId, EventId, Millis};
+use crate::types::{DeliveryId, Millis};
 
 static END_QUEUE: Sql = Sql::batch(
     "DELETE FROM delivery_queue
@@ -100,10 +99,11 @@ static LAY_DOWN: Sql = Sql::batch(
     &[("delivery_id", Col::Uuid), ("reason", Col::Text)],
 );
 
-static FAILURE_URLS: Sql = Sql::batch(
-    "SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.url, d.failure_url, d.sealed, d.sealed_row, d.attempt,
-            d.last_error, d.traceparent, b.reason, d.signer_id
-     FROM {b} JOIN deliveries d ON d.id = b.delivery_id WHERE d.failure_url IS NOT NULL",
+// The end of what tells of a death is not told again, or two dead receivers would speak of each other for ever.
+static DEAD: Sql = Sql::batch(
+    "SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.endpoint_id, d.account, d.url, b.reason, d.attempt, d.last_error,
+            d.failure_url, d.sealed, d.sealed_row, d.signer_id, d.traceparent
+     FROM {b} JOIN deliveries d ON d.id = b.delivery_id WHERE d.event_kind <> 'delivery.dead' ORDER BY d.id",
     0,
     &[("delivery_id", Col::Uuid), ("reason", Col::Text)],
 );
@@ -162,10 +162,8 @@ pub(super) async fn record(
     let letter = |a: &Ours<'_>| Some(args![a.attempted.id, dead_reason(a.verdict)?.as_str()]);
     let dead = || ours.iter().filter_map(letter).collect::<Vec<_>>();
     tx.batch(&LAY_DOWN, args![now], dead()).await?;
-    tell_failure_urls(tx, out, dead(), now).await?;
-    if health::note(tx, ours.iter().map(|a| (a.attempted, a.verdict)), now).await? {
-        out.endpoints_changed();
-    }
+    tell_of_dead(tx, out, dead()).await?;
+    health::note(tx, out, ours.iter().map(|a| (a.attempted, a.verdict)), now).await?;
     Ok(attempted.iter().map(|a| written(a)).collect())
 }
 
@@ -250,45 +248,47 @@ fn redact<'a>(name: &str, value: &'a str) -> &'a str {
     if REDACTED.contains(&name.to_ascii_lowercase().as_str()) { "redacted" } else { value }
 }
 
-/// Who asked to be told that a callback died gets a delivery of its own.
-async fn tell_failure_urls(
-    tx: &mut Tx,
-    out: &mut Outbox<'_>,
-    dead: Vec<Vec<Value>>,
-    now: Millis,
-) -> Result<()> {
-    for row in tx.batch(&FAILURE_URLS, vec![], dead).await? {
-        let reason = row.text(11)?;
-        let notice = DeadNotice {
-            delivery_id: row.id(0)?,
-            event_type: row.text(2)?,
-            job_id: row.id_opt(3)?,
-            url: row.text(4)?,
-            reason: reason.parse::<DeadReason>().map_err(|_| Error::Bug(reason))?.as_str(),
-            attempts: row.count(8)?,
-            last_error: row.text_opt(9)?,
-        };
-        let (url, sealed, sealed_row, trace) =
-            (row.text(5)?, row.bytes_opt(6)?, row.uuid_opt(7)?, row.text_opt(10)?);
-        let new = NewDelivery {
-            tenant: row.id(1)?,
-            event_id: EventId::from_uuid(uuid::Uuid::nil()),
-            event_kind: "delivery.dead",
-            event_at: now,
-            variant: "standard",
-            body: "",
-            job_id: notice.job_id,
-            to: To::Url(&url),
-            // The callback's own secret, or its endpoint's.
-            signer: row.id_opt(12)?,
+/// Whoever subscribes to it is told what died, and so is who was named for it with the callback.
+async fn tell_of_dead(tx: &mut Tx, out: &mut Outbox<'_>, dead: Vec<Vec<Value>>) -> Result<()> {
+    let rows = tx.batch(&DEAD, vec![], dead).await?;
+    let tenants = rows.iter().map(|row| Ok((row.id(1)?, String::new()))).collect::<Result<Vec<_>>>()?;
+    out.know(tx, tenants).await?;
+    for row in &rows {
+        let (tenant, data, trace) = (row.id(1)?, dead_notice(row)?, row.text_opt(14)?);
+        let (url, sealed, sealed_row) = (row.text_opt(10)?, row.bytes_opt(11)?, row.uuid_opt(12)?);
+        // The callback's own secret signs, or its endpoint's.
+        let signer = row.id_opt(13)?;
+        let asked = url.as_deref().map(|url| NewDelivery {
+            job_id: data.job_id,
+            signer,
             sealed: sealed.as_deref().zip(sealed_row),
-            policy: RetryPolicy::default(),
-            failure_url: None,
             traceparent: trace.as_deref(),
-            expires_at: None,
-            born: None,
+            ..NewDelivery::of(tenant, To::Url(url))
+        });
+        let news = News {
+            tenant,
+            kind: "delivery.dead",
+            data: &data,
+            about: data.endpoint_id,
+            job_id: data.job_id,
+            traceparent: trace.as_deref(),
         };
-        out.notice("delivery.dead", &notice, new)?;
+        out.news(&news, asked)?;
     }
     Ok(())
+}
+
+fn dead_notice(row: &Row) -> Result<DeadNotice> {
+    let reason = row.text(7)?;
+    Ok(DeadNotice {
+        delivery_id: row.id(0)?,
+        event_type: row.text(2)?,
+        job_id: row.id_opt(3)?,
+        endpoint_id: row.id_opt(4)?,
+        account: row.text_opt(5)?,
+        url: row.text(6)?,
+        reason: reason.parse::<DeadReason>().map_err(|_| Error::Bug(reason))?.as_str(),
+        attempts: row.count(8)?,
+        last_error: row.text_opt(9)?,
+    })
 }

@@ -25,6 +25,25 @@ pub enum Told {
     Disabled,
 }
 
+impl Told {
+    const ALL: [Told; 4] = [Told::Nothing, Told::Day, Told::ThreeDays, Told::Disabled];
+
+    /// The text form, as stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Told::Nothing => "nothing",
+            Told::Day => "day",
+            Told::ThreeDays => "three-days",
+            Told::Disabled => "disabled",
+        }
+    }
+
+    /// Reads the text form.
+    pub fn from_word(word: &str) -> Option<Told> {
+        Self::ALL.into_iter().find(|told| told.as_str() == word)
+    }
+}
+
 /// How an endpoint fares; begins anew with every success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Health {
@@ -37,12 +56,17 @@ pub struct Health {
 }
 
 /// What came of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seen {
     /// A 2xx.
     Delivered,
-    /// Anything else; `first` if it is the delivery's first failure.
+    /// Anything else.
     Failed {
+        /// The delivery has not failed before.
+        first: bool,
+    },
+    /// A 410: there is nobody any more.
+    Gone {
         /// The delivery has not failed before.
         first: bool,
     },
@@ -56,7 +80,37 @@ pub enum Notice {
     /// `endpoint.recovered`
     Recovered,
     /// `endpoint.disabled`: it is disabled in the same transaction.
-    Disabled,
+    Disabled(Reason),
+}
+
+impl Notice {
+    /// The event's type.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Notice::Failing => "endpoint.failing",
+            Notice::Recovered => "endpoint.recovered",
+            Notice::Disabled(_) => "endpoint.disabled",
+        }
+    }
+}
+
+/// Why an endpoint is disabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Days without a success.
+    Failing,
+    /// It answered 410.
+    Gone,
+}
+
+impl Reason {
+    /// The text form, as stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Reason::Failing => "failing",
+            Reason::Gone => "gone",
+        }
+    }
 }
 
 /// Takes an outcome into account. Steps are told one after the other and each once, however late the outcome comes.
@@ -70,19 +124,31 @@ pub fn weigh(health: Health, seen: Seen, now: Millis) -> (Health, Option<Notice>
             (Health::default(), notice)
         }
         Seen::Failed { first } => {
-            let since = health.failing_since.unwrap_or(now);
-            let failed = health.failed.saturating_add(u32::from(first));
-            let (told, notice) = stage(health.told, now.since(since), failed);
-            (Health { failing_since: Some(since), failed, told }, notice)
+            let ill = failed(health, first, now);
+            let (told, notice) = stage(ill, now);
+            (Health { told, ..ill }, notice)
+        }
+        Seen::Gone { first } => {
+            let notice = (health.told < Told::Disabled).then_some(Notice::Disabled(Reason::Gone));
+            (Health { told: Told::Disabled, ..failed(health, first, now) }, notice)
         }
     }
 }
 
-fn stage(told: Told, failing: Duration, failed: u32) -> (Told, Option<Notice>) {
+fn failed(health: Health, first: bool, now: Millis) -> Health {
+    Health {
+        failing_since: health.failing_since.or(Some(now)),
+        failed: health.failed.saturating_add(u32::from(first)),
+        told: health.told,
+    }
+}
+
+fn stage(Health { failing_since, failed, told }: Health, now: Millis) -> (Told, Option<Notice>) {
+    let failing = failing_since.map_or(Duration::ZERO, |since| now.since(since));
     match told {
         Told::Disabled => (told, None),
         Told::Nothing | Told::Day | Told::ThreeDays if failing >= DISABLED && failed >= FAILED => {
-            (Told::Disabled, Some(Notice::Disabled))
+            (Told::Disabled, Some(Notice::Disabled(Reason::Failing)))
         }
         Told::Nothing if failing >= FAILING[0] => (Told::Day, Some(Notice::Failing)),
         Told::Day if failing >= FAILING[1] => (Told::ThreeDays, Some(Notice::Failing)),
@@ -117,7 +183,7 @@ mod tests {
             (71, None),
             (72, Some(Notice::Failing)),
             (119, None),
-            (120, Some(Notice::Disabled)),
+            (120, Some(Notice::Disabled(Reason::Failing))),
             (121, None),
         ] {
             let (next, told) = weigh(health, Seen::Failed { first: false }, hours(at));
@@ -134,13 +200,30 @@ mod tests {
         let (health, notice) = weigh(health, Seen::Failed { first: false }, hours(501));
         assert_eq!((health.told, notice), (Told::ThreeDays, Some(Notice::Failing)));
         let (_, notice) = weigh(health, Seen::Failed { first: true }, hours(502));
-        assert_eq!(notice, Some(Notice::Disabled), "the twentieth");
+        assert_eq!(notice, Some(Notice::Disabled(Reason::Failing)), "the twentieth");
     }
 
     #[test]
     fn a_success_begins_anew() {
         assert_eq!(weigh(failing(99), Seen::Delivered, hours(1)), (Health::default(), None));
         assert_eq!(weigh(Health::default(), Seen::Delivered, hours(1)), (Health::default(), None));
+    }
+
+    #[test]
+    fn gone_is_disabled_at_once_and_told_once() {
+        let (health, notice) = weigh(Health::default(), Seen::Gone { first: true }, START);
+        assert_eq!(health, Health { failing_since: Some(START), failed: 1, told: Told::Disabled });
+        assert_eq!(notice, Some(Notice::Disabled(Reason::Gone)));
+        let (health, notice) = weigh(health, Seen::Gone { first: true }, hours(1));
+        assert_eq!((health.failing_since, health.failed, notice), (Some(START), 2, None));
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        for told in [Told::Nothing, Told::Day, Told::ThreeDays, Told::Disabled] {
+            assert_eq!(Told::from_word(told.as_str()), Some(told));
+        }
+        assert_eq!(Told::from_word(""), None);
     }
 
     proptest! {
@@ -154,13 +237,14 @@ mod tests {
                 let (next, notice) = weigh(health, seen, now);
                 match seen {
                     Seen::Delivered => (since, failed) = (None, 0),
-                    Seen::Failed { first } => {
+                    Seen::Failed { first } | Seen::Gone { first } => {
                         since = since.or(Some(now));
                         failed += u32::from(first);
                     }
                 }
                 let long = since.is_some_and(|s| now.since(s) >= DISABLED);
-                prop_assert_eq!(notice == Some(Notice::Disabled), long && failed >= FAILED && health.told < Told::Disabled);
+                let due = long && failed >= FAILED && health.told < Told::Disabled;
+                prop_assert_eq!(notice == Some(Notice::Disabled(Reason::Failing)), due);
                 health = next;
             }
         }

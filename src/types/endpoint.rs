@@ -116,7 +116,7 @@ pub struct Endpoint {
     pub verified_at: Option<Millis>,
     /// The first failed attempt since the last success.
     pub failing_since: Option<Millis>,
-    /// Deliveries that died since then.
+    /// Deliveries that have failed since then.
     pub failed: u32,
     /// When it was made.
     pub created_at: Millis,

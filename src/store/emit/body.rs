@@ -8,7 +8,7 @@ use crate::store::error::{Error, Result};
 use crate::types::api::{self, Format, Payload};
 use crate::types::job::{Job, JobEvent, Outcome};
 use crate::types::key::{AccessToken, TokenKey};
-use crate::types::{DeliveryId, EventId, JobId, Millis};
+use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis};
 
 /// A JSON result up to this size stands in the webhook itself, bytes.
 const INLINE_RESULT: usize = 64 * 1024;
@@ -130,7 +130,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
 }
 
-/// What a dead callback's `failureUrl` is told.
+/// What is told of a dead letter.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::store) struct DeadNotice {
@@ -138,9 +138,30 @@ pub(in crate::store) struct DeadNotice {
     pub(in crate::store) event_type: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::store) job_id: Option<JobId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::store) endpoint_id: Option<EndpointId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::store) account: Option<String>,
     pub(in crate::store) url: String,
     pub(in crate::store) reason: &'static str,
     pub(in crate::store) attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::store) last_error: Option<String>,
+}
+
+/// What is told of an endpoint.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::store) struct EndpointNotice {
+    pub(in crate::store) endpoint_id: EndpointId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::store) account: Option<String>,
+    pub(in crate::store) url: String,
+    /// Why it is disabled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::store) reason: Option<&'static str>,
+    /// The first failed attempt since the last success.
+    pub(in crate::store) since: Option<Millis>,
+    /// Deliveries that have failed since then.
+    pub(in crate::store) failed: u32,
 }

@@ -65,6 +65,29 @@ pub(in crate::store) struct NewDelivery<'a> {
     pub(in crate::store) born: Option<NodeId>,
 }
 
+impl<'a> NewDelivery<'a> {
+    /// One of an event that is still to be named, with nothing that its receiver or its event brings.
+    pub(in crate::store) fn of(tenant: TenantId, to: To<'a>) -> NewDelivery<'a> {
+        NewDelivery {
+            tenant,
+            event_id: EventId::from_uuid(Uuid::nil()),
+            event_kind: "",
+            event_at: Millis::default(),
+            variant: "",
+            body: "",
+            job_id: None,
+            to,
+            sealed: None,
+            signer: None,
+            policy: RetryPolicy::default(),
+            failure_url: None,
+            traceparent: None,
+            expires_at: None,
+            born: None,
+        }
+    }
+}
+
 /// Where a delivery goes.
 #[derive(Clone, Copy)]
 pub(in crate::store) enum To<'a> {

@@ -1,5 +1,6 @@
 //! Standing endpoints over HTTP.
 
+mod health;
 mod narrow;
 mod sent;
 

@@ -1,5 +1,6 @@
 //! Standing endpoints and their deliveries.
 
+mod health;
 mod parked;
 mod settings;
 

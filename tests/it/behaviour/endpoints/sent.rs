@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{make, patch, path};
-use crate::support::app::{LIMIT, Site, TestApp, both_engines, id, until};
+use crate::support::app::{LIMIT, Site, both_engines, id, until};
 use crate::support::receiver::{Answer, Receiver};
 
 both_engines! {
@@ -16,8 +16,6 @@ both_engines! {
     who_echoes_the_challenge_is_verified,
     a_paused_endpoint_waits_and_a_resumed_one_gets_all,
     a_changed_endpoint_gets_what_was_pending,
-    an_endpoint_that_is_gone_is_disabled,
-    an_endpoint_that_fails_for_days_is_disabled,
 }
 
 async fn job_events_come_signed_by_the_endpoints_own_secret(site: &Site) {
@@ -211,57 +209,4 @@ async fn a_changed_endpoint_gets_what_was_pending(site: &Site) {
     let delivery = app.delivery_in(&job, "delivered").await;
     assert_eq!(delivery["url"], receiver.url("/new"));
     assert_eq!(app.job(&job).await["callbackState"], "delivered");
-}
-
-async fn an_endpoint_that_is_gone_is_disabled(site: &Site) {
-    let app = site.start().await;
-    let receiver = Receiver::start().await;
-    receiver.script("/in", vec![Answer::Status(410)]);
-    let there = make(&app, &receiver.url("/in"), json!({"events": ["job.completed"]})).await;
-
-    let job = app.completed(json!({"type": "t"})).await;
-    app.delivery_in(&job, "dead").await;
-
-    let seen = app.get(&path(&there, "")).await.ok(200);
-    assert_eq!((&seen["state"], &seen["stateReason"]), (&json!("disabled"), &json!("gone")));
-    let next = app.completed(json!({"type": "t"})).await;
-    let held = app.delivery_in(&next, "held").await;
-    assert_eq!(held["heldReason"], "disabled");
-}
-
-/// Loses `n` deliveries of the endpoint, up to `all` since it was made.
-async fn failing(app: &TestApp, there: &Value, n: usize, all: usize) {
-    for _ in 0..n {
-        app.submit(json!({"type": "t"})).await;
-    }
-    let of = format!("/v1/deliveries?state=dead&limit=200&endpointId={}", id(&there["endpointId"]));
-    until("all are dead", async || {
-        let dead = app.items(&of).await.len();
-        if dead == all { Ok(()) } else { Err(dead) }
-    })
-    .await;
-}
-
-async fn an_endpoint_that_fails_for_days_is_disabled(site: &Site) {
-    let app = site.start_still().await;
-    let receiver = Receiver::start().await;
-    receiver.script("/in", vec![Answer::Status(500)]);
-    let given = json!({"events": ["job.queued"], "retry": {"maxAttempts": 1}});
-    let there = make(&app, &receiver.url("/in"), given).await;
-    failing(&app, &there, 10, 10).await;
-    let seen = async || app.get(&path(&there, "")).await.ok(200);
-    assert!(seen().await["failingSince"].is_string());
-    app.pass(120 * 3_600);
-
-    failing(&app, &there, 10, 20).await;
-
-    let disabled = seen().await;
-    assert_eq!(disabled["state"], "disabled", "with the twentieth");
-    assert_eq!(disabled["stateReason"], "failing");
-    receiver.script("/in", vec![Answer::Status(200)]);
-    app.submit(json!({"type": "t"})).await;
-    assert_eq!(app.items("/v1/deliveries?state=held").await[0]["heldReason"], "disabled");
-    let resumed = app.ask("POST", &path(&there, "/resume")).await.ok(200);
-    assert!(resumed["state"] == "enabled" && resumed.get("failingSince").is_none(), "a new start: {resumed}");
-    receiver.wait("/in", 21, LIMIT).await;
 }

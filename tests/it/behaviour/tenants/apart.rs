@@ -19,11 +19,12 @@ both_engines! {
 }
 
 /// Every route that lists, as the document tells them.
-const LISTS: [&str; 9] = [
+const LISTS: [&str; 10] = [
     "/api/jobs",
     "/v1/dead-letters",
     "/v1/dead-letters/outages",
     "/v1/deliveries",
+    "/v1/endpoints",
     "/v1/jobs",
     "/v1/keys",
     "/v1/lanes",
@@ -31,11 +32,12 @@ const LISTS: [&str; 9] = [
     "/v1/redrives",
 ];
 
-/// A job whose callback is dead, and a replay of nothing: every list of the tenant has an entry.
+/// A job whose callback is dead, an endpoint, and a replay of nothing: every list of the tenant has an entry.
 async fn something_in_every_list(app: &TestApp, receiver: &Receiver) -> (String, String) {
     receiver.script("/gone", vec![Answer::Status(410)]);
     let job = app.completed(json!({"type": "t", "ref": "mine", "callbackUrl": receiver.url("/gone")})).await;
     let delivery = id(&app.delivery_in(&job, "dead").await["deliveryId"]);
+    app.post("/v1/endpoints", &json!({"url": receiver.url("/in"), "events": []})).await.ok(201);
     let replay = json!({"filter": {"type": "job.expired"}});
     app.post("/v1/dead-letters/replay", &replay).await.ok(202);
     (job, delivery)

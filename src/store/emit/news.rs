@@ -1,0 +1,111 @@
+//! Events that belong to no job's history: for one receiver, or for whoever subscribes to them.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Outbox;
+use super::body::{envelope, json};
+use super::delivery::{NewDelivery, To, account_of};
+use crate::args;
+use crate::store::error::Result;
+use crate::store::sweep::KEEP_EVENTS;
+use crate::types::api::Format;
+use crate::types::endpoint::{Endpoint, any_matches};
+use crate::types::{DeliveryId, EndpointId, EventId, JobId, TenantId};
+
+/// What the service has to tell a tenant. It goes to the tenant's endpoints of no account.
+pub(in crate::store) struct News<'n, D> {
+    pub(in crate::store) tenant: TenantId,
+    pub(in crate::store) kind: &'static str,
+    pub(in crate::store) data: &'n D,
+    /// The endpoint it is about. That one is not told: it would be sent more the worse it fares.
+    pub(in crate::store) about: Option<EndpointId>,
+    pub(in crate::store) job_id: Option<JobId>,
+    pub(in crate::store) traceparent: Option<&'n str>,
+}
+
+/// An event that is told, and the variants of its body that are written.
+struct Fact<'d, D> {
+    id: EventId,
+    kind: &'static str,
+    data: &'d D,
+    written: Vec<&'static str>,
+}
+
+impl Outbox<'_> {
+    /// Tells one receiver.
+    pub(in crate::store) fn notice<D: Serialize>(
+        &mut self,
+        kind: &'static str,
+        data: &D,
+        new: NewDelivery<'_>,
+    ) -> Result<DeliveryId> {
+        let mut fact = self.fact(new.tenant, account_of(new.to), kind, data)?;
+        self.tell(&mut fact, new)
+    }
+
+    /// Tells whoever subscribes to it, and `asked`, who was named for it. What nobody wants leaves no event.
+    ///
+    /// The tenant must be [known](Outbox::know).
+    pub(in crate::store) fn news<D: Serialize>(
+        &mut self,
+        news: &News<'_, D>,
+        asked: Option<NewDelivery<'_>>,
+    ) -> Result<()> {
+        let group = self.groups.get(&(news.tenant, String::new())).cloned().unwrap_or_default();
+        let readers: Vec<_> = group.iter().filter(|e| subscribes(e, news)).collect();
+        if asked.is_none() && readers.is_empty() {
+            return Ok(());
+        }
+        let mut fact = self.fact(news.tenant, None, news.kind, news.data)?;
+        if let Some(new) = asked {
+            self.tell(&mut fact, new)?;
+        }
+        for endpoint in readers {
+            let new = NewDelivery {
+                job_id: news.job_id,
+                signer: Some(endpoint.id),
+                policy: endpoint.settings.retry,
+                traceparent: news.traceparent,
+                ..NewDelivery::of(news.tenant, To::Endpoint(endpoint))
+            };
+            self.tell(&mut fact, new)?;
+        }
+        Ok(())
+    }
+
+    fn fact<'d, D: Serialize>(
+        &mut self,
+        tenant: TenantId,
+        account: Option<String>,
+        kind: &'static str,
+        data: &'d D,
+    ) -> Result<Fact<'d, D>> {
+        let id: EventId = self.inner.dice.id(self.now);
+        let (job, sequence) = (None::<Uuid>, None::<i64>);
+        let kept = self.now.plus(KEEP_EVENTS);
+        self.events.push(args![id, tenant, job, sequence, kind, account, self.now, json(data)?, kept]);
+        Ok(Fact { id, kind, data, written: Vec::new() })
+    }
+
+    fn tell<D: Serialize>(&mut self, fact: &mut Fact<'_, D>, new: NewDelivery<'_>) -> Result<DeliveryId> {
+        let format = match new.to {
+            To::Endpoint(endpoint) => endpoint.settings.format,
+            To::Url(_) | To::Gone(..) => Format::Standard,
+        };
+        let (variant, body) = match format {
+            Format::Standard => ("standard", envelope(fact.kind, self.now, fact.id, None, fact.data)?),
+            Format::Cloudevents => ("cloudevents", json(fact.data)?),
+        };
+        if !fact.written.contains(&variant) {
+            self.bodies.push(args![fact.id, variant, body.clone()]);
+            fact.written.push(variant);
+        }
+        let (event_id, event_kind, event_at, body) = (fact.id, fact.kind, self.now, body.as_str());
+        self.delivery(&NewDelivery { event_id, event_kind, event_at, variant, body, ..new })
+    }
+}
+
+fn subscribes<D>(endpoint: &Endpoint, news: &News<'_, D>) -> bool {
+    Some(endpoint.id) != news.about && any_matches(&endpoint.settings.patterns, news.kind)
+}
