@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 
 use super::app::App;
@@ -20,6 +20,7 @@ use crate::store::{Changed, JobChange, LeaseRequest, LeasedJob, Right, What};
 use crate::types::api::{
     self, Ack, AckOp, Acks, Alive, Claim, Claimed, Complete, Fail, Heartbeat, Items, OrProblem, Release,
 };
+use crate::types::content;
 use crate::types::job::{Change, Failure, Outcome};
 use crate::types::key::LeaseToken;
 use crate::types::problem::{Invalid, ProblemCode};
@@ -134,7 +135,8 @@ pub async fn heartbeat(
 /// Report the result: JSON, or raw bytes with the token in `Lease-Token`.
 #[utoipa::path(post, path = "/v1/jobs/{jobId}/complete", tag = "workers", operation_id = "completeJob",
     security(("apiKey" = ["work"]), ("leaseToken" = [])),
-    params(("jobId" = JobId, Path), ("Lease-Token" = Option<String>, Header)),
+    params(("jobId" = JobId, Path), ("Lease-Token" = Option<String>, Header),
+        ("Content-Digest" = Option<String>, Header)),
     request_body(content((Complete = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses((status = 200, body = api::Job), (status = 409, description = "lease-lost")))]
 pub async fn complete(
@@ -162,17 +164,32 @@ fn raw_outcome(worker: &Worker, raw: &Raw<sizes::Result>) -> Result<(LeaseToken,
         worker.without_token()?;
         return Err(Problem::new(ProblemCode::ValidationFailed).at("Lease-Token", "is not a lease token"));
     };
-    Ok((token, Outcome::Bytes { content_type: content_type(&raw.headers)?, bytes: raw.bytes.clone() }))
+    let content_type = content_type(&raw.headers)?;
+    whole(&raw.headers, &raw.bytes)?;
+    Ok((token, Outcome::Bytes { content_type, bytes: raw.bytes.clone() }))
 }
 
 /// The worker's content type as it will be given out again.
 fn content_type(headers: &HeaderMap) -> Result<String, Problem> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Ok("application/octet-stream".to_owned());
-    };
-    let text = value.to_str().ok().filter(|text| text.len() <= 255 && text.contains('/'));
-    let bad = || Problem::new(ProblemCode::UnsupportedMediaType).at("Content-Type", "is not a media type");
-    text.map(str::to_owned).ok_or_else(bad)
+    let fields: Vec<_> = headers.get_all(header::CONTENT_TYPE).iter().map(HeaderValue::to_str).collect();
+    match fields[..] {
+        [] => Ok(content::UNKNOWN_BYTES.to_owned()),
+        [Ok(text)] if content::is_media_type(text) => Ok(text.to_owned()),
+        _ => Err(Problem::new(ProblemCode::InvalidRequest).at("Content-Type", "is not a media type")),
+    }
+}
+
+/// Refuses bytes that are not what their `Content-Digest` says: they were changed or cut on the way.
+fn whole(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Problem> {
+    let fields = headers.get_all("content-digest").iter();
+    let field = fields.map(|v| String::from_utf8_lossy(v.as_bytes())).collect::<Vec<_>>().join(",");
+    match content::broken_digest(&field, bytes) {
+        None => Ok(()),
+        Some(algorithm) => {
+            let rule = format!("its {algorithm} is not that of the bytes that came");
+            Err(Problem::new(ProblemCode::InvalidRequest).at("Content-Digest", &rule))
+        }
+    }
 }
 
 /// What `result` and `resultUrl` say; neither is the JSON value `null`.

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod cloudevents;
+pub mod content;
 pub mod delivery;
 pub mod disable;
 pub mod endpoint;

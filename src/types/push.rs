@@ -3,16 +3,13 @@
 use std::time::Duration;
 
 use super::api;
+use super::content::{UNKNOWN_BYTES, is_media_type};
 use super::delivery::{Exchange, Fault, Outcome as Answer, Phase};
 use super::job::{Failure, Outcome};
 use super::submit as rules;
 
 /// The most characters of an answer that become the job's error.
 const ERROR_MAX: usize = 4_000;
-/// The longest content type that is given out again.
-const CONTENT_TYPE_MAX: usize = 255;
-/// What is known of bytes without a content type (RFC 9110, 8.3).
-const UNKNOWN_BYTES: &str = "application/octet-stream";
 
 /// What follows from one request to a push worker.
 #[derive(Debug, Clone)]
@@ -40,7 +37,7 @@ pub fn judge(exchange: &Exchange, deadline: Duration) -> Verdict {
             false,
             None,
         ),
-        Answer::Answered { status: 200..=299, .. } => Verdict::Done(result(exchange)),
+        Answer::Answered { status: 200..=299, .. } => result(exchange),
         Answer::Answered { status, retry_after, .. } => refused(status, retry_after, &exchange.body),
         Answer::Failed(Fault::LeaseRanOut) => Verdict::Unsent,
         Answer::Failed(Fault::Timeout(_)) if exchange.duration >= deadline => Verdict::Overdue,
@@ -79,19 +76,23 @@ fn is_encoded(exchange: &Exchange) -> bool {
     codings.any(|(_, coding)| !coding.trim().eq_ignore_ascii_case("identity") && !coding.trim().is_empty())
 }
 
-fn result(exchange: &Exchange) -> Outcome {
-    if exchange.body.is_empty() {
-        let bytes = bytes::Bytes::from_static(b"null");
-        return Outcome::Bytes { content_type: "application/json".to_owned(), bytes };
-    }
-    let given = exchange.headers.iter().find(|(name, _)| name == "content-type");
-    let sound = |text: &&String| {
-        let plain = text.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~'));
-        plain && text.len() <= CONTENT_TYPE_MAX && text.contains('/')
+/// The answer's bytes with their content type, which is given out again as it came.
+fn result(exchange: &Exchange) -> Verdict {
+    let done = |content_type: &str, bytes: &bytes::Bytes| {
+        Verdict::Done(Outcome::Bytes { content_type: content_type.to_owned(), bytes: bytes.clone() })
     };
-    let content_type = given.map(|(_, text)| text).filter(sound);
-    let content_type = content_type.map_or(UNKNOWN_BYTES.to_owned(), Clone::clone);
-    Outcome::Bytes { content_type, bytes: exchange.body.clone() }
+    let mut given = exchange.headers.iter().filter(|(name, _)| name == "content-type").map(|(_, text)| text);
+    match (given.next(), given.next()) {
+        _ if exchange.body.is_empty() => done("application/json", &bytes::Bytes::from_static(b"null")),
+        (None, _) => done(UNKNOWN_BYTES, &exchange.body),
+        (Some(text), None) if is_media_type(text) => done(text, &exchange.body),
+        (Some(_), _) => failed(
+            "the Content-Type of the push worker's answer is not a media type".to_owned(),
+            "content-type",
+            false,
+            None,
+        ),
+    }
 }
 
 fn refused(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Verdict {
@@ -158,9 +159,7 @@ mod tests {
             (Some("application/json"), &b"{\"a\": 1}"[..], "application/json", &b"{\"a\": 1}"[..]),
             (Some("text/csv; charset=utf-8"), b"a,b", "text/csv; charset=utf-8", b"a,b"),
             (None, b"x", UNKNOWN_BYTES, b"x"),
-            (Some("pdf"), b"x", UNKNOWN_BYTES, b"x"),
-            (Some("text/\u{fffd}"), b"x", UNKNOWN_BYTES, b"x"),
-            (Some("text/html"), b"", "application/json", b"null"),
+            (Some("pdf"), b"", "application/json", b"null"),
         ] {
             let Verdict::Done(Outcome::Bytes { content_type, bytes }) =
                 judge(&exchange(answered(200), content_type, body), DEADLINE)
@@ -170,6 +169,18 @@ mod tests {
             assert_eq!((content_type.as_str(), &bytes[..]), (want_type, want));
         }
         assert!(matches!(judge(&exchange(answered(202), None, b"x"), DEADLINE), Verdict::Later));
+    }
+
+    #[test]
+    fn an_answer_of_no_media_type_is_no_result() {
+        let mut twice = exchange(answered(200), Some("text/csv"), b"x");
+        twice.headers.push(("content-type".to_owned(), "text/html".to_owned()));
+        let wrong = ["pdf", "text/\u{fffd}", ""].map(|text| exchange(answered(200), Some(text), b"x"));
+        for exchange in wrong.into_iter().chain([twice]) {
+            let Verdict::Failed(failure) = judge(&exchange, DEADLINE) else { panic!("{exchange:?}") };
+            assert_eq!((failure.code.as_deref(), failure.retryable), (Some("content-type"), false));
+            assert!(failure.error.contains("Content-Type"), "{}", failure.error);
+        }
     }
 
     #[test]

@@ -178,15 +178,19 @@ async fn raw_results_that_cannot_be_kept_are_refused(site: &Site) {
     let token = id(&claimed["leaseToken"]);
     raw("text/plain", "rbl_short").await.refused(422, "validation-failed", "Lease-Token");
     raw("text/plain", "").await.refused(422, "validation-failed", "Lease-Token");
-    raw("plain", &token).await.refused(415, "unsupported-media-type", "Content-Type");
-    raw(&format!("text/{}", "x".repeat(255)), &token).await.refused(
-        415,
-        "unsupported-media-type",
-        "Content-Type",
-    );
+    let long = format!("text/{}", "x".repeat(255));
+    for wrong in ["plain", "text/a b", "text/plain; charset", &long] {
+        raw(wrong, &token).await.refused(400, "invalid-request", "Content-Type");
+    }
+    let of_y = "sha-256=:ofzkNjhU/4iM/0uOeHXWAMJoI5BBKoz3mzfQsRFIsPo=:";
+    for wrong in [of_y, "sha-256=x", "md5=:AAAA:, sha-512=:AAAA:"] {
+        let reply = raw("text/plain", &token).header("content-digest", wrong).await;
+        reply.refused(400, "invalid-request", "Content-Digest");
+    }
     assert_eq!(seen(&app, &job).await, before);
 
-    raw("text/plain; charset=utf-8", &token).await.ok(200);
+    let of_x = "md5=:AAAA:, sha-256=:LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE=:";
+    raw("text/plain; charset=utf-8", &token).header("content-digest", of_x).await.ok(200);
 }
 
 async fn acks_that_break_a_rule_change_nothing(site: &Site) {
