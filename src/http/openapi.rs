@@ -1,5 +1,6 @@
 //! The OpenAPI 3.1 document: what the handlers say of themselves, and what is true of all of them.
 
+mod answers;
 mod examples;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,10 @@ pub fn describe(document: &utoipa::openapi::OpenApi, routes: &[Route], urls: &Ur
             "description": "`rbl_...`: reports on its job; stands in the body as `leaseToken` where that is JSON" },
     });
     doc["components"]["schemas"]["SubmitJob"]["examples"] = json!([examples::short()]);
+    for code in ProblemCode::ALL {
+        doc["components"]["examples"][code.slug()] =
+            json!({ "summary": code.title(), "value": answers::problem(*code, None) });
+    }
     for (path, _, operation) in operations(&mut doc) {
         parameters(operation);
         complete(&path, operation);
@@ -120,9 +125,24 @@ fn complete(path: &str, operation: &mut Value) {
     }
     for (status, response) in responses {
         answer(status, response);
+        show(&id, status, response);
         for field in fields(&id, status) {
             response["headers"][field] = json!({ "schema": { "type": kind(field) } });
         }
+    }
+}
+
+/// Adds the examples of an answer's body; of a problem, each code that its description names.
+fn show(id: &str, status: &str, response: &mut Value) {
+    for (name, summary, value) in answers::of(id, status) {
+        response["content"]["application/json"]["examples"][name] =
+            json!({ "summary": summary, "value": value });
+    }
+    let named = response["description"].as_str().unwrap_or_default().to_owned();
+    let codes = named.split(", ").filter(|slug| ProblemCode::ALL.iter().any(|code| code.slug() == *slug));
+    for slug in codes {
+        response["content"]["application/problem+json"]["examples"][slug] =
+            json!({ "$ref": format!("#/components/examples/{slug}") });
     }
 }
 

@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 /// Stands for the token of the job's claim.
-const TOKEN: &str = "rbl_AAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAA";
-const JOB: &str = "job_01H455VB4PEX5VSKNK084SN02Q";
+pub const TOKEN: &str = "rbl_AAAAAAAAAAEAAAAAAAAAAAAAAAAAAAAA";
+/// Stands for a job.
+pub const JOB: &str = "job_01H455VB4PEX5VSKNK084SN02Q";
 
-type Named = (&'static str, &'static str, Value);
+/// Name, summary, value.
+pub type Named = (&'static str, &'static str, Value);
 
 /// The examples of an operation's body: name, summary, value.
 pub fn of(id: &str) -> Vec<Named> {

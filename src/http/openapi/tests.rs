@@ -93,3 +93,72 @@ fn the_document_is_whole() {
     let scopes = [Scope::JobsWrite, Scope::Admin].map(|s| s.to_string());
     assert!(scopes.iter().all(|scope| html.contains(scope)));
 }
+
+/// Reads an example as a client does, and says what is left of it: a member that no answer has is lost.
+fn as_read<T: serde::de::DeserializeOwned + serde::Serialize>(example: &Value) -> Value {
+    let read: T = serde_json::from_str(&example.to_string()).unwrap_or_else(|e| panic!("{e}: {example}"));
+    serde_json::to_value(read).unwrap()
+}
+
+fn read_answer(id: &str, status: &str, example: &Value) -> Value {
+    use crate::types::api::{Alive, Claimed, EventAccepted, Items, Job, JobAccepted, OrProblem, Page, Queue};
+    match (id, status) {
+        ("submitJob" | "submitOperation", "202") => as_read::<JobAccepted>(example),
+        ("submitBatch", "202") => as_read::<Items<OrProblem<JobAccepted>>>(example),
+        ("listJobs", "200") => as_read::<Page<Job>>(example),
+        ("listJobEvents", "200") => as_read::<Page<Event>>(example),
+        ("publishEvent", "202") => as_read::<EventAccepted>(example),
+        ("publishEvents", "202") => as_read::<Items<OrProblem<EventAccepted>>>(example),
+        ("claimJobs", "200") => as_read::<Claimed>(example),
+        ("heartbeat", "200") => as_read::<Alive>(example),
+        ("ackJobs", "200") => as_read::<Items<OrProblem<Job>>>(example),
+        ("listQueues", "200") => as_read::<Page<Queue>>(example),
+        (id, "200") if id.ends_with("Queue") => as_read::<Queue>(example),
+        (id, _) if id.ends_with("Job") || id == "submitOperation" => as_read::<Job>(example),
+        _ => panic!("{id} {status}: say what it is read as"),
+    }
+}
+
+#[test]
+fn every_answer_that_is_shown_is_read_as_it_stands() {
+    let doc = describe(&described().split_for_parts().1, &[], &Urls::new("https://api.example.com"));
+    let mut doc: Value = serde_json::from_slice(&doc.json).unwrap();
+    let whole = doc.clone();
+    let mut shown = BTreeSet::new();
+    for (_, _, operation) in operations(&mut doc) {
+        let id = operation["operationId"].as_str().unwrap().trim_end_matches("Seed").to_owned();
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            for (kind, content) in response["content"].as_object().into_iter().flatten() {
+                for (name, example) in content["examples"].as_object().into_iter().flatten() {
+                    let example = match example["$ref"].as_str() {
+                        Some(target) => whole.pointer(&target[1..]).unwrap(),
+                        None => example,
+                    };
+                    let value = &example["value"];
+                    let read = match kind.as_str() {
+                        "application/json" => read_answer(&id, status, value),
+                        _ => as_read::<ProblemBody>(value),
+                    };
+                    assert_eq!(&read, value, "{id} {status} {name}");
+                    assert!(content["schema"].is_object(), "{id} {status}: an example of nothing");
+                    shown.insert(format!("{id} {status} {name}"));
+                }
+            }
+        }
+    }
+    for wanted in [
+        "submitJob 202 accepted",
+        "submitJob 202 external",
+        "getJob 200 processing",
+        "getJob 200 complete",
+        "getJob 200 failed",
+        "getJob 404 job-not-found",
+        "listJobs 200 page",
+        "claimJobs 200 one",
+        "heartbeat 200 alive",
+        "listJobEvents 200 page",
+        "getQueue 200 open",
+    ] {
+        assert!(shown.contains(wanted), "{wanted}: {shown:?}");
+    }
+}
