@@ -3,6 +3,8 @@
 mod ends;
 mod session;
 
+use std::convert::Infallible;
+
 use axum::extract::ws::{WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
 use axum::extract::{Extension, FromRequestParts, State};
 use axum::response::Response;
@@ -15,6 +17,7 @@ use super::problem::Problem;
 use super::server::Seat;
 use crate::types::api::SUBPROTOCOL;
 use crate::types::problem::ProblemCode;
+use ends::turn_away;
 use session::Session;
 
 /// The most bytes of a client's message: room for 1,000 ids, each with an `after`.
@@ -41,18 +44,65 @@ impl FromRequestParts<App> for Upgrade {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let refused = |e: WebSocketUpgradeRejection| {
-            Problem::new(ProblemCode::InvalidRequest)
-                .detail(format!("a WebSocket is opened here: {}", e.body_text()))
-                .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
-        };
         let upgrade = WebSocketUpgrade::from_request_parts(parts, app).await.map_err(refused)?;
         if speaks(&parts.headers) {
-            return Ok(Upgrade(upgrade));
+            return Ok(Upgrade(ours(upgrade)));
         }
         Err(Problem::new(ProblemCode::InvalidRequest)
             .at("Sec-WebSocket-Protocol", &format!("must offer `{SUBPROTOCOL}`")))
     }
+}
+
+/// RFC 6455, 4.4 and RFC 9110, 15.5.22: who speaks another version is told ours.
+fn refused(e: WebSocketUpgradeRejection) -> Problem {
+    let other = matches!(e, WebSocketUpgradeRejection::InvalidWebSocketVersionHeader(_));
+    let code = if other { ProblemCode::UpgradeRequired } else { ProblemCode::InvalidRequest };
+    let problem = Problem::new(code)
+        .detail(format!("a WebSocket is opened here: {}", e.body_text()))
+        .header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    if !other {
+        return problem;
+    }
+    problem
+        .header(header::UPGRADE, HeaderValue::from_static("websocket"))
+        .header(header::CONNECTION, HeaderValue::from_static("upgrade"))
+}
+
+/// Who asks, and whether a refusal is of a key or token that was given.
+pub struct Guest {
+    viewer: Result<Viewer, Problem>,
+    given: bool,
+}
+
+impl FromRequestParts<App> for Guest {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let in_query = url::form_urlencoded::parse(query).any(|(name, _)| name == "access_token");
+        let given = in_query || parts.headers.contains_key(header::AUTHORIZATION);
+        Ok(Guest { viewer: Viewer::from_request_parts(parts, app).await, given })
+    }
+}
+
+impl Guest {
+    /// Who may come in. None is to be told by a close: a browser shows a script no status of an opening that
+    /// failed. The refusal goes before what else is wrong with the request, but it takes a sound one to close it.
+    fn welcome(self, sound: bool) -> Result<Option<Viewer>, Problem> {
+        match self.viewer {
+            Err(refusal) if refusal.code() == ProblemCode::Unauthorized && self.given && sound => Ok(None),
+            viewer => viewer.map(Some),
+        }
+    }
+}
+
+fn ours(upgrade: WebSocketUpgrade) -> WebSocketUpgrade {
+    upgrade
+        .protocols([SUBPROTOCOL])
+        .read_buffer_size(READ_BUFFER)
+        .max_message_size(MESSAGE_MAX)
+        .max_frame_size(MESSAGE_MAX)
+        .write_buffer_size(BUFFER)
 }
 
 fn speaks(headers: &HeaderMap) -> bool {
@@ -64,33 +114,32 @@ fn speaks(headers: &HeaderMap) -> bool {
 ///
 /// The client sends SocketRequest and the node SocketMessage, each as one text message. The events of a job come
 /// in order, from `after` on and up to its end; one that cannot be watched is told with `error`, and the rest
-/// goes on. The node closes with 4401 when the key no longer counts or the access token's job is gone, with 4429
+/// goes on. The node closes with 4401 when the key or the access token does not count (also at once, if the opening is
+/// sound but for that) or the token's job is gone, with 4429
 /// when the client does not take what it is sent, with 1000 when it followed no job for 60 s, and with 1001 when
 /// it stops. 429 to who has too many open, or opens them too often.
 #[utoipa::path(get, path = "/v1/ws", tag = "jobs", operation_id = "openSocket",
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
     params(("Sec-WebSocket-Protocol" = String, Header, example = "ringback.v1")),
-    responses((status = 101, description = "The connection speaks WebSocket from here on")))]
+    responses((status = 101, description = "The connection speaks WebSocket from here on"),
+        (status = 426, description = "upgrade-required")))]
 pub async fn open(
     State(app): State<App>,
-    viewer: Viewer,
-    _: Query<OpenQuery>,
-    upgrade: Upgrade,
+    guest: Guest,
+    query: Result<Query<OpenQuery>, Problem>,
+    upgrade: Result<Upgrade, Problem>,
     seat: Option<Extension<Seat>>,
 ) -> Result<Response, Problem> {
+    let viewer = guest.welcome(query.is_ok() && upgrade.is_ok())?;
+    let Upgrade(upgrade) = query.and(upgrade)?;
+    let Some(viewer) = viewer else {
+        return Ok(upgrade.on_upgrade(async move |socket| turn_away(socket, seat).await));
+    };
     viewer.may_open(&app).await?;
     let places = viewer.places(&app)?;
-    let response = upgrade
-        .0
-        .protocols([SUBPROTOCOL])
-        .read_buffer_size(READ_BUFFER)
-        .max_message_size(MESSAGE_MAX)
-        .max_frame_size(MESSAGE_MAX)
-        .write_buffer_size(BUFFER)
-        .on_upgrade(async move |socket| {
-            Session::new(app, viewer, places, socket).run().await;
-            // The connection's place is free only now.
-            drop(seat);
-        });
-    Ok(response)
+    Ok(upgrade.on_upgrade(async move |socket| {
+        Session::new(app, viewer, places, socket).run().await;
+        // The connection's place is free only now.
+        drop(seat);
+    }))
 }

@@ -58,6 +58,7 @@ problems! {
     PayloadTooLarge "payload-too-large" 413 "The request body is too large",
     HeaderTooLarge "header-too-large" 431 "The request head is too large",
     UnsupportedMediaType "unsupported-media-type" 415 "The content type is not supported",
+    UpgradeRequired "upgrade-required" 426 "Another version of the protocol is spoken here",
     NotAcceptable "not-acceptable" 406 "No representation fits the Accept header",
     MethodNotAllowed "method-not-allowed" 405 "The resource does not support this method",
     NotFound "not-found" 404 "There is no such resource",

@@ -1,5 +1,10 @@
 //! Why a WebSocket ends, and what of its client's words is refused.
 
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use tokio::time::timeout;
+
 use super::session::JOBS_MAX;
 use crate::http::problem::Problem;
 use crate::types::api::{SocketOp, SocketRequest};
@@ -19,6 +24,31 @@ const TOO_BIG: u16 = 1009;
 pub const UNAUTHORIZED: u16 = 4401;
 /// The client does not take what it is sent.
 pub const TOO_SLOW: u16 = 4429;
+
+/// How long a close may take.
+pub const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Says why, and hears the client out: a connection that is closed on unread bytes is reset, and the reason
+/// lost.
+pub async fn close(socket: &mut WebSocket, code: u16, reason: &'static str) {
+    let frame = CloseFrame { code, reason: reason.into() };
+    if socket.send(Message::Close(Some(frame))).await.is_ok() {
+        hear_out(socket).await;
+    }
+}
+
+pub async fn hear_out(socket: &mut WebSocket) {
+    while let Some(Ok(_)) = socket.recv().await {}
+}
+
+/// Tells a client that its key or access token does not count; only then its `seat` is free.
+pub async fn turn_away<T>(mut socket: WebSocket, seat: T) {
+    let told = close(&mut socket, UNAUTHORIZED, "the API key or access token is not valid");
+    if timeout(FAREWELL, told).await.is_err() {
+        tracing::debug!("a WebSocket's client did not answer the close");
+    }
+    drop(seat);
+}
 
 /// Why a session ends.
 pub enum End {

@@ -7,10 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{Message, WebSocket};
 use tokio::time::{Instant, interval_at, timeout};
 
-use super::ends::{DONE, End, TOO_SLOW, UNAUTHORIZED, check, fault, no_job, stopping};
+use super::ends::{
+    DONE, End, FAREWELL, TOO_SLOW, UNAUTHORIZED, check, close, fault, hear_out, no_job, stopping,
+};
 use crate::http::app::App;
 use crate::http::extract::Viewer;
 use crate::http::followers::{Place, Places};
@@ -42,8 +44,7 @@ const SILENCE: Duration = Duration::from_secs(45);
 const IDLE: Duration = Duration::from_secs(60);
 /// How long a message may wait for the client to take it.
 const STALL: Duration = Duration::from_secs(10);
-/// How long a close may take; to who has much before it on the way, it takes longer.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the close may take of who has much before it on the way.
 const LONG_FAREWELL: Duration = Duration::from_secs(5);
 
 /// What is known of a job that the client watches.
@@ -102,12 +103,12 @@ impl Session {
         let end = self.serve().await;
         let farewell = match end {
             End::Left => return,
-            End::Answer => timeout(FAREWELL, self.hear_out()).await,
+            End::Answer => timeout(FAREWELL, hear_out(&mut self.socket)).await,
             End::Close(TOO_SLOW, reason) => {
                 self.app.metrics.read_too_slowly();
-                timeout(LONG_FAREWELL, self.close(TOO_SLOW, reason)).await
+                timeout(LONG_FAREWELL, close(&mut self.socket, TOO_SLOW, reason)).await
             }
-            End::Close(code, reason) => timeout(FAREWELL, self.close(code, reason)).await,
+            End::Close(code, reason) => timeout(FAREWELL, close(&mut self.socket, code, reason)).await,
         };
         if farewell.is_err() {
             tracing::debug!("a WebSocket's client did not answer the close");
@@ -131,19 +132,6 @@ impl Session {
                 return end;
             }
         }
-    }
-
-    /// Says why, and hears the client out: a connection that is closed on unread bytes is reset, and the reason
-    /// lost.
-    async fn close(&mut self, code: u16, reason: &'static str) {
-        let frame = CloseFrame { code, reason: reason.into() };
-        if self.socket.send(Message::Close(Some(frame))).await.is_ok() {
-            self.hear_out().await;
-        }
-    }
-
-    async fn hear_out(&mut self) {
-        while let Some(Ok(_)) = self.socket.recv().await {}
     }
 
     async fn tick(&mut self) -> Result<(), End> {

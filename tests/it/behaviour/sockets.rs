@@ -22,6 +22,7 @@ both_engines! {
     an_unsubscribed_job_is_told_no_more,
     only_the_subprotocol_is_served,
     an_access_token_shows_its_one_job,
+    credentials_that_do_not_count_are_closed_4401,
     a_revoked_key_is_closed_4401,
     a_slow_reader_is_closed_4429,
     a_stop_closes_1001,
@@ -173,16 +174,20 @@ async fn an_unsubscribed_job_is_told_no_more(site: &Site) {
 
 async fn only_the_subprotocol_is_served(site: &Site) {
     let app = site.start().await;
-    let open = || {
+    let version = |version: &str| {
         app.get("/v1/ws")
             .header("connection", "upgrade")
             .header("upgrade", "websocket")
-            .header("sec-websocket-version", "13")
+            .header("sec-websocket-version", version)
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
     };
+    let open = || version("13");
     open().await.refused(400, "invalid-request", "Sec-WebSocket-Protocol");
     let other = open().header("sec-websocket-protocol", "ringback.v2, graphql-ws").await;
     other.refused(400, "invalid-request", "Sec-WebSocket-Protocol");
+    let old = version("8").header("sec-websocket-protocol", "ringback.v1").await;
+    old.refused(426, "upgrade-required", "");
+    assert_eq!((old.header("sec-websocket-version"), old.header("upgrade")), ("13", "websocket"));
     app.get("/v1/ws").await.refused(400, "invalid-request", "");
     app.get("/v1/ws").nobody().await.refused(401, "unauthorized", "");
     let writer = app.post("/v1/keys", &json!({"scopes": ["jobs:write"]})).await.ok(201);
@@ -198,6 +203,27 @@ async fn an_access_token_shows_its_one_job(site: &Site) {
     socket.subscribe(&[&other, &job], Value::Null).await;
     assert_eq!(socket.error().await["code"], "job-not-found");
     assert_eq!(socket.event().await, (job, 1));
+}
+
+async fn credentials_that_do_not_count_are_closed_4401(site: &Site) {
+    let app = site.start().await;
+    let in_query = |token: &str| format!("/v1/ws?access_token={token}");
+    for (path, key) in [
+        (in_query("rbj_nonsense"), None),
+        // A key is never taken from a query.
+        (in_query(&app.key), None),
+        ("/v1/ws".to_owned(), Some("rbk_nonsense")),
+    ] {
+        let mut socket = Socket::ask(&app, &path, key).await.expect("an upgrade");
+        assert_eq!(socket.next().await, Err(4401), "{path}");
+        // What is no sound opening, or brings nothing, gets the status.
+        let ask = app.get(&path).key(key.unwrap_or_default());
+        let ask = if key.is_none() { ask.nobody() } else { ask };
+        ask.await.refused(401, "unauthorized", "");
+        let more = format!("{path}{}x=1", if path.contains('?') { '&' } else { '?' });
+        assert_eq!(Socket::ask(&app, &more, key).await.err(), Some(401), "{more}");
+    }
+    assert_eq!(Socket::ask(&app, "/v1/ws", None).await.err(), Some(401));
 }
 
 async fn a_revoked_key_is_closed_4401(site: &Site) {
