@@ -40,6 +40,7 @@ async fn a_submission_is_accepted_with_the_seeds_four_members(site: &Site) {
     assert_eq!(reply.header("retry-after"), "5");
     assert_eq!(reply.header("content-type"), "application/json");
     assert_eq!(reply.header("preference-applied"), "");
+    assert_eq!(reply.header("vary"), "Authorization, Prefer");
 }
 
 async fn the_alias_polls_at_its_own_path(site: &Site) {
@@ -180,6 +181,7 @@ async fn a_later_job_waits_for_its_time(site: &Site) {
     let accepted = app.submit(json!({"type": "t", "runAt": at})).await;
 
     assert_eq!((&accepted["status"], &accepted["state"]), (&json!("queued"), &json!("scheduled")));
+    assert_eq!(accepted["estimatedSeconds"], 3_630, "the time until runAt counts");
     assert!(app.claim(1).await.is_empty());
     let job = app.job(&id(&accepted["jobId"])).await;
     assert_eq!((&job["state"], &job["runAt"]), (&json!("scheduled"), &json!(at)));

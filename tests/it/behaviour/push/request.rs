@@ -32,6 +32,7 @@ async fn the_input_comes_byte_for_byte_with_all_that_proves_it(site: &Site) {
     assert!(token.starts_with("rbl_") && token.len() == 36, "{token}");
     assert_eq!(got.header("idempotency-key"), format!("\"{job}:1\""));
     assert_eq!(got.header("content-type"), "application/json");
+    assert_eq!(got.header("accept-encoding"), "identity");
     assert_eq!(got.header("user-agent"), concat!("Ringback/", env!("CARGO_PKG_VERSION")));
     assert_eq!(&got.header("traceparent")[..35], &TRACE[..35]);
     assert_eq!(got.webhook_id(), job);
