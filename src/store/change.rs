@@ -391,3 +391,11 @@ fn retry(work: &mut Work, out: &mut Outbox<'_>, now: Millis) -> Result<()> {
     work.reopened = true;
     out.job_event(&held.job, JobEvent::Queued, now, None).map(drop)
 }
+
+/// The bytes that a change brings.
+pub(super) fn result_bytes(change: &JobChange) -> usize {
+    match &change.what {
+        What::Change(Change::Complete(Outcome::Bytes { bytes, .. })) => bytes.len(),
+        What::Change(_) | What::Heartbeat { .. } | What::Keep { .. } | What::Retry | What::Overdue => 0,
+    }
+}

@@ -25,7 +25,7 @@ use super::{Inner, Store, change, deliveries, lease, limits, publish, record, su
 use crate::types::Millis;
 use crate::types::delivery::Verdict;
 use crate::types::id::NodeId;
-use crate::types::job::{Change, Outcome};
+use crate::types::job::Change;
 
 /// Calls that may wait for a flush, and their bytes; beyond either the caller is told to come back.
 const QUEUE: usize = 8_192;
@@ -86,7 +86,7 @@ impl Op {
             }
             Op::Publish(publication, rows) => Weight { rows: *rows, bytes: publication.bytes() },
             Op::Change(changes) => {
-                Weight { rows: changes.len(), bytes: changes.iter().map(result_bytes).sum() }
+                Weight { rows: changes.len(), bytes: changes.iter().map(change::result_bytes).sum() }
             }
             Op::Lease(want) => Weight { rows: want.max as usize, bytes: 0 },
             Op::Claim { due, .. } => Weight { rows: due.len(), bytes: 0 },
@@ -111,13 +111,6 @@ impl Op {
             }
             _ => false,
         }
-    }
-}
-
-fn result_bytes(change: &JobChange) -> usize {
-    match &change.what {
-        What::Change(Change::Complete(Outcome::Bytes { bytes, .. })) => bytes.len(),
-        What::Change(_) | What::Heartbeat { .. } | What::Keep { .. } | What::Retry | What::Overdue => 0,
     }
 }
 

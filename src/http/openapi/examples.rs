@@ -18,7 +18,7 @@ pub fn of(id: &str) -> Vec<Named> {
         "submitOperation" => {
             vec![("input", "The body is the input", json!({ "reportType": "annual", "year": 2025 }))]
         }
-        "cancelJob" => vec![("reason", "With a reason", json!({ "reason": "ordered twice" }))],
+        "cancelJob" | "deleteJob" => vec![("reason", "With a reason", json!({ "reason": "ordered twice" }))],
         "claimJobs" | "heartbeat" | "completeJob" | "failJob" | "releaseJob" | "ackJobs" => of_worker(id),
         "changeQueue" | "pauseQueue" | "pauseLane" => of_queue(id),
         "createEndpoint" | "changeEndpoint" | "rotateEndpointSecret" => of_endpoint(id),

@@ -112,7 +112,7 @@ fn every_command_of_the_help_is_told_and_no_other() {
             let mut parent = None;
             for span in spans(part) {
                 let words: Vec<&str> = span.split_whitespace().collect();
-                if parents.contains(words[0]) {
+                if words.len() > 1 && parents.contains(words[0]) {
                     parent = Some(words[0]);
                     told.insert(
                         words[1].split(',').map(|sub| format!("{} {sub}", words[0])).collect::<String>(),
