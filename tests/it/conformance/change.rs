@@ -72,7 +72,8 @@ async fn progress_is_told_twice_a_second_at_the_most(bed: &Bed) {
     tags.sort();
     tags.dedup();
     assert_eq!(tags.len(), 11, "the entity tag follows");
-    assert_eq!(bed.kinds(id).await, ["queued", "started", "progress", "progress"]);
+    // At 0, 500 and 1,000 ms; the last says what came after the second, though the heartbeat itself is no news.
+    assert_eq!(bed.kinds(id).await, ["queued", "started", "progress", "progress", "progress"]);
     bed.held(&held, complete()).await.unwrap();
 }
 
@@ -173,7 +174,8 @@ async fn a_released_job_keeps_its_attempt(bed: &Bed) {
     bed.pass_seconds(60);
     let held = bed.lease_one().await;
     bed.held(&held, complete()).await.unwrap();
-    assert_eq!(bed.kinds(id).await, ["queued", "started", "started", "started", "completed"]);
+    let told = ["queued", "started", "queued", "started", "queued", "started", "completed"];
+    assert_eq!(bed.kinds(id).await, told);
 }
 
 async fn what_waits_is_cancelled_at_once(bed: &Bed) {
