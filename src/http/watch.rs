@@ -21,7 +21,7 @@ use crate::types::JobId;
 use crate::types::problem::ProblemCode;
 
 /// Between two looks on a shared store, which other nodes change too.
-pub const SHARED: Duration = Duration::from_millis(80);
+pub const SHARED: Duration = Duration::from_millis(60);
 /// The same where every change comes from this process: only what the store could not say is made good.
 pub const ALONE: Duration = Duration::from_secs(1);
 /// Jobs in one statement.
