@@ -148,7 +148,7 @@ async fn a_discarded_letter_is_gone_and_its_delivery_stays_dead(site: &Site) {
 /// The deliveries of a job that tell of a dead one, once there are any.
 async fn notices(app: &TestApp, job: &str, state: &str) -> Vec<Value> {
     until("a notice", async || {
-        let mut found = app.items(&format!("/v1/jobs/{job}/deliveries")).await;
+        let mut found = app.items(&format!("/v1/deliveries?jobId={job}")).await;
         found.retain(|d| d["eventType"] == "delivery.dead" && d["state"] == state);
         if found.is_empty() { Err(()) } else { Ok(found) }
     })
