@@ -34,7 +34,7 @@ async fn a_released_external_job_has_failed(site: &Site) {
 
     let seen = app.job(&id(&accepted["jobId"])).await;
     assert_eq!((&seen["status"], &seen["error"]), (&json!("failed"), &json!("released by its holder")));
-    assert_eq!(seen["errorInfo"], json!({"code": "released", "retryable": true, "attempt": 1}));
+    assert_eq!(seen["errorInfo"], json!({"code": "released", "retryable": false, "attempt": 1}));
     assert!(app.claim(1).await.is_empty(), "nobody else can do it");
 }
 

@@ -25,9 +25,9 @@ async fn endpoints(bed: &Bed, n: usize) -> BTreeSet<EndpointId> {
     for _ in 1..n {
         let id: EndpointId = bed.dice.id(bed.now());
         let copy = "INSERT INTO endpoints (id, tenant_id, account, url, patterns, timeout_seconds, ordered, policy, payload,
-                        format, schemes, state, state_since, failed, created_at, updated_at, drain_step)
+                        format, schemes, state, state_since, failed, told, created_at, updated_at, drain_step)
                     SELECT $1, tenant_id, account, url, patterns, timeout_seconds, ordered, policy, payload, format, schemes,
-                        state, state_since, failed, created_at, updated_at, drain_step
+                        state, state_since, failed, told, created_at, updated_at, drain_step
                     FROM endpoints WHERE id = $2";
         conn.run(copy, ringback::args![id, first.id]).await.unwrap();
         ids.insert(id);
