@@ -31,6 +31,9 @@ pub enum Kind {
 /// The longest until an opened stream has told its first event.
 const FIRST: Duration = Duration::from_secs(60);
 
+/// One key may open a hundred sockets a second; those that are opened at a time stay below it with this pause.
+const BETWEEN_SOCKETS: Duration = Duration::from_millis(400);
+
 /// The number of a reader, and when it read an event after the first.
 pub type Read = (usize, Instant);
 
@@ -50,7 +53,10 @@ impl Opening {
     pub async fn open(&self, kind: Kind, number: usize, job: JobId) -> anyhow::Result<()> {
         let opened = match kind {
             Kind::Sse => timeout(FIRST, self.sse(number, job)).await,
-            Kind::Websocket => timeout(FIRST, self.socket(number, job)).await,
+            Kind::Websocket => {
+                tokio::time::sleep(BETWEEN_SOCKETS).await;
+                timeout(FIRST, self.socket(number, job)).await
+            }
         };
         opened.context("a stream did not tell its first event")?
     }
