@@ -159,18 +159,16 @@ impl Lanes {
 
     /// Notes what was read of one lane.
     pub fn refill(&mut self, lane: LaneId, read: InLane) {
-        // Those of other URLs first: they are the few.
-        let read_turns: Vec<i64> = read.others.iter().chain(&read.oldest).map(|due| due.turn).collect();
-        if let Some(lane) = self.lanes.get_mut(&lane) {
-            lane.behind.clear();
-            lane.behind.extend(read_turns.into_iter().filter(|_| read.more));
+        let Some(lane) = self.lanes.get_mut(&lane) else { return };
+        lane.behind.clear();
+        if read.more {
+            lane.more = true;
+            lane.behind.extend(read.others.iter().chain(&read.oldest).map(|due| due.turn));
         }
+        lane.turn = read.turn;
+        // Those of other URLs first: they are the few.
         for due in read.others.into_iter().chain(read.oldest) {
             self.keep(due);
-        }
-        if let Some(lane) = self.lanes.get_mut(&lane) {
-            lane.more |= read.more;
-            lane.turn = read.turn;
         }
     }
 
