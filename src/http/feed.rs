@@ -14,7 +14,6 @@ use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderValue, Uri, header};
 use tokio::sync::watch;
-use tokio::time::Interval;
 
 use super::app::App;
 use super::extract::{
@@ -23,7 +22,7 @@ use super::extract::{
 use super::followers::Who;
 use super::problem::Problem;
 use super::server::Endless;
-use super::stream::{HEARTBEAT, HELLO, LOOK, Open, PAGE, QUIET, frame, last_event_id, stream_head};
+use super::stream::{HEARTBEAT, HELLO, Open, PAGE, Quiet, frame, last_event_id, stream_head};
 use crate::metrics::Stream;
 use crate::store::FeedPage;
 use crate::types::TenantId;
@@ -200,8 +199,7 @@ async fn open(
         told_to: after.unwrap_or(Cursor::START),
         unread: first.more,
         hello: true,
-        looks: tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK),
-        quiet: 0,
+        quiet: Quiet::begin(),
         _open: open,
     };
     let frames = unfold(feed, |mut feed| async move {
@@ -225,9 +223,7 @@ struct Feed {
     /// There may be more behind that.
     unread: bool,
     hello: bool,
-    looks: Interval,
-    /// Looks since something was sent.
-    quiet: u32,
+    quiet: Quiet,
     _open: Open,
 }
 
@@ -239,7 +235,8 @@ impl Feed {
         }
         loop {
             if let Some((cursor, event)) = self.page.pop_front() {
-                (self.told_to, self.quiet) = (cursor, 0);
+                self.told_to = cursor;
+                self.quiet.sent();
                 return frame(&cursor, &event.kind, &event);
             }
             if self.app.draining.is_cancelled() {
@@ -277,12 +274,7 @@ impl Feed {
                 self.unread = true;
                 moved.ok().map(|()| false)
             }
-            _ = self.looks.tick() => {
-                self.quiet += 1;
-                let due = self.quiet >= QUIET;
-                if due {
-                    self.quiet = 0;
-                }
+            due = self.quiet.look() => {
                 Box::pin(self.key.is_let_in(&self.app)).await.then_some(due)
             }
         }

@@ -32,13 +32,43 @@ use crate::types::problem::ProblemCode;
 /// Events read at once.
 pub const PAGE: u32 = 32;
 /// How often a stream that rests looks at its own right to go on.
-pub const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(5);
 /// A comment is sent when nothing else was for this many looks: 15 s keep proxies from closing.
-pub const QUIET: u32 = 3;
+const QUIET: u32 = 3;
 /// When a client that was cut off comes again, and a first byte for who waits for one.
 pub const HELLO: &[u8] = b"retry: 2000\n\n";
 /// The sign of life.
 pub const HEARTBEAT: &[u8] = b": alive\n\n";
+
+/// How long a stream has sent nothing, and when it looks up again.
+pub struct Quiet {
+    looks: Interval,
+    /// Looks since something was sent.
+    since: u32,
+}
+
+impl Quiet {
+    /// From now on.
+    pub fn begin() -> Quiet {
+        Quiet { looks: tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK), since: 0 }
+    }
+
+    /// Something was sent.
+    pub fn sent(&mut self) {
+        self.since = 0;
+    }
+
+    /// Waits for the next look. True when it is time for a sign of life.
+    pub async fn look(&mut self) -> bool {
+        self.looks.tick().await;
+        self.since += 1;
+        let due = self.since >= QUIET;
+        if due {
+            self.since = 0;
+        }
+        due
+    }
+}
 
 /// What `Last-Event-ID` says; None if there is none.
 pub fn last_event_id<T: FromStr>(headers: &HeaderMap, rule: &str) -> Result<Option<T>, Problem> {
@@ -76,8 +106,7 @@ pub async fn open(app: &App, reader: Reader, after: i64, waiting: &Waiting) -> R
         page: VecDeque::new(),
         hello: true,
         unread: true,
-        looks: tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK),
-        quiet: 0,
+        quiet: Quiet::begin(),
         _open: open,
     };
     let frames = unfold(feed, |mut feed| async move {
@@ -153,9 +182,7 @@ struct Feed {
     hello: bool,
     /// Nothing was read since the job is watched: what happened just before it is news to nobody else.
     unread: bool,
-    looks: Interval,
-    /// Looks since something was sent.
-    quiet: u32,
+    quiet: Quiet,
     _open: Open,
 }
 
@@ -186,7 +213,7 @@ impl Feed {
 
     fn send(&mut self, event: &Event) -> Option<Bytes> {
         self.last = event.sequence;
-        self.quiet = 0;
+        self.quiet.sent();
         self.watcher.watch(self.reader.id, self.last).ok()?;
         frame(&event.sequence, &event.kind, event)
     }
@@ -212,12 +239,7 @@ impl Feed {
                 self.goal.learn(standing?);
                 Some(false)
             }
-            _ = self.looks.tick() => {
-                self.quiet += 1;
-                let due = self.quiet >= QUIET;
-                if due {
-                    self.quiet = 0;
-                }
+            due = self.quiet.look() => {
                 Box::pin(self.reader.viewer.is_let_in(&self.app)).await.then_some(due)
             }
         }
