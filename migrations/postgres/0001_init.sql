@@ -394,6 +394,8 @@ CREATE TABLE lanes (
     -- what someone set here or for the endpoint, and when; the owner looks every second. The last instant there is means "until resumed"
     set_at          BIGINT NOT NULL DEFAULT 0,
     paused_until    BIGINT,
+    -- when someone last put an end to what its owner had found out
+    cleared_at      BIGINT,
     -- the last number given to a delivery of an ordered endpoint
     numbered        BIGINT NOT NULL DEFAULT 0
 );

@@ -198,8 +198,9 @@ impl Dispatcher {
     pub async fn tick(&self) -> Result<bool> {
         let inner = &self.0;
         let now = inner.clock.now();
-        self.beat(now).await?;
+        // First: what is written down of a lane must not put back what someone has put an end to.
         self.heed(now).await?;
+        self.beat(now).await?;
         let more = self.look(now).await?;
         self.feed(now).await?;
         let picked = inner.lanes().pick(now);

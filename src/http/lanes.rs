@@ -68,7 +68,9 @@ pub async fn pause(
     set(&app, &key, id, Some(until)).await
 }
 
-/// Let a paused lane send again: one request at a time at first, more with every good answer.
+/// Let a held lane send again: one request at a time at first, more with every good answer.
+///
+/// Ends a pause, also one that the receiver asked for, and closes an open breaker.
 #[utoipa::path(post, path = "/v1/lanes/{laneId}/resume", tag = "deliveries", operation_id = "resumeLane",
     security(("apiKey" = ["endpoints:write"])), params(("laneId" = LaneId, Path)),
     responses((status = 200, body = Lane)))]

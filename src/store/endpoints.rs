@@ -6,7 +6,7 @@ use super::db::{Row, Value};
 use super::error::{Error, Result};
 use super::idempotency::claim_one;
 use super::jobs::Filter;
-use super::lanes::touch;
+use super::lanes::{clear, touch};
 use super::model::{EndpointFilter, NewEndpoint, PageOf};
 use super::pool::Tx;
 use super::seal::Aad;
@@ -80,7 +80,7 @@ static RESUME: Sql = Sql::plain(
          told = 'nothing', drain_at = $3, drain_step = 0
      WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'enabled'",
 );
-// What its lane had learned is of another time. Where a node still owns the lane, it goes on with what it knows.
+// What its lane had learned is of another time. Where a node still owns the lane, it goes on with the pace that it knows.
 static SLOW_START: Sql = Sql::plain("UPDATE lanes SET concurrency = 1 WHERE id = $1 AND owner_id IS NULL");
 static VERIFIED: Sql = Sql::plain(
     "UPDATE endpoints SET verified_at = $4 WHERE id = $1 AND tenant_id = $2 AND url = $3 AND deleted_at IS NULL",
@@ -163,14 +163,18 @@ impl Store {
         let mut tx = self.0.writers.begin().await?;
         tx.all(&LOCK_TENANT, args![tenant]).await?;
         let before = locked(&mut tx, tenant, id).await?;
-        let account = before.settings.account.clone();
+        let (account, url) = (before.settings.account.clone(), before.settings.url.clone());
         let headers = self.endpoint_headers(&before)?;
         let settings = edit(Settings { headers, ..before.settings })?;
         if settings.account != account {
             room(&mut tx, tenant, &settings, quota).await?;
         }
         tx.run(&UPDATE, self.endpoint_row(tenant, id, &settings, now)?).await?;
-        touch(&mut tx, lane_of(id), now).await?;
+        match settings.url == url {
+            true => touch(&mut tx, lane_of(id), now).await?,
+            // What was found out is of another receiver.
+            false => clear(&mut tx, lane_of(id), now).await?,
+        }
         tx.commit().await?;
         self.0.subscribers.changed();
         self.endpoint(tenant, id).await
@@ -184,10 +188,14 @@ impl Store {
         paused: bool,
         now: Millis,
     ) -> Result<Endpoint> {
-        let changed = self.one_line(if paused { &PAUSE } else { &RESUME }, args![id, tenant, now]).await?;
+        let mut tx = self.0.writers.begin().await?;
+        let changed = tx.run(if paused { &PAUSE } else { &RESUME }, args![id, tenant, now]).await?;
         if changed > 0 && !paused {
-            self.one_line(&SLOW_START, args![id]).await?;
+            tx.run(&SLOW_START, args![lane_of(id)]).await?;
+            clear(&mut tx, lane_of(id), now).await?;
         }
+        tx.commit().await?;
+        self.0.subscribers.changed();
         self.endpoint(tenant, id).await
     }
 

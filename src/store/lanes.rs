@@ -73,7 +73,7 @@ static SAVE: Sql = Sql::batch(
 
 macro_rules! set {
     () => {
-        "SELECT l.id, l.paused_until, ep.max_in_flight, ep.rate_per_second, COALESCE(ep.ordered, 0) FROM "
+        "SELECT l.id, l.paused_until, l.cleared_at, ep.max_in_flight, ep.rate_per_second, COALESCE(ep.ordered, 0) FROM "
     };
 }
 static SET: Sql = Sql::batch(
@@ -86,6 +86,11 @@ const SET_SINCE: &str = concat!(
     "lanes l LEFT JOIN endpoints ep ON ep.id = l.endpoint_id WHERE l.owner_id = $1 AND l.set_at >= $2"
 );
 static TOUCH: Sql = Sql::plain("UPDATE lanes SET set_at = $2 WHERE id = $1");
+// Who owns it does the same once it looks.
+static CLEAR: Sql = Sql::plain(
+    "UPDATE lanes SET set_at = $2, cleared_at = $2, failures = 0, opened = 0, held_until = NULL, held_reason = NULL
+     WHERE id = $1",
+);
 
 impl Store {
     /// This node is alive until then.
@@ -209,8 +214,8 @@ fn state(r: &Row) -> Result<LaneState> {
 /// What is set, as [`SET`] reads it.
 fn settings(r: &Row) -> Result<(LaneId, LaneSettings)> {
     let limit = |n| Ok::<_, Error>(r.int_opt(n)?.and_then(|l| u32::try_from(l).ok()));
-    let limits = Limits { max_in_flight: limit(2)?, rate_per_second: limit(3)?, ordered: r.int(4)? == 1 };
-    Ok((r.id(0)?, LaneSettings { paused_until: r.time_opt(1)?, limits }))
+    let limits = Limits { max_in_flight: limit(3)?, rate_per_second: limit(4)?, ordered: r.int(5)? == 1 };
+    Ok((r.id(0)?, LaneSettings { paused_until: r.time_opt(1)?, cleared_at: r.time_opt(2)?, limits }))
 }
 
 const FLEET: &str = "
@@ -262,6 +267,12 @@ pub(super) fn lane_of(tenant: TenantId, origin: &str) -> LaneId {
 /// What is set for an endpoint has changed: the owner of its lane looks.
 pub(super) async fn touch(tx: &mut Tx, lane: LaneId, now: Millis) -> Result<()> {
     tx.run(&TOUCH, args![lane, now]).await.map(drop)
+}
+
+/// What its owner has found out of a receiver is no longer so, as far as someone knows: its breaker closes, a pause that
+/// the receiver asked for ends.
+pub(super) async fn clear(tx: &mut Tx, lane: LaneId, now: Millis) -> Result<()> {
+    tx.run(&CLEAR, args![lane, now]).await.map(drop)
 }
 
 /// What takes turns in an ad-hoc lane: the URL, hashed.

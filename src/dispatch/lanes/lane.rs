@@ -99,10 +99,16 @@ impl Lane {
         }
     }
 
-    /// Takes over what was set. What was paused starts with one request at a time.
+    /// Takes over what was set. What was held starts with one request at a time.
     pub(super) fn set(&mut self, set: LaneSettings, now: Millis) {
         let paused = |set: &LaneSettings| set.paused_until.is_some_and(|until| until > now);
-        if paused(&self.set) && !paused(&set) {
+        let mut resumed = paused(&self.set) && !paused(&set);
+        if self.set.cleared_at != set.cleared_at {
+            resumed |= self.breaker.opened() > 0 || self.busy_until.is_some_and(|until| until > now);
+            (self.breaker, self.probe, self.busy_until) = (Breaker::restore(0, 0, None), None, None);
+            self.dirty = true;
+        }
+        if resumed {
             self.slots = 1.0;
             self.dirty = true;
         }

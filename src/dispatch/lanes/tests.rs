@@ -41,7 +41,7 @@ fn fresh(n: u128) -> LaneState {
 }
 
 fn limited(limits: Limits) -> LaneSettings {
-    LaneSettings { paused_until: None, limits }
+    LaneSettings { limits, ..LaneSettings::default() }
 }
 
 fn owning_with(lanes: &[u128], set: LaneSettings) -> Lanes {

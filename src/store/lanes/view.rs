@@ -6,6 +6,7 @@ use super::super::db::{Row, Value};
 use super::super::error::{Error, Result};
 use super::super::jobs::Filter;
 use super::super::model::{LaneFilter, PageOf};
+use super::clear;
 use crate::args;
 use crate::types::delivery::HeldReason;
 use crate::types::lane::MOST_IN_FLIGHT;
@@ -130,7 +131,7 @@ impl Store {
         lane(rows.first().ok_or(Error::NotFound)?, now)
     }
 
-    /// Pauses a lane until then, or lets it send again. Its owner goes by it within a second.
+    /// Pauses a lane until then, or lets it send again, whatever held it. Its owner goes by it within a second.
     pub async fn pause_lane(
         &self,
         tenant: TenantId,
@@ -139,7 +140,10 @@ impl Store {
         now: Millis,
     ) -> Result<api::Lane> {
         let mut tx = self.0.writers.begin().await?;
-        tx.run(&PAUSE, args![id, tenant, until, now]).await?;
+        let there = tx.run(&PAUSE, args![id, tenant, until, now]).await? > 0;
+        if there && until.is_none() {
+            clear(&mut tx, id, now).await?;
+        }
         tx.commit().await?;
         self.lane(tenant, id, now).await
     }

@@ -59,6 +59,8 @@ pub struct LaneState {
 pub struct LaneSettings {
     /// Nothing is sent until then; [`Millis::MAX`] until someone resumes it.
     pub paused_until: Option<Millis>,
+    /// When someone last put an end to what the owner had found out: an open breaker, a receiver's pause.
+    pub cleared_at: Option<Millis>,
     /// How much is sent.
     pub limits: Limits,
 }

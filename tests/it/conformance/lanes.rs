@@ -12,6 +12,7 @@ const ALL: LaneFilter = LaneFilter { state: None, oldest_first: false };
 both_stores! {
     a_lane_has_one_owner_at_a_time,
     how_a_lane_stands_outlives_its_owner,
+    what_was_found_out_of_a_lane_ends_when_it_is_resumed,
     a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them,
     a_lane_is_owned_whatever_became_of_the_delivery_that_named_it,
     lanes_are_shown_with_their_depth,
@@ -75,6 +76,25 @@ async fn how_a_lane_stands_outlives_its_owner(bed: &Bed) {
     bed.store.save_lanes(one, &[(state.clone(), true)]).await.unwrap();
     assert_eq!(own(bed, two, lane).await, [state], "let go of, it is free at once");
     bed.store.save_lanes(two, &[]).await.unwrap();
+}
+
+async fn what_was_found_out_of_a_lane_ends_when_it_is_resumed(bed: &Bed) {
+    let lane = lane(bed).await;
+    let mut state = own(bed, bed.node, lane).await.remove(0);
+    for (opened, reason) in [(2, "breaker"), (0, "retry-after")] {
+        (state.failures, state.opened) = (11, opened);
+        (state.held_until, state.held_reason) = (Some(Millis(bed.now().0 + 60_000)), Some(reason.to_owned()));
+        bed.store.save_lanes(bed.node, &[(state.clone(), false)]).await.unwrap();
+
+        bed.pass_seconds(1);
+        let shown = bed.store.pause_lane(bed.tenant, lane.0, None, bed.now()).await.unwrap();
+
+        assert_eq!((shown.state.as_str(), shown.failures), ("open", 0), "{reason}");
+        let told = bed.store.lanes_set(bed.node, bed.now()).await.unwrap();
+        assert_eq!(told[0].1.cleared_at, Some(bed.now()), "its owner does the same");
+        let found = own(bed, bed.node, lane).await.remove(0);
+        assert_eq!((found.failures, found.opened, found.held_until), (0, 0, None), "whoever has it next");
+    }
 }
 
 async fn a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them(bed: &Bed) {

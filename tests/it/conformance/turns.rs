@@ -179,7 +179,8 @@ async fn a_pause_is_seen_by_the_owner_and_outlives_it(bed: &Bed) {
     bed.pass_seconds(1);
     let shown = bed.store.pause_lane(bed.tenant, lane.0, None, bed.now()).await.unwrap();
     assert_eq!((shown.state.as_str(), shown.held_reason, shown.max_in_flight), ("open", None, 1), "a ramp");
-    assert_eq!(set(bed.now()).await, [(lane.0, LaneSettings::default())]);
+    let resumed = LaneSettings { cleared_at: Some(bed.now()), ..LaneSettings::default() };
+    assert_eq!(set(bed.now()).await, [(lane.0, resumed)]);
     let until = Millis(bed.now().0 + 5_000);
     let shown = bed.store.pause_lane(bed.tenant, lane.0, Some(until), bed.now()).await.unwrap();
     assert_eq!(shown.held_until, Some(until));
@@ -216,7 +217,7 @@ async fn limits_of_an_endpoint_reach_the_owner_of_its_lane(bed: &Bed) {
     let limits = serde_json::json!({"maxInFlight": 3, "rateLimitPerSecond": 7, "ordered": true});
     let to = endpoint(bed, limits).await;
     let first = completed(bed, &to, 1).await.remove(0);
-    let set = |paused_until, limits| LaneSettings { paused_until, limits };
+    let set = |paused_until, limits| LaneSettings { paused_until, cleared_at: None, limits };
     let limits = Limits { max_in_flight: Some(3), rate_per_second: Some(7), ordered: true };
     assert_eq!(owned(bed, (to.lane(), first)).await, set(None, limits));
     let shown = bed.store.lane(bed.tenant, to.lane(), bed.now()).await.unwrap();

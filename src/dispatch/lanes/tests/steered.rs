@@ -73,6 +73,31 @@ fn a_paused_lane_waits_and_begins_with_one() {
 }
 
 #[test]
+fn what_was_found_out_ends_where_someone_puts_an_end_to_it() {
+    let mut book = owning(&[1, 2]);
+    (0..10).for_each(|_| learn(&mut book, 1, &DOWN));
+    learn(
+        &mut book,
+        2,
+        &Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false },
+    );
+    book.offer((0..8).map(|n| due(1 + n % 2, n)).collect(), NOW);
+    assert!(book.pick(NOW).is_empty());
+
+    let cleared = LaneSettings { cleared_at: Some(NOW), ..LaneSettings::default() };
+    [1, 2].into_iter().for_each(|lane| book.set(lane_id(lane), cleared, NOW));
+
+    let picked = book.pick(NOW);
+    assert_eq!(picked.len(), 2, "one at a time");
+    let saved: Vec<_> =
+        book.to_save(NOW).into_iter().map(|(l, _)| (l.failures, l.opened, l.held_until)).collect();
+    assert_eq!(saved, [(0, 0, None); 2]);
+    (0..10).for_each(|_| learn(&mut book, 1, &DOWN));
+    book.set(lane_id(1), LaneSettings { paused_until: Some(NOW), ..cleared }, NOW);
+    assert!(book.opens_at(NOW).is_some() && book.pick(NOW).iter().all(|d| d.lane == lane_id(2)), "once");
+}
+
+#[test]
 fn a_rate_is_kept_and_its_bucket_handed_on() {
     let limits = Limits { rate_per_second: Some(5), ..Limits::default() };
     let mut book = owning_with(&[1], limited(limits));

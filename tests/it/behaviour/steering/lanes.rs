@@ -13,6 +13,8 @@ use crate::support::receiver::{Answer, Receiver};
 both_engines! {
     a_dead_receiver_breaks_its_lane_and_one_probe_mends_it,
     a_broken_lane_is_broken_after_a_restart,
+    a_broken_lane_sends_once_it_is_resumed,
+    an_endpoint_that_moves_leaves_its_old_receivers_breaker_behind,
     a_paused_lane_sends_nothing_until_it_is_resumed,
     a_pause_outlives_its_node_and_ends_by_itself,
     a_pause_is_checked,
@@ -115,6 +117,47 @@ async fn a_broken_lane_is_broken_after_a_restart(site: &Site) {
     for job in &jobs {
         assert_eq!(app.delivery_in(job, "delivered").await["attempt"], 2);
     }
+}
+
+async fn a_broken_lane_sends_once_it_is_resumed(site: &Site) {
+    let app = site.start_still().await;
+    let receiver = Receiver::start().await;
+    broken(&app, &receiver).await;
+    let its = id(&lane(&app, &receiver, "broken").await["laneId"]);
+    let job = app.called_back(&receiver.url("/y"), json!({})).await;
+    app.delivery_in(&job, "held").await;
+
+    let shown = set(&app, &its, "resume", &json!({})).await;
+
+    assert_eq!((&shown["state"], &shown["failures"]), (&json!("open"), &json!(0)), "{shown}");
+    assert_eq!(app.delivery_in(&job, "delivered").await["attempt"], 1);
+}
+
+async fn an_endpoint_that_moves_leaves_its_old_receivers_breaker_behind(site: &Site) {
+    let app = site.start_still().await;
+    let (down, well) = (Receiver::start().await, Receiver::start().await);
+    down.script("/x", vec![Answer::With(503, vec![("retry-after", "600".to_owned())])]);
+    let wish = json!({"url": down.url("/x"), "events": ["job.completed"]});
+    let standing = id(&app.post("/v1/endpoints", &wish).await.ok(201)["endpointId"]);
+    app.completed(json!({"type": "t"})).await;
+    down.wait("/x", 1, LIMIT).await;
+    app.pass(5);
+    until("its lane waits", async || {
+        let lanes = app.items("/v1/lanes?state=paused").await;
+        if lanes.len() == 1 { Ok(()) } else { Err(lanes) }
+    })
+    .await;
+
+    let path = format!("/v1/endpoints/{standing}");
+    app.ask("PATCH", &path).json(&json!({"description": "the same receiver"})).await.ok(200);
+    assert_eq!(app.items("/v1/lanes?state=paused").await.len(), 1, "it asked for the pause");
+    app.ask("PATCH", &path).json(&json!({"url": well.url("/x")})).await.ok(200);
+
+    assert_eq!(app.items("/v1/lanes?state=open").await.len(), 1);
+    // The owner goes by it within a second.
+    app.pass(1);
+    app.completed(json!({"type": "t"})).await;
+    well.wait("/x", 1, LIMIT).await;
 }
 
 /// A receiver with one delivered callback, so that it has a lane; gives its id.
