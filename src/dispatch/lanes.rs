@@ -51,6 +51,8 @@ pub struct Lanes {
     /// Lanes that other nodes own, and when to look again.
     foreign: HashMap<LaneId, Millis>,
     in_flight: usize,
+    /// Lanes that are to be written down at once.
+    urgent: HashSet<LaneId>,
 }
 
 impl Lanes {
@@ -138,6 +140,9 @@ impl Lanes {
         }
         lane.more = true;
         lane.set(set, now);
+        if lane.urgent {
+            self.urgent.insert(id);
+        }
     }
 
     /// Lanes that could send but have nothing in mind, or nothing of some URL, while the store may hold more.
@@ -220,6 +225,9 @@ impl Lanes {
         let (id, turn, delivery) = of;
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.learn(turn, delivery, outcome, now);
+            if lane.urgent {
+                self.urgent.insert(id);
+            }
         }
     }
 
@@ -238,6 +246,28 @@ impl Lanes {
         lanes.into_iter().take(most).for_each(|lane| lane.leaving = true);
     }
 
+    /// Lanes to write down at once: a node that is killed must not forget that a receiver asked for a pause, or is away.
+    pub fn to_save_now(&mut self) -> Vec<(LaneState, bool)> {
+        let mut save = Vec::new();
+        for id in self.urgent.drain() {
+            if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.urgent) {
+                (lane.dirty, lane.urgent) = (false, false);
+                save.push((lane.state(id), false));
+            }
+        }
+        save
+    }
+
+    /// These could not be written down.
+    pub fn save_again(&mut self, unsaved: &[(LaneState, bool)]) {
+        for (state, _) in unsaved {
+            if let Some(lane) = self.lanes.get_mut(&state.id) {
+                (lane.dirty, lane.urgent) = (true, true);
+                self.urgent.insert(state.id);
+            }
+        }
+    }
+
     /// Lanes to write down; those without work for long, or marked to leave, are let go (`true`).
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
         let mut save = Vec::new();
@@ -245,7 +275,7 @@ impl Lanes {
             let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
             let release = lane.in_flight == 0 && (idle || lane.leaving);
             if release || lane.dirty {
-                lane.dirty = false;
+                (lane.dirty, lane.urgent) = (false, false);
                 save.push((lane.state(*id), release));
             }
         }

@@ -201,6 +201,7 @@ impl Dispatcher {
         // First: what is written down of a lane must not put back what someone has put an end to.
         self.heed(now).await?;
         self.beat(now).await?;
+        self.save_urgent().await?;
         let more = self.look(now).await?;
         self.feed(now).await?;
         let picked = inner.lanes().pick(now);
@@ -252,6 +253,16 @@ impl Dispatcher {
         let mut looked = inner.looked();
         (looked.beat, looked.anew) = (Some(now), false);
         Ok(())
+    }
+
+    /// What must not wait for the next beat.
+    async fn save_urgent(&self) -> Result<()> {
+        let save = self.0.lanes().to_save_now();
+        let saved = self.0.store.save_lanes(self.0.node, &save).await;
+        if saved.is_err() {
+            self.0.lanes().save_again(&save);
+        }
+        saved
     }
 
     /// Every second: what someone set for lanes of this node, pauses and limits.

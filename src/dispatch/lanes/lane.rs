@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::super::BEAT;
 use super::ready::Ready;
 use crate::store::{DueDelivery, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
@@ -48,6 +49,8 @@ pub(super) struct Lane {
     pub(super) set: LaneSettings,
     /// Changed since it was last written down.
     pub(super) dirty: bool,
+    /// ... in a way that a node which dies must not take with it.
+    pub(super) urgent: bool,
     /// Sends nothing new and is let go once nothing is in flight: another node has room for it.
     pub(super) leaving: bool,
     pub(super) idle_since: Millis,
@@ -72,16 +75,14 @@ impl Lane {
             bucket: Bucket::restore(state.rate_at),
             set,
             dirty: false,
+            urgent: false,
             leaving: false,
             idle_since: now,
         }
     }
 
     pub(super) fn state(&self, id: LaneId) -> LaneState {
-        let broken = match self.breaker {
-            Breaker::Open { until, .. } => Some(until),
-            Breaker::Closed { .. } | Breaker::Probing { .. } => None,
-        };
+        let broken = self.broken_until();
         let reason = match (broken, self.busy_until) {
             (Some(broken), Some(busy)) if busy > broken => Some("retry-after"),
             (Some(_), _) => Some("breaker"),
@@ -93,7 +94,7 @@ impl Lane {
             concurrency: self.slots as u32,
             failures: self.breaker.failures(),
             opened: self.breaker.opened(),
-            held_until: broken.max(self.busy_until),
+            held_until: self.held_until(),
             held_reason: reason.map(str::to_owned),
             rate_at: self.set.limits.rate_per_second.map(|_| self.bucket.full_at()),
         }
@@ -106,7 +107,7 @@ impl Lane {
         if self.set.cleared_at != set.cleared_at {
             resumed |= self.breaker.opened() > 0 || self.busy_until.is_some_and(|until| until > now);
             (self.breaker, self.probe, self.busy_until) = (Breaker::restore(0, 0, None), None, None);
-            self.dirty = true;
+            (self.dirty, self.urgent) = (true, true);
         }
         if resumed {
             self.slots = 1.0;
@@ -230,6 +231,7 @@ impl Lane {
     /// lane and for the URL; 429 and 503 with `Retry-After` pause the lane; failures in a row open its breaker.
     pub(super) fn learn(&mut self, turn: i64, id: DeliveryId, outcome: &Outcome, now: Millis) {
         self.dirty = true;
+        let held = self.held_until();
         let probe = self.probe == Some(id);
         if probe {
             self.probe = None;
@@ -252,6 +254,21 @@ impl Lane {
             Outcome::Failed(_) => {}
         }
         self.busy_until = self.busy_until.filter(|until| *until > now);
+        // What is over by the next time that all lanes are written down is not worth a write of its own.
+        self.urgent |=
+            self.held_until() != held && self.held_until().is_some_and(|until| until > now.plus(BEAT));
+    }
+
+    fn broken_until(&self) -> Option<Millis> {
+        match self.breaker {
+            Breaker::Open { until, .. } => Some(until),
+            Breaker::Closed { .. } | Breaker::Probing { .. } => None,
+        }
+    }
+
+    /// Until when nothing is sent, as far as the receiver made it so.
+    fn held_until(&self) -> Option<Millis> {
+        self.broken_until().max(self.busy_until)
     }
 
     fn adapt(&mut self, turn: i64, good: bool) {

@@ -98,6 +98,28 @@ fn what_was_found_out_ends_where_someone_puts_an_end_to_it() {
 }
 
 #[test]
+fn what_holds_a_lane_for_long_is_written_down_at_once() {
+    let asks = |seconds| Outcome::Answered {
+        status: 429,
+        retry_after: Some(Duration::from_secs(seconds)),
+        abort: false,
+    };
+    let mut book = owning(&[1, 2, 3]);
+    (0..9).for_each(|_| learn(&mut book, 1, &DOWN));
+    learn(&mut book, 2, &asks(5));
+    learn(&mut book, 3, &GOOD);
+    assert!(book.to_save_now().is_empty(), "nothing of it outlasts the next beat");
+
+    learn(&mut book, 1, &DOWN);
+    learn(&mut book, 2, &asks(60));
+
+    let mut saved: Vec<_> = book.to_save_now().into_iter().map(|(l, _)| (l.id, l.held_until)).collect();
+    saved.sort_unstable();
+    assert_eq!(saved, [(lane_id(1), Some(after(30))), (lane_id(2), Some(after(60)))]);
+    assert!(book.to_save_now().is_empty(), "once");
+}
+
+#[test]
 fn a_rate_is_kept_and_its_bucket_handed_on() {
     let limits = Limits { rate_per_second: Some(5), ..Limits::default() };
     let mut book = owning_with(&[1], limited(limits));

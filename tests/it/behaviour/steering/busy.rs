@@ -14,6 +14,7 @@ both_engines! {
     retry_after_is_capped_at_a_day,
     a_malformed_retry_after_is_ignored,
     a_busy_receiver_pauses_its_whole_lane,
+    a_pause_is_written_down_at_once,
     trouble_without_retry_after_pauses_nothing,
 }
 
@@ -119,6 +120,20 @@ async fn a_busy_receiver_pauses_its_whole_lane(site: &Site) {
         }
         assert_eq!(app.items("/v1/lanes?state=paused").await, Vec::<Value>::new());
     }
+}
+
+async fn a_pause_is_written_down_at_once(site: &Site) {
+    let app = site.start_still().await;
+    let receiver = Receiver::start().await;
+    receiver.script("/x", vec![Answer::With(503, vec![("retry-after", "60".to_owned())])]);
+    let ends = app.clock.now().plus(Duration::from_secs(60));
+    app.called_back(&receiver.url("/x"), json!({})).await;
+
+    // The clock stands still: all lanes are written down only in five seconds.
+    let lane =
+        until("the lane waits", async || app.items("/v1/lanes?state=paused").await.pop().ok_or("open")).await;
+
+    assert_eq!((instant(&lane["heldUntil"]), &lane["heldReason"]), (ends, &json!("retry-after")), "{lane}");
 }
 
 async fn trouble_without_retry_after_pauses_nothing(site: &Site) {
