@@ -246,6 +246,11 @@ impl Lanes {
         lanes.into_iter().take(most).for_each(|lane| lane.leaving = true);
     }
 
+    /// Marks every lane to be let go once nothing of it is in flight.
+    pub fn leave(&mut self) {
+        self.lanes.values_mut().for_each(|lane| lane.leaving = true);
+    }
+
     /// Lanes to write down at once: a node that is killed must not forget that a receiver asked for a pause, or is away.
     pub fn to_save_now(&mut self) -> Vec<(LaneState, bool)> {
         let mut save = Vec::new();

@@ -160,8 +160,8 @@ impl Dispatcher {
 
     /// Repeats `tick`, then waits for a nudge, the next due time or the poll.
     ///
-    /// After `shutdown` nothing new is claimed; what is in flight may end within 20 s, and the
-    /// lanes are free for others at once.
+    /// After `shutdown` nothing new is claimed; what is in flight may end within 20 s, and each
+    /// lane is free for others once nothing of it is in flight.
     pub async fn run(&self, shutdown: CancellationToken) {
         let inner = &self.0;
         if let Err(e) = inner.store.void_old_leases(inner.node, inner.clock.now()).await {
@@ -186,11 +186,31 @@ impl Dispatcher {
         }
         inner.stopping.cancel();
         inner.sends.close();
-        let _ = timeout(GRACE, inner.sends.wait()).await;
+        let _ = timeout(GRACE, self.hand_on()).await;
         // How the lanes stand now, for who has them next.
-        let save = inner.lanes().to_save(inner.clock.now());
-        let _ = inner.store.save_lanes(inner.node, &save).await;
+        self.release().await;
         let _ = inner.store.leave(inner.node).await;
+    }
+
+    /// Waits for what is in flight, and lets each lane go once nothing of it is: none waits for another's receiver.
+    async fn hand_on(&self) {
+        let inner = &self.0;
+        // The last sign of life: nobody takes over what is in flight.
+        let _ = inner.store.keep_alive(inner.node, inner.clock.now().plus(GRACE)).await;
+        inner.lanes().leave();
+        loop {
+            let nudge = inner.wake.deliveries.listen();
+            self.release().await;
+            tokio::select! {
+                () = inner.sends.wait() => return,
+                _ = nudge.wait(BEAT) => {}
+            }
+        }
+    }
+
+    async fn release(&self) {
+        let save = self.0.lanes().to_save(self.0.clock.now());
+        let _ = self.0.store.save_lanes(self.0.node, &save).await;
     }
 
     /// One look at the store: claims what is due in this node's lanes and starts to send it.

@@ -20,6 +20,7 @@ mod read;
 mod redrives;
 mod retention;
 mod rotation;
+mod stop;
 mod submit;
 mod together;
 mod turns;
