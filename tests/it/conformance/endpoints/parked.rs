@@ -14,6 +14,7 @@ both_stores! {
     what_is_made_for_a_paused_endpoint_waits_out_of_sight,
     what_was_pending_when_it_was_paused_is_parked_at_its_next_look,
     a_resumed_endpoint_is_let_go_at_a_ramp_in_order,
+    what_is_let_go_is_found_by_the_next_look,
     an_endpoint_paused_again_keeps_the_rest_parked,
     what_a_deleted_endpoint_is_owed_ends_cancelled,
     a_parked_deliverys_schedule_is_kept,
@@ -89,6 +90,22 @@ async fn a_resumed_endpoint_is_let_go_at_a_ramp_in_order(bed: &Bed) {
     bed.pass_seconds(60);
     bed.store.step_drains(bed.now()).await.unwrap();
     assert_eq!(bed.count(drains).await, 0);
+}
+
+async fn what_is_let_go_is_found_by_the_next_look(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    pause(bed, &there, true).await;
+    bed.submit_n(25).await;
+    bed.pass_seconds(86_400);
+    pause(bed, &there, false).await;
+    for (n, seconds) in [(10, 0), (15, 1)] {
+        bed.pass_seconds(seconds);
+        assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), n);
+        // A look begins a second behind the last one.
+        let seen = bed.store.due(Millis(bed.now().0 - 1_000), bed.now(), 100).await.unwrap();
+        assert_eq!(seen.len() as u64, n);
+        assert_eq!(bed.claim().await.len() as u64, n);
+    }
 }
 
 async fn an_endpoint_paused_again_keeps_the_rest_parked(bed: &Bed) {
