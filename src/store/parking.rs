@@ -28,8 +28,12 @@ const CANCEL_STEP: i64 = 1_000;
 /// So long after its change an endpoint is looked at again: a transaction that read it before may still park.
 const STRAGGLERS: Duration = Duration::from_secs(60);
 
+/// Endpoints found in one look, and looks of one go.
+const FOUND: u32 = 50;
+const LOOKS: usize = 10;
+
 const DUE: &str = "
-    SELECT e.id FROM endpoints e WHERE e.drain_at <= $1 ORDER BY e.drain_at LIMIT 20";
+    SELECT e.id FROM endpoints e WHERE e.drain_at <= $1 ORDER BY e.drain_at LIMIT $2";
 const ONE: &str = "
     SELECT e.id, e.state, e.state_since, e.deleted_at, e.drain_step, e.drain_at
     FROM endpoints e WHERE e.id = $1 AND e.drain_at <= $2";
@@ -59,18 +63,25 @@ pub(super) static CANCEL: Sql = Sql::batch(
 // A step belongs to the node that set the next one.
 static TAKE_STEP: Sql =
     Sql::plain("UPDATE endpoints SET drain_at = $3, drain_step = $4 WHERE id = $1 AND drain_at = $2");
+static LATER: Sql = Sql::plain("UPDATE endpoints SET drain_at = $3 WHERE id = $1 AND drain_at = $2");
 static NO_MORE: Sql = Sql::plain("UPDATE endpoints SET drain_at = NULL WHERE id = $1 AND state_since = $2");
 static FORGET: Sql = Sql::plain("DELETE FROM endpoints WHERE id = $1 AND deleted_at IS NOT NULL");
 static FORGET_SECRETS: Sql = Sql::plain("DELETE FROM secrets WHERE owner_id = $1");
 static FORGET_LANE: Sql = Sql::plain("DELETE FROM lanes WHERE id = $1");
 
 impl Store {
-    /// One step of each endpoint that has parked deliveries to let go or a deleted one's to cancel; gives how many
+    /// One step of each endpoint, up to a bound, that has parked deliveries to let go or a deleted one's to cancel; gives how many
     /// deliveries that were. Any node may do it.
     pub async fn step_drains(&self, now: Millis) -> Result<u64> {
         let mut moved = 0;
-        for row in self.scout(DUE, args![now]).await? {
-            moved += self.step_drain_of(row.id(0)?, now).await?;
+        for _ in 0..LOOKS {
+            let found = self.scout(DUE, args![now, FOUND]).await?;
+            for row in &found {
+                moved += self.step_drain_of(row.id(0)?, now).await?;
+            }
+            if found.len() < FOUND as usize {
+                break;
+            }
         }
         Ok(moved)
     }
@@ -90,9 +101,19 @@ impl Store {
             Some(deleted) => cancel_some(&mut tx, id, deleted, now).await?,
             None => let_go_some(&mut tx, id, row, step, now).await?,
         };
+        if moved == 0 {
+            let since = row.time(2)?.max(row.time_opt(3)?.unwrap_or_default());
+            tx.run(&LATER, args![id, now.plus(STEP_EVERY), after_nothing(since, now)]).await?;
+        }
         tx.commit().await?;
         Ok(moved)
     }
+}
+
+/// When an endpoint that has nothing parked is looked at again: a transaction that read it before its change parks
+/// something within moments if at all.
+fn after_nothing(since: Millis, now: Millis) -> Millis {
+    now.plus(now.since(since).max(STEP_EVERY)).min(since.plus(STRAGGLERS).max(now.plus(STEP_EVERY)))
 }
 
 async fn let_go_some(tx: &mut Tx, id: EndpointId, row: &Row, step: i64, now: Millis) -> Result<u64> {

@@ -15,6 +15,7 @@ both_stores! {
     what_was_pending_when_it_was_paused_is_parked_at_its_next_look,
     a_resumed_endpoint_is_let_go_at_a_ramp_in_order,
     what_is_let_go_is_found_by_the_next_look,
+    a_crowd_of_resumed_endpoints_is_stepped_in_one_go,
     an_endpoint_paused_again_keeps_the_rest_parked,
     what_a_deleted_endpoint_is_owed_ends_cancelled,
     a_parked_deliverys_schedule_is_kept,
@@ -106,6 +107,34 @@ async fn what_is_let_go_is_found_by_the_next_look(bed: &Bed) {
         assert_eq!(seen.len() as u64, n);
         assert_eq!(bed.claim().await.len() as u64, n);
     }
+}
+
+async fn a_crowd_of_resumed_endpoints_is_stepped_in_one_go(bed: &Bed) {
+    let mut there = Vec::new();
+    for _ in 0..49 {
+        there.push(endpoint(bed, events(&["job.completed"])).await);
+    }
+    for _ in 0..3 {
+        there.push(endpoint(bed, events(&["job.queued"])).await);
+    }
+    for endpoint in &there {
+        pause(bed, endpoint, true).await;
+    }
+    bed.submit_n(1).await;
+    for endpoint in &there {
+        pause(bed, endpoint, false).await;
+    }
+    assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 3, "nobody waits for the next second");
+
+    // Where nothing is parked each look comes later than the one before.
+    let mut looks = 0;
+    let waiting = "endpoints WHERE drain_at IS NOT NULL";
+    while bed.count(waiting).await > 0 {
+        bed.pass_seconds(1);
+        looks += u32::from(bed.count(&format!("endpoints WHERE drain_at <= {}", bed.now().0)).await > 0);
+        bed.store.step_drains(bed.now()).await.unwrap();
+    }
+    assert!(looks <= 9, "{looks} looks in a minute");
 }
 
 async fn an_endpoint_paused_again_keeps_the_rest_parked(bed: &Bed) {
