@@ -26,6 +26,8 @@ const RETRY_SLOTS: usize = NODE_SLOTS / 4 * 3;
 const IDLE: Duration = Duration::from_secs(60);
 /// Turns of one lane that are known to have more in the store; one that is not known may overtake its own.
 const BEHIND: usize = 1_000;
+/// What holds an ordered lane is looked at again after this long: it may have been taken back, or sent anew.
+const BLOCKED: Duration = Duration::from_secs(15);
 /// A lane of another node is looked at again after this long.
 const FOREIGN: Duration = Duration::from_secs(5);
 
@@ -51,6 +53,8 @@ pub struct Lanes {
     /// Lanes that other nodes own, and when to look again.
     foreign: HashMap<LaneId, Millis>,
     in_flight: usize,
+    /// Reads of lanes so far.
+    fed: u64,
     /// Lanes that are to be written down at once.
     urgent: HashSet<LaneId>,
 }
@@ -67,7 +71,10 @@ impl Lanes {
                     }
                 }
                 // Which one is the next in order only the store knows.
-                Some(lane) if lane.set.limits.ordered => lane.more = true,
+                Some(lane) if lane.set.limits.ordered => {
+                    lane.more = true;
+                    lane.waits = lane.waits.filter(|(turn, _)| d.turn > *turn);
+                }
                 // The store holds older ones: kept in mind, this one would overtake them for as long as more come.
                 Some(lane) if lane.more && lane.behind.contains(&d.turn) => {}
                 Some(_) => self.keep(d),
@@ -145,25 +152,27 @@ impl Lanes {
         }
     }
 
-    /// Lanes that could send but have nothing in mind, or nothing of some URL, while the store may hold more.
+    /// Lanes that could send but have nothing in mind, or nothing of some URL, while the store may hold more: those
+    /// first that were not read for longest.
     pub fn hungry(&mut self, now: Millis, most: usize) -> Vec<Hungry> {
-        let hungry = self.lanes.iter_mut().filter(|(_, lane)| {
-            let empty = lane.ready.is_empty();
-            let wants =
-                if lane.set.limits.ordered { empty && lane.in_flight == 0 } else { empty || lane.dry };
-            lane.more && wants && lane.room(now) > 0
-        });
+        let mut hungry: Vec<(&LaneId, &mut Lane)> =
+            self.lanes.iter_mut().filter(|(_, lane)| lane.hungry(now)).collect();
+        if hungry.len() > most {
+            hungry.sort_unstable_by_key(|(_, lane)| lane.fed);
+        }
+        self.fed += 1;
         hungry
+            .into_iter()
             .take(most)
             .map(|(id, lane)| {
-                (lane.more, lane.dry) = (false, false);
+                (lane.more, lane.dry, lane.fed) = (false, false, self.fed);
                 Hungry { lane: *id, turn: lane.turn, ordered: lane.set.limits.ordered }
             })
             .collect()
     }
 
     /// Notes what was read of one lane.
-    pub fn refill(&mut self, lane: LaneId, read: InLane) {
+    pub fn refill(&mut self, lane: LaneId, read: InLane, now: Millis) {
         let Some(lane) = self.lanes.get_mut(&lane) else { return };
         lane.behind.clear();
         if read.more {
@@ -171,6 +180,7 @@ impl Lanes {
             lane.behind.extend(read.others.iter().chain(&read.oldest).map(|due| due.turn));
         }
         lane.turn = read.turn;
+        lane.waits = read.waits.map(|next| (next.turn, next.due_at.min(now.plus(BLOCKED))));
         // Those of other URLs first: they are the few.
         for due in read.others.into_iter().chain(read.oldest) {
             self.keep(due);

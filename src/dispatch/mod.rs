@@ -222,8 +222,7 @@ impl Dispatcher {
         self.heed(now).await?;
         self.beat(now).await?;
         self.save_urgent().await?;
-        let more = self.look(now).await?;
-        self.feed(now).await?;
+        let more = self.look(now).await? | self.feed(now).await?;
         let picked = inner.lanes().pick(now);
         if picked.is_empty() {
             return Ok(more);
@@ -333,19 +332,20 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Reads again the lanes that could send more than is kept in mind.
-    async fn feed(&self, now: Millis) -> Result<()> {
+    /// Reads again the lanes that could send more than is kept in mind. True if more of them may wait for it.
+    async fn feed(&self, now: Millis) -> Result<bool> {
         let inner = &self.0;
         let hungry = inner.lanes().hungry(now, HUNGRY);
+        let full = hungry.len() == HUNGRY;
         let size = u32::try_from(Lanes::refill_size()).unwrap_or(64);
         for h in hungry {
             let read = match h.ordered {
                 true => inner.store.next_in_order(h.lane, now).await?,
                 false => inner.store.due_in_lane(h.lane, now, size, h.turn).await?,
             };
-            inner.lanes().refill(h.lane, read);
+            inner.lanes().refill(h.lane, read, now);
         }
-        Ok(())
+        Ok(full)
     }
 
     async fn claim(&self, picked: Vec<DueDelivery>, now: Millis) -> Result<()> {

@@ -298,7 +298,7 @@ impl Store {
         let engine = self.0.scouts.engine();
         let args = BY_ID.args(engine, args![now], ids.into_iter().map(|id| args![id]).collect())?;
         let others = self.scout(BY_ID.text(engine), args).await?.iter().map(due).collect::<Result<_>>()?;
-        Ok(InLane { oldest, others, more: true, turn: next })
+        Ok(InLane { oldest, others, more: true, turn: next, ..InLane::default() })
     }
 
     /// The next delivery in the order of an ordered lane, if it is due. Whatever its state it holds the others back.
@@ -306,7 +306,9 @@ impl Store {
         let rows = self.scout(IN_ORDER, args![lane]).await?;
         let next = rows.first().map(due).transpose()?;
         let oldest = next.into_iter().filter(|d| d.due_at <= now).collect();
-        Ok(InLane { oldest, ..InLane::default() })
+        // Nobody knows when one that is under way comes back.
+        let waits = next.filter(|d| d.due_at > now && d.lost_at.is_none());
+        Ok(InLane { oldest, waits, ..InLane::default() })
     }
 
     /// Lanes with something due that `node` has or may have, each with its oldest delivery: for the pass

@@ -37,6 +37,10 @@ pub(super) struct Lane {
     pub(super) behind: HashSet<i64>,
     /// Behind which turn the next read of the store looks for others.
     pub(super) turn: Option<i64>,
+    /// When the store was last read for it, counted in reads.
+    pub(super) fed: u64,
+    /// In an ordered lane: the turn of the next one, which waits until then, and all others for it.
+    pub(super) waits: Option<(i64, Millis)>,
     paths: HashMap<i64, Path>,
     /// Several URLs have been seen since the lane is owned here.
     shared: bool,
@@ -67,6 +71,8 @@ impl Lane {
             dry: false,
             behind: HashSet::new(),
             turn: None,
+            fed: 0,
+            waits: None,
             paths: HashMap::new(),
             shared: false,
             breaker: Breaker::restore(state.failures, state.opened, state.held_until),
@@ -114,6 +120,7 @@ impl Lane {
             self.dirty = true;
         }
         self.slots = self.slots.min(f64::from(set.limits.ceiling()));
+        self.waits = None;
         self.set = set;
     }
 
@@ -138,6 +145,16 @@ impl Lane {
             Leave::Freely => (self.slots as usize).saturating_sub(self.in_flight),
             Leave::At(_) | Leave::AfterProbe => 0,
         }
+    }
+
+    /// Whether it could send something that the store may hold.
+    pub(super) fn hungry(&self, now: Millis) -> bool {
+        let empty = self.ready.is_empty();
+        let wants = match self.set.limits.ordered {
+            true => empty && self.in_flight == 0 && self.waits.is_none_or(|(_, until)| until <= now),
+            false => empty || self.dry,
+        };
+        self.more && wants && self.room(now) > 0
     }
 
     /// Takes what is sent next. Retries leave the last quarter of the slots to first attempts, and one URL
@@ -221,6 +238,7 @@ impl Lane {
         }
         // The next one in order is known only now.
         self.more |= self.set.limits.ordered;
+        self.waits = None;
         if id.is_some() && self.probe == id {
             self.probe = None;
             self.breaker = self.breaker.heard(Sign::None, true, now);

@@ -48,7 +48,7 @@ fn owning_with(lanes: &[u128], set: LaneSettings) -> Lanes {
     let mut book = Lanes::default();
     book.own(&[], lanes.iter().map(|n| (fresh(*n), set)).collect(), NOW);
     for hungry in book.hungry(NOW, 100) {
-        book.refill(hungry.lane, InLane::default());
+        book.refill(hungry.lane, InLane::default(), NOW);
     }
     book
 }
@@ -137,7 +137,7 @@ fn what_waits_in_the_store_goes_before_what_falls_due_later() {
         }
         for hungry in book.hungry(NOW, 9) {
             let oldest: Vec<_> = store.drain(..store.len().min(64)).collect();
-            book.refill(hungry.lane, InLane { more: !store.is_empty(), oldest, ..InLane::default() });
+            book.refill(hungry.lane, InLane { more: !store.is_empty(), oldest, ..InLane::default() }, NOW);
         }
         for d in book.pick(NOW) {
             sent.push(d.id);
@@ -255,7 +255,7 @@ fn read(store: &[DueDelivery], turn: Option<i64>) -> InLane {
     let behind = first.into_values().filter(|d| turn.is_none_or(|t| d.turn > t));
     let others: Vec<_> = behind.take(IN_MIND).collect();
     let turn = others.last().map(|d| d.turn).filter(|_| others.len() == IN_MIND);
-    InLane { oldest, others, more: true, turn }
+    InLane { oldest, others, more: true, turn, waits: None }
 }
 
 proptest! {
@@ -275,7 +275,7 @@ proptest! {
         while !store.is_empty() {
             prop_assert!(step < 50_000, "{} are never sent", store.len());
             for hungry in book.hungry(now, 9) {
-                book.refill(hungry.lane, read(&store, hungry.turn));
+                book.refill(hungry.lane, read(&store, hungry.turn), now);
             }
             let picked = book.pick(now);
             prop_assert!(picked.len() <= most as usize);

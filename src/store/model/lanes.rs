@@ -76,4 +76,6 @@ pub struct InLane {
     pub more: bool,
     /// Behind which turn the next read is to look; None: from the first.
     pub turn: Option<i64>,
+    /// In an ordered lane: the next one, where it is not due yet; all others wait for it.
+    pub waits: Option<DueDelivery>,
 }

@@ -18,6 +18,7 @@ both_stores! {
     many_urls_are_read_in_turn,
     a_short_lane_is_read_whole,
     an_ordered_lane_gives_the_first_and_holds_the_rest_behind_it,
+    an_ordered_lane_tells_until_when_its_next_one_waits,
     what_is_ahead_of_a_delivery_is_counted_up_to_a_bound,
     a_pause_is_seen_by_the_owner_and_outlives_it,
     limits_of_an_endpoint_reach_the_owner_of_its_lane,
@@ -255,6 +256,24 @@ async fn deliveries_of_an_ordered_endpoint_are_numbered_as_they_are_committed(be
     );
     assert_eq!(completed(bed, &to, 1).await.len(), 1);
     assert_eq!(bed.store.next_in_order(to.lane(), bed.now()).await.unwrap().oldest[0].turn, 4);
+}
+
+async fn an_ordered_lane_tells_until_when_its_next_one_waits(bed: &Bed) {
+    let to = endpoint(bed, serde_json::json!({"ordered": true})).await;
+    let made = completed(bed, &to, 2).await;
+    let next = async || bed.store.next_in_order(to.lane(), bed.now()).await.unwrap();
+    let read = next().await;
+    assert!(read.oldest[0].id == made[0] && read.waits.is_none());
+    let claimed = bed.store.claim(read.oldest, bed.node, std::time::Duration::from_secs(30), bed.now());
+    let claimed = claimed.await.unwrap().remove(0);
+    let read = next().await;
+    assert!(read.oldest.is_empty() && read.waits.is_none(), "it is under way: nobody knows");
+
+    let again = Millis(bed.now().0 + 60_000);
+    assert!(bed.record(attempted(&claimed, 500, Verdict::RetryAt(again))).await);
+
+    let waits = next().await.waits.unwrap();
+    assert_eq!((waits.id, waits.due_at), (made[0], again));
 }
 
 async fn another_tenants_lane_is_not_there(bed: &Bed) {

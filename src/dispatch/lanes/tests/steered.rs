@@ -195,11 +195,53 @@ fn an_ordered_lane_sends_one_at_a_time_and_asks_which() {
     book.offer(vec![to(2, due(1, 2)), to(1, due(1, 1))], NOW);
     assert!(book.pick(NOW).is_empty() && !book.reserve(lane_id(1), 3, NOW));
     assert_eq!(book.hungry(NOW, 9), hungry);
-    book.refill(lane_id(1), InLane { oldest: vec![to(1, due(1, 1))], ..InLane::default() });
+    book.refill(lane_id(1), InLane { oldest: vec![to(1, due(1, 1))], ..InLane::default() }, NOW);
     let first = book.pick(NOW).remove(0);
     assert_eq!(first.turn, 1);
     book.offer(vec![to(2, due(1, 2))], NOW);
     assert!(book.hungry(NOW, 9).is_empty() && book.pick(NOW).is_empty(), "the first is under way");
     done(&mut book, first, NOW);
     assert_eq!(book.hungry(NOW, 9), hungry);
+}
+
+#[test]
+fn blocked_lanes_do_not_keep_others_from_being_read() {
+    let limits = Limits { ordered: true, ..Limits::default() };
+    let lanes: Vec<u128> = (1..=200).collect();
+    let mut book = owning_with(&lanes, limited(limits));
+    let all: Vec<_> = lanes.iter().map(|n| (lane_id(*n), due(*n, 1).id)).collect();
+    let mut reads: HashMap<LaneId, usize> = HashMap::new();
+    for _ in 0..40 {
+        book.stir(&all);
+        for hungry in book.hungry(NOW, 10) {
+            *reads.entry(hungry.lane).or_default() += 1;
+            book.refill(hungry.lane, InLane::default(), NOW);
+        }
+    }
+    assert!(lanes.iter().all(|n| reads[&lane_id(*n)] == 2), "each in its turn: {reads:?}");
+}
+
+#[test]
+fn an_ordered_lane_that_waits_for_its_next_is_not_read_before() {
+    let limits = Limits { ordered: true, ..Limits::default() };
+    let mut book = owning_with(&[1], limited(limits));
+    let behind = [(lane_id(1), due(1, 2).id)];
+    let first = |at| Some(DueDelivery { due_at: at, ..to(1, due(1, 1)) });
+    let waits = |until| InLane { waits: first(until), ..InLane::default() };
+    book.stir(&behind);
+    assert_eq!(book.hungry(NOW, 9).len(), 1);
+    book.refill(lane_id(1), waits(after(9)), NOW);
+
+    book.stir(&behind);
+    book.offer(vec![to(2, due(1, 2))], NOW);
+
+    assert!(book.hungry(after(8), 9).is_empty());
+    assert_eq!(book.hungry(after(9), 9).len(), 1);
+    book.refill(lane_id(1), waits(after(3_600)), after(9));
+    book.stir(&behind);
+    assert!(book.hungry(after(23), 9).is_empty());
+    assert_eq!(book.hungry(after(24), 9).len(), 1, "someone may have taken it back");
+    book.refill(lane_id(1), waits(after(3_600)), after(24));
+    book.offer(vec![to(1, due(1, 1))], after(25));
+    assert_eq!(book.hungry(after(25), 9).len(), 1, "someone has it sent at once");
 }
