@@ -5,12 +5,15 @@ use super::dead_letters::unparked;
 use super::error::{Error, Result};
 use crate::args;
 use crate::types::delivery::DeadReason;
-use crate::types::explain::Facts;
+use crate::types::explain::{Facts, Hands};
 use crate::types::{DeliveryId, LaneId, Millis, TenantId};
 
 const STANDING: &str = "
-    SELECT d.lane_id, d.turn, d.expires_at, q.due_at, q.used, m.reason
+    SELECT d.lane_id, d.turn, d.expires_at, q.due_at, q.used, m.reason, ep.state_reason,
+           (SELECT COUNT(*) FROM lanes l JOIN nodes n ON n.id = l.owner_id WHERE l.id = d.lane_id AND n.alive_until > $3),
+           (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $3)
     FROM deliveries d
+    LEFT JOIN endpoints ep ON ep.id = d.endpoint_id
     LEFT JOIN delivery_queue q ON q.delivery_id = d.id
     LEFT JOIN dead_letters m ON m.delivery_id = d.id
     WHERE d.id = $1 AND d.tenant_id = $2";
@@ -28,7 +31,7 @@ impl Store {
     pub async fn delivery_facts(&self, tenant: TenantId, id: DeliveryId, now: Millis) -> Result<Facts> {
         let mut delivery = self.delivery(tenant, id, now).await?;
         delivery.attempts = None;
-        let rows = self.read(STANDING, args![id, tenant]).await?;
+        let rows = self.read(STANDING, args![id, tenant, now]).await?;
         let row = rows.first().ok_or(Error::NotFound)?;
         let lane_id: LaneId = row.id(0)?;
         let lane = match self.lane(tenant, lane_id, now).await {
@@ -45,6 +48,11 @@ impl Store {
             }
             Some(due) => self.read(BEFORE, args![lane_id, due, bound]).await?,
         };
+        let hands = match (row.int(7)?, row.int(8)?) {
+            (1.., _) => Hands::Owned,
+            (_, 1..) => Hands::Free,
+            (_, _) => Hands::Nobody,
+        };
         let dead = row.text_opt(5)?;
         let dead =
             dead.map(|reason| reason.parse::<DeadReason>().map_err(|_| Error::Bug(reason))).transpose()?;
@@ -56,6 +64,8 @@ impl Store {
             expires_at: row.time_opt(2)?,
             dead,
             lane,
+            hands,
+            state_reason: row.text_opt(6)?,
             ahead: before.first().map_or(Ok(0), |row| row.count(0))?,
         })
     }

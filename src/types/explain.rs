@@ -1,12 +1,28 @@
 //! Why a delivery stands where it stands, and what happens next: from facts to words, without a store or a clock.
 
+use std::time::Duration;
+
 use super::Millis;
 use super::api::{Delivery, Explanation, Lane, NextStep};
 use super::delivery::{DeadReason, DeliveryState, HeldReason};
-use super::lane::BREAKS_AT;
+use super::lane::{BREAKS_AT, not_before};
 
 /// Deliveries ahead of one are counted up to this.
 pub const AHEAD: u32 = 1_001;
+
+/// What is due and not sent after so long waits for a slot of its node: looking takes less.
+const LONG_DUE: Duration = Duration::from_secs(15);
+
+/// Who sends what a lane owes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hands {
+    /// A living node has it.
+    Owned,
+    /// Nodes are alive, and none of them has it.
+    Free,
+    /// No node that delivers is alive.
+    Nobody,
+}
 
 /// What the store knows of a delivery at one moment.
 #[derive(Debug, Clone)]
@@ -25,6 +41,10 @@ pub struct Facts {
     pub dead: Option<DeadReason>,
     /// Its lane, once a node has had it.
     pub lane: Option<Lane>,
+    /// In whose hands that is.
+    pub hands: Hands,
+    /// Why its endpoint is not enabled, if so.
+    pub state_reason: Option<String>,
     /// Deliveries that go before it in its lane, counted up to [`AHEAD`].
     pub ahead: u32,
 }
@@ -117,7 +137,10 @@ fn held(facts: &Facts) -> Said {
             at,
         },
         Some(HeldReason::Disabled) => Said {
-            why: "its endpoint is disabled after days without a success".to_owned(),
+            why: match facts.state_reason.as_deref() {
+                Some("gone") => "its endpoint is disabled: it answered 410 Gone".to_owned(),
+                Some(_) | None => "its endpoint is disabled after days without a success".to_owned(),
+            },
             step: NextStep::Resume,
             next: "it is sent once someone resumes the endpoint",
             at,
@@ -157,8 +180,15 @@ fn pending(facts: &Facts) -> Said {
         };
         return attempt(why, "the next attempt is made", Some(due));
     }
-    let Some(lane) = &facts.lane else {
-        return attempt("it is due, and no node has its lane yet".to_owned(), SOON, Some(due));
+    let lane = match (facts.hands, &facts.lane) {
+        (Hands::Nobody, _) => {
+            let why = "it is due, and no node that delivers is alive".to_owned();
+            return attempt(why, "it is sent once such a node runs", None);
+        }
+        (Hands::Free, _) | (Hands::Owned, None) => {
+            return attempt("it is due, and no node has its lane yet".to_owned(), SOON, Some(due));
+        }
+        (Hands::Owned, Some(lane)) => lane,
     };
     if lane.ordered && facts.ahead > 0 {
         let why = format!("its lane is ordered, and {} are to be sent before it", count(facts.ahead));
@@ -180,7 +210,13 @@ fn pending(facts: &Facts) -> Said {
         Some(rate) if facts.ahead > 0 => {
             let why =
                 format!("its lane sends at most {rate} a second, and {} wait before it", count(facts.ahead));
-            attempt(why, "it is sent when its turn comes", None)
+            let earliest = not_before(rate, facts.ahead, facts.now);
+            attempt(why, "it is sent when its turn comes, not before nextAt", Some(earliest))
+        }
+        Some(_) | None if facts.now.since(due) > LONG_DUE => {
+            let why =
+                "it has been due for long, and the node that has its lane has no slot free for it".to_owned();
+            attempt(why, "it is sent when its turn for a free slot comes", None)
         }
         Some(_) | None => attempt("it is due".to_owned(), SOON, Some(due)),
     }

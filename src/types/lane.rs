@@ -231,6 +231,13 @@ fn us(at: Millis) -> i64 {
     at.0.saturating_mul(1_000)
 }
 
+/// Before when none goes at a rate that has so many `ahead` of it.
+pub fn not_before(per_second: u32, ahead: u32, now: Millis) -> Millis {
+    let (step, spare) = pace(per_second);
+    let wait = (i64::from(ahead) * step - spare).max(0);
+    Millis(now.0 + wait.div_euclid(1_000))
+}
+
 /// Microseconds between two requests, and those that may go ahead of their time.
 fn pace(per_second: u32) -> (i64, i64) {
     let rate = i64::from(per_second.max(1));

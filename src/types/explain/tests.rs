@@ -46,7 +46,18 @@ fn facts(state: DeliveryState) -> Facts {
         attempts: None,
     };
     let due_at = Some(NOW);
-    Facts { now: NOW, delivery, due_at, used: 2, expires_at: None, dead: None, lane: Some(lane()), ahead: 0 }
+    Facts {
+        now: NOW,
+        delivery,
+        due_at,
+        used: 2,
+        expires_at: None,
+        dead: None,
+        lane: Some(lane()),
+        hands: Hands::Owned,
+        state_reason: None,
+        ahead: 0,
+    }
 }
 
 /// The machine-readable half, and a word that the texts must have.
@@ -66,8 +77,13 @@ fn what_waits_says_until_when_and_after_what() {
     let expiring = Facts { expires_at: Some(NOW), ..retry };
     assert!(told(expiring, NextStep::Attempt, Some(LATER), "failed").next.contains("expiresAt"));
     told(facts(DeliveryState::Pending), NextStep::Attempt, Some(NOW), "it is due");
-    let fresh = Facts { lane: None, ..facts(DeliveryState::Pending) };
-    told(fresh, NextStep::Attempt, Some(NOW), "no node has its lane");
+    let fresh = Facts { lane: None, hands: Hands::Free, ..facts(DeliveryState::Pending) };
+    told(fresh.clone(), NextStep::Attempt, Some(NOW), "no node has its lane");
+    let given_up = Facts { lane: Some(lane()), ..fresh.clone() };
+    told(given_up, NextStep::Attempt, Some(NOW), "no node has its lane");
+    told(Facts { hands: Hands::Nobody, ..fresh }, NextStep::Attempt, None, "no node that delivers is alive");
+    let long = Facts { due_at: Some(Millis(NOW.0 - 15_001)), ..facts(DeliveryState::Pending) };
+    told(long, NextStep::Attempt, None, "no slot free");
 }
 
 #[test]
@@ -78,7 +94,8 @@ fn what_is_due_says_what_it_waits_for() {
     told(with(AHEAD, ordered.clone()), NextStep::Attempt, None, "1000 or more");
     told(with(0, ordered), NextStep::Attempt, Some(NOW), "it is due");
     told(with(3, Lane { in_flight: 10, ..lane() }), NextStep::Attempt, None, "all 10 slots");
-    told(with(3, Lane { rate_per_second: Some(5), ..lane() }), NextStep::Attempt, None, "at most 5 a second");
+    let slow = Lane { rate_per_second: Some(5), ..lane() };
+    told(with(3, slow), NextStep::Attempt, Some(Millis(NOW.0 + 600)), "at most 5 a second");
     told(with(3, Lane { failures: 10, ..lane() }), NextStep::Probe, None, "being sent as a probe");
 }
 
@@ -95,7 +112,10 @@ fn what_is_held_says_who_lets_it_go() {
     told(held(HeldReason::Paused, "retry-after", until), NextStep::Attempt, until, "Retry-After");
     told(held(HeldReason::Paused, "paused", until), NextStep::Attempt, until, "until a set time");
     told(held(HeldReason::Paused, "paused", None), NextStep::Resume, None, "its lane is paused");
-    told(held(HeldReason::Disabled, "disabled", None), NextStep::Resume, None, "disabled");
+    let disabled = held(HeldReason::Disabled, "disabled", None);
+    told(disabled.clone(), NextStep::Resume, None, "days without a success");
+    let gone = Facts { state_reason: Some("gone".to_owned()), ..disabled };
+    told(gone, NextStep::Resume, None, "410");
     let retry = Facts { due_at: Some(Millis(LATER.0 + 9)), ..held(HeldReason::Paused, "retry-after", until) };
     told(retry, NextStep::Attempt, Some(Millis(LATER.0 + 9)), "Retry-After");
 }
