@@ -1,6 +1,7 @@
 //! Deliveries on their way: what is due, and taking it in hand.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::Store;
 use super::batch::{Col, Sql};
@@ -16,6 +17,8 @@ use crate::types::endpoint::PARKED;
 use crate::types::id::NodeId;
 use crate::types::{DeliveryId, LaneId, Millis, TenantId};
 
+/// A delivery whose row cannot be read is looked at again after this long.
+const UNREADABLE: Duration = Duration::from_secs(300);
 /// Turns of a lane that one look passes through.
 const TURNS_READ: u32 = 64;
 
@@ -125,7 +128,7 @@ static PAYLOADS: Sql = Sql::batch(
     &[("delivery_id", Col::Uuid)],
 );
 
-// As it was before the claim, but out of sight.
+// As it was before the claim, but due later, or out of sight.
 static PARK: Sql = Sql::batch(
     "UPDATE delivery_queue SET phase = 'ready', due_at = b.due_at, attempt = attempt - 1, started_at = NULL, node_id = NULL
      FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence",
@@ -177,19 +180,26 @@ pub(super) async fn claim(
     let lost = lost.filter_map(|d| Some(args![d.id, d.attempt, d.lost_at?])).collect();
     tx.batch(&LOST_ATTEMPTS, vec![], lost).await?;
     let ids = got.keys().map(|id| args![*id]).collect();
-    let (mut send, mut park, mut cancel) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut send, mut park, mut cancel, mut broken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for payload in tx.batch(&PAYLOADS, vec![], ids).await? {
         let id: DeliveryId = payload.id(0)?;
         let q = got.get(&id).ok_or_else(|| Error::Bug("a payload nobody asked for".to_owned()))?;
-        match taken(&payload, q, until, now)? {
-            Taken::Send(claimed) => send.push(*claimed),
-            Taken::Park => park.push(id),
-            Taken::Cancel => cancel.push(args![id, q.int(1)?, q.int(2)? - 1]),
+        match taken(&payload, q, until, now) {
+            Ok(Taken::Send(claimed)) => send.push(*claimed),
+            Ok(Taken::Park) => park.push(id),
+            Ok(Taken::Cancel) => cancel.push(args![id, q.int(1)?, q.int(2)? - 1]),
+            // One row that nobody can read must not keep the others from being sent.
+            Err(e) => {
+                tracing::error!(delivery.id = %id, error = %e, "a delivery cannot be read and is put off");
+                broken.push(id);
+            }
         }
     }
     let parked = seen.iter().filter(|d| park.contains(&d.id));
-    let parked = parked.map(|d| args![d.id, d.fence + 1, d.due_at.0 + PARKED]).collect();
-    tx.batch(&PARK, vec![], parked).await?;
+    let parked = parked.map(|d| args![d.id, d.fence + 1, d.due_at.0 + PARKED]);
+    let put_off = seen.iter().filter(|d| broken.contains(&d.id));
+    let put_off = put_off.map(|d| args![d.id, d.fence + 1, now.plus(UNREADABLE)]);
+    tx.batch(&PARK, vec![], parked.chain(put_off).collect()).await?;
     let gone = cancel.iter().map(|row: &Vec<Value>| row[..2].to_vec()).collect();
     tx.batch(&DROP_QUEUE, vec![], gone).await?;
     tx.batch(&CANCEL, args![now, now.plus(KEEP_DELIVERIES)], cancel).await?;

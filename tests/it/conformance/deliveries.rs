@@ -12,6 +12,7 @@ use crate::support::store::{
 };
 
 both_stores! {
+    a_row_that_cannot_be_read_keeps_no_other_from_being_sent,
     an_ended_job_makes_one_frozen_delivery,
     every_event_asked_for_is_delivered,
     a_callback_has_its_own_secrets_and_format,
@@ -34,6 +35,27 @@ const AGAIN: i64 = 5_000;
 
 fn in_five(bed: &Bed) -> Verdict {
     Verdict::RetryAt(Millis(bed.now().0 + AGAIN))
+}
+
+async fn a_row_that_cannot_be_read_keeps_no_other_from_being_sent(bed: &Bed) {
+    let broken = bed.completed().await.id;
+    let well = bed.completed().await.id;
+    let literal = bed.literal(broken.uuid());
+    bed.rows(&format!("UPDATE deliveries SET policy = 'no JSON' WHERE job_id = {literal}")).await;
+
+    let claimed = bed.claim_one().await;
+
+    assert_eq!(claimed.job_id, Some(well));
+    assert!(bed.record(attempted(&claimed, 200, Verdict::Delivered)).await);
+    assert!(bed.claim().await.is_empty(), "it is put off");
+    bed.rows(&format!("UPDATE deliveries SET policy = '{{}}' WHERE job_id = {literal}")).await;
+    bed.pass_seconds(300);
+    let claimed = bed.claim_one().await;
+    assert_eq!(
+        (claimed.job_id, claimed.number, claimed.used),
+        (Some(broken), 1, 0),
+        "it has cost no attempt"
+    );
 }
 
 async fn an_ended_job_makes_one_frozen_delivery(bed: &Bed) {
