@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -33,6 +34,7 @@ pub(super) struct Connector {
 struct Inner {
     guard: Guard,
     tls: TlsConnector,
+    head_budget: Duration,
 }
 
 /// Why no connection stands, for the pool to carry to the caller.
@@ -41,9 +43,13 @@ struct Inner {
 pub(super) struct NoConnection(pub Fault);
 
 impl Connector {
-    pub fn new(guard: Guard, extra_roots: Vec<CertificateDer<'static>>) -> Result<Connector, SetupError> {
+    pub fn new(
+        guard: Guard,
+        extra_roots: Vec<CertificateDer<'static>>,
+        head_budget: Duration,
+    ) -> Result<Connector, SetupError> {
         let tls = TlsConnector::from(Arc::new(tls_config(extra_roots)?));
-        Ok(Connector { inner: Arc::new(Inner { guard, tls }) })
+        Ok(Connector { inner: Arc::new(Inner { guard, tls, head_budget }) })
     }
 }
 
@@ -109,7 +115,7 @@ impl Inner {
         let (io, peer) = tokio::time::timeout(CONNECT_BUDGET, standing)
             .await
             .unwrap_or_else(|_| Err(Fault::Timeout(trail.steps().phase)))?;
-        Ok(Wire { io, link: Link::new(peer, trail.steps().phases) })
+        Ok(Wire::new(io, Link::new(peer, trail.steps().phases), self.head_budget))
     }
 
     async fn stand(

@@ -56,7 +56,7 @@ pub async fn look(options: Options, url: &CallbackUrl) -> Result<Look, SetupErro
     let free = !judged.is_empty() && judged.iter().all(|(_, verdict)| verdict.is_ok());
     let mut look = Look { addresses: Ok(judged), dns: looked_up.then_some(took), tcp: None, tls: None };
     if free {
-        Connector::new(guard, options.extra_roots)?.look(url, &mut look).await;
+        Connector::new(guard, options.extra_roots, options.head_budget)?.look(url, &mut look).await;
     }
     Ok(look)
 }

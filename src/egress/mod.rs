@@ -50,7 +50,7 @@ const BODY_READ_MAX: usize = 64 * 1024;
 const BODY_KEEP_MAX: usize = 16 * 1024;
 
 /// How a [`Sender`] is set up.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// What may be reached.
     pub policy: UrlPolicy,
@@ -58,6 +58,19 @@ pub struct Options {
     pub names: Names,
     /// Trusted beside the built-in Mozilla roots.
     pub extra_roots: Vec<CertificateDer<'static>>,
+    /// From the first byte of an answer to the end of its head; 5 s. Who drips it must not have the whole deadline.
+    pub head_budget: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            policy: UrlPolicy::default(),
+            names: Names::default(),
+            extra_roots: Vec::new(),
+            head_budget: Duration::from_secs(5),
+        }
+    }
 }
 
 /// Where addresses of host names come from.

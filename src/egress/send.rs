@@ -18,7 +18,7 @@ use super::guard::Guard;
 use super::wire::Link;
 use super::{Answer, BootTime, HEAD_MAX, IDLE_MAX, IDLE_PER_ORIGIN, Limits, Options, SetupError};
 use crate::types::Millis;
-use crate::types::delivery::{Exchange, Fault, Outcome};
+use crate::types::delivery::{Exchange, Fault, Outcome, Phase};
 use crate::types::retry::RetryAfter;
 use crate::types::target::CallbackUrl;
 
@@ -51,7 +51,7 @@ impl Sender {
     /// Reads the resolver configuration and builds the pool; opens no socket.
     pub fn new(options: Options) -> Result<Sender, SetupError> {
         let guard = Guard::new(options.policy, options.names)?;
-        let connector = Connector::new(guard, options.extra_roots)?;
+        let connector = Connector::new(guard, options.extra_roots, options.head_budget)?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
@@ -123,6 +123,9 @@ impl Sender {
 impl Seen {
     async fn read(&mut self, answer: Response<Incoming>, wanted: Answer, now: Millis) -> Outcome {
         self.first_byte_ms = self.trail.answered().and_then(ms);
+        if let Some(link) = self.capture.as_ref().and_then(link) {
+            link.answered();
+        }
         let (head, mut body) = answer.into_parts();
         let shown = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
         self.headers = head.headers.iter().map(|(name, v)| (name.to_string(), shown(v))).collect();
@@ -193,6 +196,10 @@ fn fault(error: &Error) -> Fault {
         }
         if cause.is::<LeaseRanOut>() {
             return Fault::LeaseRanOut;
+        }
+        // The wire gave up on the head.
+        if cause.downcast_ref().is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::TimedOut) {
+            return Fault::Timeout(Phase::Head);
         }
     }
     match chain(error).find_map(|e| e.downcast_ref::<hyper::Error>()) {

@@ -26,6 +26,32 @@ async fn a_silent_receiver_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_head_that_begins_and_does_not_end_is_given_up_before_the_deadline() {
+    let impatient = |ms| {
+        let head_budget = Duration::from_millis(ms);
+        let names = Names::Fixed(BTreeMap::new());
+        Sender::new(Options { policy: dev(), names, head_budget, ..Options::default() }).unwrap()
+    };
+    let receiver = Receiver::plain("HTTP/1.1 200 OK\r\nX-Slow: ", Then::Hang).await;
+    let got = post(&impatient(200), &receiver.url("/"), within(60_000)).await;
+    assert_eq!(fault(&got), Fault::Timeout(Phase::Head));
+    assert!(got.duration < Duration::from_secs(30), "{:?}", got.duration);
+    receiver.hung_up().await;
+
+    // Neither the wait for the first byte nor that for the body is its, nor what comes after an interim answer.
+    for (answer, phase) in [
+        ("", Phase::Head),
+        ("HTTP/1.1 103 Early Hints\r\n\r\n", Phase::Head),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart", Phase::Body),
+    ] {
+        let receiver = Receiver::plain(answer, Then::Hang).await;
+        let got = post(&impatient(1), &receiver.url("/"), within(300)).await;
+        assert_eq!(fault(&got), Fault::Timeout(phase), "{answer}");
+        assert!(got.duration >= Duration::from_millis(300), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_does_not_end_in_time_is_a_failure_in_spite_of_its_status() {
     let got = silent_after("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart").await;
     assert_eq!(fault(&got), Fault::Timeout(Phase::Body));

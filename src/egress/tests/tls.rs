@@ -44,7 +44,8 @@ pub async fn receiver(host: &str, answer: &str) -> (Receiver, CertificateDer<'st
 
 pub fn sender(host: &str, root: Option<CertificateDer<'static>>) -> Sender {
     let names = Names::Fixed(BTreeMap::from([(host.to_owned(), vec![Ipv4Addr::LOCALHOST.into()])]));
-    Sender::new(Options { policy: dev(), names, extra_roots: root.into_iter().collect() }).unwrap()
+    let extra_roots = root.into_iter().collect();
+    Sender::new(Options { policy: dev(), names, extra_roots, ..Options::default() }).unwrap()
 }
 
 #[tokio::test]
@@ -103,6 +104,7 @@ async fn a_look_shows_addresses_the_certificate_and_what_is_wrong_with_it() {
         policy: dev(),
         names: names(ip),
         extra_roots: roots,
+        ..Options::default()
     };
     let url = receiver.named("hooks.example.com");
     let any_port = UrlPolicy { allow_ports: (1..=u16::MAX).collect(), ..dev() };
