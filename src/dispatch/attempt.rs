@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::hide::hide;
 use crate::egress::{Answer, BootTime, Limits, Sender};
 use crate::store::{Attempted, ClaimedDelivery, Error, LiveSecret, Store};
 use crate::types::Millis;
@@ -33,12 +34,13 @@ pub(super) struct Tools<'a> {
 /// Makes the attempt. `clock` is asked again after the answer.
 pub(super) async fn attempt(tools: &Tools<'_>, d: &ClaimedDelivery, clock: impl Fn() -> Millis) -> Attempted {
     let now = clock();
-    let (url, headers) = match prepare(tools, d, now).await {
+    let (url, headers, extra) = match prepare(tools, d, now).await {
         Ok(ready) => ready,
         Err(unready) => return Attempted { counts: unready.counts, ..not_sent(d, unready.verdict) },
     };
     let limits = Limits { deadline: tools.deadline, not_after: tools.not_after, answer: Answer::Glance };
-    let exchange = tools.sender.post(&url, headers, d.body.clone(), limits, now).await;
+    let mut exchange = tools.sender.post(&url, headers, d.body.clone(), limits, now).await;
+    hide(&mut exchange, &extra);
     let unsent = matches!(exchange.outcome, Outcome::Failed(Fault::LeaseRanOut));
     let counts = match exchange.outcome {
         Outcome::Answered { .. } => true,
@@ -89,7 +91,7 @@ async fn prepare(
     tools: &Tools<'_>,
     d: &ClaimedDelivery,
     now: Millis,
-) -> Result<(CallbackUrl, HeaderMap), Unready> {
+) -> Result<(CallbackUrl, HeaderMap, Extra), Unready> {
     if d.unknowns >= POISON {
         return Err(Verdict::Dead(DeadReason::Poison).into());
     }
@@ -107,7 +109,7 @@ async fn prepare(
     })?;
     let headers =
         headers(d, &keys, &extra, now, tools.store.urls().base()).ok_or_else(|| unsignable(d, now))?;
-    Ok((url, headers))
+    Ok((url, headers, extra))
 }
 
 type Extra = Vec<(String, String)>;

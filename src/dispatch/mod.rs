@@ -6,6 +6,7 @@
 mod attempt;
 mod courier;
 mod desk;
+mod hide;
 pub mod lanes;
 mod send;
 #[cfg(test)]

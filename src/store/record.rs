@@ -109,8 +109,28 @@ static DEAD: Sql = Sql::batch(
 );
 
 /// Answer headers that a receiver may use for secrets.
-const REDACTED: &[&str] =
-    &["set-cookie", "authorization", "www-authenticate", "proxy-authenticate", "cookie", "x-api-key"];
+const REDACTED: &[&str] = &[
+    "api-key",
+    "apikey",
+    "authentication-info",
+    "authorization",
+    "cookie",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "set-cookie",
+    "set-cookie2",
+    "www-authenticate",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-api-key",
+    "x-api-token",
+    "x-auth-token",
+    "x-csrf-token",
+    "x-refresh-token",
+    "x-session-token",
+    "x-xsrf-token",
+];
 
 /// An attempt whose lease was held, and the verdict as it is written: a new round that was asked for
 /// meanwhile lets go on what would have ended.

@@ -7,6 +7,7 @@ use crate::support::receiver::{Answer, Receiver};
 
 both_engines! {
     a_delivery_shows_its_attempts,
+    what_an_answer_repeats_of_its_credentials_is_not_shown,
     an_attempt_without_an_answer_says_why,
     deliveries_are_filtered,
     pages_show_every_delivery_once,
@@ -62,6 +63,22 @@ async fn a_delivery_shows_its_attempts(site: &Site) {
     }
     wanted["endedAt"] = json!(next);
     assert_eq!(app.delivery_of(&job).await, wanted);
+}
+
+async fn what_an_answer_repeats_of_its_credentials_is_not_shown(site: &Site) {
+    let app = site.start_still().await;
+    let receiver = Receiver::start().await;
+    let echo = vec![("x-you-sent", "Bearer canary-token".to_owned()), ("x-auth-token", "theirs".to_owned())];
+    receiver.script("/x", vec![Answer::Body(200, echo, "{\"headers\": \"canary-token\"}".into())]);
+    let headers = json!({"headers": {"Authorization": "Bearer canary-token"}});
+
+    let job = app.called_back(&receiver.url("/x"), headers).await;
+
+    let done = app.delivery_in(&job, "delivered").await;
+    assert_eq!(receiver.log()[0].header("authorization"), "Bearer canary-token");
+    let shown = done["attempts"][0].to_string();
+    assert!(!shown.contains("canary") && !shown.contains("theirs"), "{shown}");
+    assert_eq!(done["attempts"][0]["responseBody"], "{\"headers\": \"redacted\"}");
 }
 
 async fn an_attempt_without_an_answer_says_why(site: &Site) {
