@@ -55,6 +55,7 @@ impl Sweep {
     pub async fn tick(&mut self) -> Result<()> {
         let now = self.clock.now();
         let ended = self.end_overdue(now).await;
+        let expired = self.end_expired(now).await;
         let redriven = self.redrive(now).await;
         let drained = self.drain(now).await;
         let told = self.fan_out(now).await;
@@ -66,7 +67,7 @@ impl Sweep {
             true => self.save(now).await,
             false => Ok(()),
         };
-        ended.and(redriven).and(drained).and(told).and(retained).and(saved)
+        ended.and(expired).and(redriven).and(drained).and(told).and(retained).and(saved)
     }
 
     async fn end_overdue(&self, now: Millis) -> Result<()> {
@@ -74,6 +75,19 @@ impl Sweep {
             let found = self.store.end_overdue(now).await?;
             if found > 0 {
                 self.wake.jobs.nudge();
+                self.wake.deliveries.nudge();
+            }
+            if found < Store::OVERDUE_BITE {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn end_expired(&self, now: Millis) -> Result<()> {
+        for _ in 0..STEPS {
+            let found = self.store.end_expired(now).await?;
+            if found > 0 {
                 self.wake.deliveries.nudge();
             }
             if found < Store::OVERDUE_BITE {

@@ -289,6 +289,7 @@ CREATE INDEX deliveries_event ON deliveries (event_id);
 CREATE INDEX deliveries_endpoint ON deliveries (endpoint_id, id) WHERE endpoint_id IS NOT NULL;
 CREATE INDEX deliveries_removal ON deliveries (remove_at) WHERE remove_at IS NOT NULL;
 CREATE INDEX deliveries_owed ON deliveries (tenant_id, id) WHERE state = 'owed';
+CREATE INDEX deliveries_expiry ON deliveries (expires_at) WHERE state = 'owed' AND expires_at IS NOT NULL;
 CREATE INDEX deliveries_dead ON deliveries (tenant_id, id) WHERE state = 'dead';
 CREATE INDEX deliveries_cancelled ON deliveries (tenant_id, id) WHERE state = 'cancelled';
 

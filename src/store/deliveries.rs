@@ -108,7 +108,7 @@ static CLAIM: Sql = Sql::batch(
     &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("unknowns", Col::Int)],
 );
 
-static LOST_ATTEMPTS: Sql = Sql::batch(
+pub(super) static LOST_ATTEMPTS: Sql = Sql::batch(
     "INSERT INTO attempts (delivery_id, number, started_at, error)
      SELECT b.delivery_id, b.number, b.started_at, 'unknown' FROM {b}
      WHERE true ON CONFLICT (delivery_id, number) DO NOTHING",

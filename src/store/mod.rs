@@ -23,6 +23,7 @@ mod deliveries;
 mod emit;
 mod endpoints;
 mod error;
+mod expiry;
 mod explain;
 mod fan_out;
 mod feed;

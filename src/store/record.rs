@@ -42,7 +42,7 @@ static RETRY_QUEUE: Sql = Sql::batch(
     ],
 );
 
-static UPDATE_DELIVERIES: Sql = Sql::batch(
+pub(super) static UPDATE_DELIVERIES: Sql = Sql::batch(
     "UPDATE deliveries
      SET state = b.state, version = version + CASE WHEN b.state = 'owed' THEN 0 ELSE 1 END, fence = b.fence,
          attempt = b.attempt, last_status = COALESCE(b.last_status, deliveries.last_status), first_error = COALESCE(first_error, b.error),
@@ -179,12 +179,22 @@ pub(super) async fn record(
     let attempts = ours.iter().filter_map(|a| Some(attempt_row(a, a.attempted.exchange.as_ref()?))).collect();
     tx.batch(&INSERT_ATTEMPTS, vec![], attempts).await?;
     tx.batch(&UPDATE_DELIVERIES, vec![], ours.iter().map(|a| delivery_row(a, now)).collect()).await?;
-    let letter = |a: &Ours<'_>| Some(args![a.attempted.id, dead_reason(a.verdict)?.as_str()]);
-    let dead = || ours.iter().filter_map(letter).collect::<Vec<_>>();
-    tx.batch(&LAY_DOWN, args![now], dead()).await?;
-    tell_of_dead(tx, out, dead()).await?;
+    let dead = ours.iter().filter_map(|a| Some((a.attempted.id, dead_reason(a.verdict)?))).collect();
+    bury(tx, out, dead, now).await?;
     health::note(tx, out, ours.iter().map(|a| (a.attempted, a.verdict)), now).await?;
     Ok(attempted.iter().map(|a| written(a)).collect())
+}
+
+/// Lays down a letter for each delivery that has just ended dead, and tells of it.
+pub(super) async fn bury(
+    tx: &mut Tx,
+    out: &mut Outbox<'_>,
+    dead: Vec<(DeliveryId, DeadReason)>,
+    now: Millis,
+) -> Result<()> {
+    let rows = || dead.iter().map(|(id, reason)| args![*id, reason.as_str()]).collect::<Vec<_>>();
+    tx.batch(&LAY_DOWN, args![now], rows()).await?;
+    tell_of_dead(tx, out, rows()).await
 }
 
 fn next_at(verdict: Verdict) -> Option<Millis> {

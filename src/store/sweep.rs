@@ -12,7 +12,7 @@ use crate::args;
 use crate::types::Millis;
 
 /// Rows per bite.
-const BITE: u32 = 500;
+pub(super) const BITE: u32 = 500;
 /// A delivered or cancelled delivery is kept so long.
 pub(super) const KEEP_DELIVERIES: Duration = Duration::from_secs(7 * 24 * 3600);
 /// An event stands in its tenant's feed so long, whatever becomes of its job.

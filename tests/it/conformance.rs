@@ -7,6 +7,7 @@ mod endpoints;
 mod engines;
 mod etag;
 mod events;
+mod expiry;
 mod feed;
 mod hand_over;
 mod history;

@@ -1,0 +1,72 @@
+//! Deliveries whose `expiresAt` has passed while nobody could send them: parked, held, or under a lease that ran out.
+
+use super::Store;
+use super::batch::{Col, Sql};
+use super::db::Row;
+use super::deliveries::LOST_ATTEMPTS;
+use super::emit::{Handed, Outbox};
+use super::error::Result;
+use super::record::{UPDATE_DELIVERIES, bury};
+use super::sweep::{BITE, KEEP_LETTERS};
+use crate::args;
+use crate::types::delivery::DeadReason;
+use crate::types::{DeliveryId, Millis};
+
+// What a living lease holds is left to its holder: it judges by the same instant.
+macro_rules! not_in_flight {
+    () => {
+        "(phase = 'ready' OR due_at <= $1)"
+    };
+}
+const EXPIRED: &str = concat!(
+    "SELECT d.id FROM deliveries d JOIN delivery_queue q ON q.delivery_id = d.id
+     WHERE d.state = 'owed' AND d.expires_at <= $1 AND ",
+    not_in_flight!(),
+    " ORDER BY d.expires_at LIMIT $2"
+);
+static TAKE: Sql = Sql::batch(
+    concat!(
+        "DELETE FROM delivery_queue WHERE delivery_id IN (SELECT b.delivery_id FROM {b}) AND ",
+        not_in_flight!(),
+        " RETURNING delivery_id, fence, attempt, phase, started_at"
+    ),
+    1,
+    &[("delivery_id", Col::Uuid)],
+);
+
+impl Store {
+    /// Lays down what may not be sent any more; gives how many were looked at, [`Store::OVERDUE_BITE`] at the most.
+    pub async fn end_expired(&self, now: Millis) -> Result<usize> {
+        let mut ids = self.scout(EXPIRED, args![now, BITE]).await?;
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let mut ids: Vec<DeliveryId> = ids.drain(..).map(|r| r.id(0)).collect::<Result<_>>()?;
+        ids.sort_unstable();
+        let mut tx = self.0.writers.begin().await?;
+        let taken = tx.batch(&TAKE, args![now], ids.iter().map(|id| args![*id]).collect()).await?;
+        // An attempt whose end nobody saw is written down, as the next claim would.
+        let lost = taken.iter().filter_map(|row| lost(row).transpose()).collect::<Result<_>>()?;
+        tx.batch(&LOST_ATTEMPTS, vec![], lost).await?;
+        let reason = DeadReason::Expired;
+        let ended = |row: &Row| {
+            let (none, nothing, kept) = (None::<i64>, None::<String>, now.plus(KEEP_LETTERS));
+            let (id, fence, attempt) = (row.uuid(0)?, row.int(1)?, row.int(2)?);
+            Ok(args![id, "dead", fence, attempt, none, reason.as_str(), now, kept, nothing.clone(), nothing])
+        };
+        tx.batch(&UPDATE_DELIVERIES, vec![], taken.iter().map(ended).collect::<Result<_>>()?).await?;
+        let mut out = Outbox::new(&self.0, now);
+        let dead = taken.iter().map(|row| Ok((row.id(0)?, reason))).collect::<Result<_>>()?;
+        bury(&mut tx, &mut out, dead, now).await?;
+        let after = out.write(&mut tx).await?;
+        tx.commit().await?;
+        after.handed.into_iter().for_each(Handed::pass);
+        Ok(ids.len())
+    }
+}
+
+fn lost(row: &Row) -> Result<Option<Vec<super::db::Value>>> {
+    let leased = row.text(3)? == "leased";
+    let begun = row.time_opt(4)?.filter(|_| leased);
+    begun.map(|at| Ok(args![row.uuid(0)?, row.int(2)?, at])).transpose()
+}
