@@ -362,6 +362,7 @@ CREATE TABLE redrives (
     state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
     matched         BIGINT NOT NULL,
     redriven        BIGINT NOT NULL,
+    skipped         BIGINT NOT NULL,
     cursor_id       UUID,
     next_at         BIGINT,
     created_at      BIGINT NOT NULL,

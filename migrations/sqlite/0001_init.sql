@@ -359,6 +359,7 @@ CREATE TABLE redrives (
     state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
     matched         INTEGER NOT NULL,
     redriven        INTEGER NOT NULL,
+    skipped         INTEGER NOT NULL,
     cursor_id       BLOB,
     next_at         INTEGER,
     created_at      INTEGER NOT NULL,

@@ -104,7 +104,11 @@ pub(super) async fn run(
     if out.json {
         out.value(&redrive)?;
     }
-    out.say(&format!("{}: {} of {} queued again", redrive.state, redrive.redriven, redrive.matched))?;
+    let skipped = if redrive.skipped > 0 { format!(", {} skipped", redrive.skipped) } else { String::new() };
+    out.say(&format!(
+        "{}: {} of {} queued again{skipped}",
+        redrive.state, redrive.redriven, redrive.matched
+    ))?;
     Ok(if redrive.state == "done" { Exit::Done } else { Exit::Failed }.into())
 }
 

@@ -139,7 +139,7 @@ pub async fn explain(
 #[utoipa::path(post, path = "/v1/deliveries/{deliveryId}/retry", tag = "deliveries",
     operation_id = "retryDelivery", security(("apiKey" = ["deadletters:replay"])),
     params(("deliveryId" = DeliveryId, Path)),
-    responses((status = 202, body = Delivery), (status = 409, description = "job-already-finished")))]
+    responses((status = 202, body = Delivery), (status = 409, description = "job-not-retryable")))]
 pub async fn retry(
     State(app): State<App>,
     key: Key<need::DeadlettersReplay>,
@@ -172,13 +172,19 @@ pub async fn cancel(
     Ok(Json(delivery))
 }
 
-/// The contract has one code for "too late"; the detail says that it is the delivery that has ended.
+/// The contract has one code for "too late" and one for "not again"; the detail says that it is the delivery's fault.
 async fn ended<T>(verb: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let done = verb.await;
-    if matches!(done, Err(Error::AlreadyFinished)) {
-        let detail = "the delivery has already ended".to_owned();
-        let code = ProblemCode::JobAlreadyFinished;
-        return Err(Error::Invalid(crate::types::problem::Invalid { code, detail, errors: Vec::new() }));
-    }
-    done
+    let (code, detail) = match done {
+        Err(Error::AlreadyFinished) => (ProblemCode::JobAlreadyFinished, "the delivery has already ended"),
+        Err(Error::NotRetryable) => {
+            (ProblemCode::JobNotRetryable, "the endpoint that the delivery goes to is deleted")
+        }
+        done => return done,
+    };
+    Err(Error::Invalid(crate::types::problem::Invalid {
+        code,
+        detail: detail.to_owned(),
+        errors: Vec::new(),
+    }))
 }

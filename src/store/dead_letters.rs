@@ -48,7 +48,10 @@ static NEW_ROUND_LEASED: Sql =
     Sql::plain("UPDATE delivery_queue SET again = 1 WHERE delivery_id = $1 AND phase = 'leased'");
 static REOPEN: Sql = Sql::plain(
     "UPDATE deliveries SET state = 'owed', version = version + 1, ended_at = NULL, discarded_at = NULL, remove_at = NULL
-     WHERE id = $1 AND state IN ('dead', 'delivered', 'cancelled')",
+     WHERE id = $1 AND state IN ('dead', 'delivered', 'cancelled')
+       -- nobody would be there to take it: its claim would only cancel it, and the letter would be lost
+       AND (endpoint_id IS NULL OR EXISTS (SELECT 1 FROM endpoints e WHERE e.id = deliveries.endpoint_id
+                                           AND e.deleted_at IS NULL))",
 );
 static QUEUE_AGAIN: Sql = Sql::plain(
     "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, turn, due_at, phase, fence, attempt, used, unknowns)
@@ -109,7 +112,8 @@ impl Store {
         Ok(found)
     }
 
-    /// A new round of attempts now, whatever became of it before; its `webhook-id` stays.
+    /// A new round of attempts now, whatever became of it before; its `webhook-id` stays. Not retryable once its
+    /// endpoint is deleted.
     pub async fn retry_delivery(
         &self,
         tenant: TenantId,
@@ -121,8 +125,9 @@ impl Store {
         if lock(&mut tx, tenant, id).await? == "owed" {
             tx.run(&NOW_DUE, args![id, now]).await?;
             tx.run(&NEW_ROUND_LEASED, args![id]).await?;
-        } else {
-            reopen(&mut tx, id, now).await?;
+        } else if !reopen(&mut tx, id, now).await? {
+            tx.rollback().await?;
+            return Err(Error::NotRetryable);
         }
         tx.commit().await?;
         self.delivery(tenant, id, now).await
@@ -193,14 +198,15 @@ pub(super) async fn lock(tx: &mut Tx, tenant: TenantId, id: DeliveryId) -> Resul
     tx.all(&LOCK, args![id, tenant]).await?.first().ok_or(Error::NotFound)?.text(0)
 }
 
-/// A terminal delivery is owed again; the letter leaves the list, the history stays.
+/// A terminal delivery is owed again; the letter leaves the list, the history stays. False, and nothing is changed, if
+/// it goes to an endpoint that is deleted.
 pub(super) async fn reopen(tx: &mut Tx, id: DeliveryId, now: Millis) -> Result<bool> {
-    let reopened = tx.run(&REOPEN, args![id]).await? > 0;
-    if reopened {
-        tx.run(&QUEUE_AGAIN, args![id, now]).await?;
+    if tx.run(&REOPEN, args![id]).await? == 0 {
+        return Ok(false);
     }
+    tx.run(&QUEUE_AGAIN, args![id, now]).await?;
     tx.run(&DROP_LETTER, args![id]).await?;
-    Ok(reopened)
+    Ok(true)
 }
 
 /// Hides what the key that asks must not see; what belongs to no job is in no queue.

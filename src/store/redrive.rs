@@ -19,13 +19,14 @@ const STEPS_A_SECOND: u32 = 5;
 
 macro_rules! columns {
     () => {
-        "SELECT id, state, matched, redriven, created_at, ended_at, source FROM redrives"
+        "SELECT id, state, matched, redriven, created_at, ended_at, source, skipped FROM redrives"
     };
 }
 
 static START: Sql = Sql::plain(
-    "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, next_at, created_at, source)
-     VALUES ($1, $2, $3, $4, 'running', $5, 0, $6, $6, $7)",
+    "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, skipped, next_at, created_at,
+                           source)
+     VALUES ($1, $2, $3, $4, 'running', $5, 0, 0, $6, $6, $7)",
 );
 const ONE: &str = concat!(columns!(), " WHERE id = $1 AND tenant_id = $2");
 const LIST: &str = concat!(columns!(), " WHERE tenant_id = $1");
@@ -39,10 +40,11 @@ static NEXT: Sql = Sql::plain(
      WHERE q.state = 'running' AND q.next_at <= $1 ORDER BY q.next_at LIMIT 1 {lock}",
 );
 static ADVANCE: Sql = Sql::plain(
-    "UPDATE redrives SET redriven = redriven + $2, cursor_id = $3, next_at = $4, state = $5, ended_at = $6
+    "UPDATE redrives SET redriven = redriven + $2, cursor_id = $3, next_at = $4, state = $5, ended_at = $6,
+            skipped = skipped + $7
      WHERE id = $1",
 );
-static STILL_THERE: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1");
+static STILL_THERE: Sql = Sql::plain("SELECT x.delivery_id FROM dead_letters x WHERE x.delivery_id = $1");
 const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
 const DELIVERIES: &str = "SELECT id FROM deliveries WHERE tenant_id = $1";
 const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
@@ -136,7 +138,8 @@ impl Store {
         // From when the step was due, not from when someone came to do it; of a long silence one second is made up.
         let from = row.time(6)?.max(now.minus(std::time::Duration::from_secs(1)));
         let next = (!done).then_some(Millis(from.0 + pause));
-        tx.run(&ADVANCE, args![id, redriven, last, next, state, ended]).await?;
+        let skipped = i64::try_from(found.len()).unwrap_or(i64::MAX) - redriven;
+        tx.run(&ADVANCE, args![id, redriven, last, next, state, ended, skipped]).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -176,7 +179,8 @@ fn bite(
     f.finish()
 }
 
-/// Queues one of them again, if it is still what was looked for: it may have been sent again or discarded since.
+/// Queues one of them again, if it is still what was looked for: it may have been sent again or discarded since, or
+/// its endpoint be deleted.
 async fn again(
     tx: &mut Tx,
     tenant: TenantId,
@@ -186,7 +190,7 @@ async fn again(
 ) -> Result<bool> {
     let state = lock(tx, tenant, id).await?;
     let still = match of {
-        ReplayOf::Letters => state == "dead" && tx.run(&STILL_THERE, args![id]).await? > 0,
+        ReplayOf::Letters => state == "dead" && !tx.all(&STILL_THERE, args![id]).await?.is_empty(),
         ReplayOf::Deliveries => state == wanted(filter).as_str(),
     };
     Ok(still && reopen(tx, id, now).await?)
@@ -270,6 +274,7 @@ fn redrive(row: &Row) -> Result<api::Redrive> {
         state: row.text(1)?,
         matched: big(row.int(2)?),
         redriven: big(row.int(3)?),
+        skipped: big(row.int(7)?),
         created_at: row.time(4)?,
         ended_at: row.time_opt(5)?,
     })

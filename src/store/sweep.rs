@@ -166,7 +166,9 @@ static OLD_KEYS: Sql = Sql::plain(concat!("DELETE FROM idempotency ", old_keys!(
 static OLD_LANES: Sql = Sql::plain(
     "DELETE FROM lanes
      WHERE id IN (SELECT l.id FROM lanes l
-                  WHERE l.used_at <= $1 AND l.endpoint_id IS NULL AND (l.held_until IS NULL OR l.held_until <= $2)
+                  WHERE l.used_at <= $1
+                    AND (l.endpoint_id IS NULL OR NOT EXISTS (SELECT 1 FROM endpoints e WHERE e.id = l.endpoint_id))
+                    AND (l.held_until IS NULL OR l.held_until <= $2)
                     AND (l.paused_until IS NULL OR l.paused_until <= $2)
                     AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = l.owner_id)
                     AND NOT EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = l.id)

@@ -184,6 +184,9 @@ pub struct Redrive {
     pub matched: u64,
     /// How many have been queued again.
     pub redriven: u64,
+    /// How many were not: their endpoint is deleted, or they were sent again or discarded meanwhile.
+    #[serde(default)]
+    pub skipped: u64,
     /// When it was asked for.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Millis,

@@ -1,11 +1,13 @@
 //! Replays of deliveries that have ended, and which dead letters belong together.
 
-use ringback::store::{Narrow, OutageFilter, ReplayOf};
+use ringback::store::{Error, Narrow, OutageFilter, ReplayOf};
 use ringback::types::api::ReplayFilter;
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
+use ringback::types::endpoint::Endpoint;
 use ringback::types::outage::outages;
 use ringback::types::{DeliveryId, Millis};
 
+use super::endpoints::endpoint;
 use crate::support::store::{Bed, both_stores, callback, complete};
 
 both_stores! {
@@ -13,6 +15,8 @@ both_stores! {
     a_replay_takes_what_was_delivered_before_it_and_each_once,
     a_replay_leaves_alone_what_changed_meanwhile,
     letters_are_told_by_receiver_error_and_time,
+    what_went_to_a_deleted_endpoint_stays_a_letter,
+    a_lane_made_anew_for_a_deleted_endpoint_is_forgotten,
 }
 
 /// A callback to that host that has ended so.
@@ -137,4 +141,53 @@ async fn letters_are_told_by_receiver_error_and_time(bed: &Bed) {
     assert!(
         bed.store.letter_spans(two, &OutageFilter::default(), &Narrow::default()).await.unwrap().is_empty()
     );
+}
+
+/// An endpoint with a dead letter.
+async fn with_letter(bed: &Bed) -> (Endpoint, DeliveryId) {
+    let there = endpoint(bed, serde_json::json!({"events": ["job.queued"]})).await;
+    bed.submit_n(1).await;
+    let letter = bed.deliver(500, Verdict::Dead(DeadReason::Exhausted)).await.id;
+    (there, letter)
+}
+
+async fn what_went_to_a_deleted_endpoint_stays_a_letter(bed: &Bed) {
+    let (there, letter) = with_letter(bed).await;
+    bed.store.delete_endpoint(bed.tenant, there.id, bed.now()).await.unwrap();
+    bed.lease(9).await;
+    ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
+    let retried = bed.store.retry_delivery(bed.tenant, letter, bed.now()).await;
+    assert!(matches!(retried, Err(Error::NotRetryable)), "{retried:?}");
+    for of in [ReplayOf::Letters, ReplayOf::Deliveries] {
+        let filter = only(|f| f.ids = Some(vec![letter]));
+        let begun = bed.store.start_redrive(bed.tenant, (of, &filter), None, bed.now()).await.unwrap();
+        while bed.store.step_redrive(bed.now()).await.unwrap() {}
+        let done = bed.store.redrive(bed.tenant, begun.redrive_id).await.unwrap();
+        assert_eq!(
+            (done.state.as_str(), done.matched, done.redriven, done.skipped),
+            ("done", 1, 0, 1),
+            "{of:?}"
+        );
+    }
+    assert_eq!((bed.count("dead_letters").await, bed.count("delivery_queue").await), (2, 0));
+    let of = (ReplayOf::Letters, &ReplayFilter::default());
+    let begun = bed.store.start_redrive(bed.tenant, of, None, bed.now()).await.unwrap();
+    while bed.store.step_redrive(bed.now()).await.unwrap() {}
+    let done = bed.store.redrive(bed.tenant, begun.redrive_id).await.unwrap();
+    assert_eq!((done.matched, done.redriven, done.skipped), (2, 1, 1), "it keeps no other back");
+    assert_eq!((bed.count("dead_letters").await, bed.count("delivery_queue").await), (1, 1));
+}
+
+async fn a_lane_made_anew_for_a_deleted_endpoint_is_forgotten(bed: &Bed) {
+    let (there, letter) = with_letter(bed).await;
+    bed.store.delete_endpoint(bed.tenant, there.id, bed.now()).await.unwrap();
+    bed.pass_seconds(61);
+    bed.store.step_drains(bed.now()).await.unwrap();
+    assert_eq!((bed.count("endpoints").await, bed.count("lanes").await), (0, 0));
+    // A node that had read what was due before makes it anew.
+    bed.store.own_lanes(bed.node, &[(there.lane(), letter)], bed.now()).await.unwrap();
+    assert_eq!(bed.count("lanes").await, 1);
+    bed.pass_seconds(8 * 24 * 3_600);
+    while bed.store.retain(bed.now()).await.unwrap() > 0 {}
+    assert_eq!(bed.count("lanes").await, 0);
 }

@@ -55,7 +55,7 @@ async fn a_replay_sends_the_same_bytes_under_the_same_id(site: &Site) {
     let redrive = start(&app, &json!({"filter": {"ids": [delivery]}}), 1).await;
 
     let done = redriven(&app, &redrive, "done", 1).await;
-    let wanted = json!({"redriveId": done["redriveId"], "of": "deadLetters", "state": "done", "matched": 1, "redriven": 1,
+    let wanted = json!({"redriveId": done["redriveId"], "of": "deadLetters", "state": "done", "matched": 1, "redriven": 1, "skipped": 0,
         "createdAt": began, "endedAt": began});
     assert_eq!(done, wanted);
     assert_eq!(app.items("/v1/redrives").await, [wanted]);
