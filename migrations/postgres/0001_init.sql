@@ -361,6 +361,8 @@ CREATE TABLE redrives (
     rate_per_second BIGINT,
     state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
     matched         BIGINT NOT NULL,
+    -- 1: there were more to count
+    at_least        BIGINT NOT NULL,
     redriven        BIGINT NOT NULL,
     skipped         BIGINT NOT NULL,
     cursor_id       UUID,

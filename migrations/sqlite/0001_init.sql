@@ -358,6 +358,8 @@ CREATE TABLE redrives (
     rate_per_second INTEGER,
     state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
     matched         INTEGER NOT NULL,
+    -- 1: there were more to count
+    at_least        INTEGER NOT NULL,
     redriven        INTEGER NOT NULL,
     skipped         INTEGER NOT NULL,
     cursor_id       BLOB,

@@ -93,9 +93,10 @@ pub(super) async fn run(
         if out.json {
             out.value(&replayed)?;
         }
+        let matched = format!("{}{}", replayed.matched, if replayed.at_least { " or more" } else { "" });
         out.say(&match replayed.redrive_id {
-            Some(id) => format!("{} {what} are being sent again ({id})", replayed.matched),
-            None => format!("{} {what} match", replayed.matched),
+            Some(id) => format!("{matched} {what} are being sent again ({id})"),
+            None => format!("{matched} {what} match"),
         })?;
         return Ok(Exit::Done.into());
     };

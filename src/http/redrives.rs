@@ -66,13 +66,15 @@ async fn start(
     let filter = checked(key, filter)?;
     if dry_run {
         let matched = app.ask(app.store.count_matching(key.tenant(), of, &filter)).await?;
-        return Ok(Json(Replayed { redrive_id: None, matched }).into_response());
+        let (matched, at_least) = (matched.count, matched.at_least);
+        return Ok(Json(Replayed { redrive_id: None, matched, at_least }).into_response());
     }
     let verb = app.store.start_redrive(key.tenant(), (of, &filter), rate_per_second, app.now());
     let started = app.ask(verb).await?;
     app.wake.deliveries.nudge();
     let at = app.store.urls().path(&format!("/v1/redrives/{}", started.redrive_id));
-    let body = Replayed { redrive_id: Some(started.redrive_id), matched: started.matched };
+    let (matched, at_least) = (started.matched, started.at_least);
+    let body = Replayed { redrive_id: Some(started.redrive_id), matched, at_least };
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, at)], Json(body)).into_response())
 }
 

@@ -1,12 +1,14 @@
 //! Redrives: a filter over dead letters or ended deliveries, worked off in bounded steps that survive a restart.
 
+use std::time::Duration;
+
 use super::Store;
 use super::batch::Sql;
 use super::db::{Row, Value};
 use super::dead_letters::{lock, reopen};
 use super::error::{Error, Result};
 use super::jobs::Filter;
-use super::model::{PageOf, ReplayOf};
+use super::model::{Matched, PageOf, ReplayOf};
 use super::pool::Tx;
 use crate::args;
 use crate::types::delivery::DeliveryState;
@@ -16,17 +18,23 @@ use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
 const STEP: u32 = 200;
 /// Into how many steps the letters of a second are cut where a rate is given.
 const STEPS_A_SECOND: u32 = 5;
+/// So many are looked at in one transaction, however few of them match.
+const LOOKED: u32 = 10_000;
+/// ... and counted before a redrive starts.
+const COUNTED: u32 = 100_000;
+/// A step that failed is tried again so much later.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 macro_rules! columns {
     () => {
-        "SELECT id, state, matched, redriven, created_at, ended_at, source, skipped FROM redrives"
+        "SELECT id, state, matched, redriven, created_at, ended_at, source, skipped, at_least FROM redrives"
     };
 }
 
 static START: Sql = Sql::plain(
     "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, skipped, next_at, created_at,
-                           source)
-     VALUES ($1, $2, $3, $4, 'running', $5, 0, 0, $6, $6, $7)",
+                           source, at_least)
+     VALUES ($1, $2, $3, $4, 'running', $5, 0, 0, $6, $6, $7, $8)",
 );
 const ONE: &str = concat!(columns!(), " WHERE id = $1 AND tenant_id = $2");
 const LIST: &str = concat!(columns!(), " WHERE tenant_id = $1");
@@ -44,6 +52,7 @@ static ADVANCE: Sql = Sql::plain(
             skipped = skipped + $7
      WHERE id = $1",
 );
+static PUT_OFF: Sql = Sql::plain("UPDATE redrives SET next_at = $2 WHERE id = $1 AND state = 'running'");
 static STILL_THERE: Sql = Sql::plain("SELECT x.delivery_id FROM dead_letters x WHERE x.delivery_id = $1");
 const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
 const DELIVERIES: &str = "SELECT id FROM deliveries WHERE tenant_id = $1";
@@ -63,27 +72,37 @@ impl Store {
         let id: RedriveId = self.0.dice.id(now);
         let text = serde_json::to_string(filter).map_err(|e| Error::Bug(e.to_string()))?;
         let mut tx = self.0.writers.begin().await?;
-        let matched_i = i64::try_from(matched).unwrap_or(i64::MAX);
-        tx.run(&START, args![id, tenant, text, rate_per_second, matched_i, now, of.as_str()]).await?;
+        let (count, at_least) =
+            (i64::try_from(matched.count).unwrap_or(i64::MAX), i64::from(matched.at_least));
+        tx.run(&START, args![id, tenant, text, rate_per_second, count, now, of.as_str(), at_least]).await?;
         tx.commit().await?;
         self.redrive(tenant, id).await
     }
 
-    /// How many match.
+    /// How many match; of a tenant with very many only the newest are looked at.
     pub async fn count_matching(
         &self,
         tenant: TenantId,
         of: ReplayOf,
         filter: &api::ReplayFilter,
-    ) -> Result<u64> {
-        let base = match of {
-            ReplayOf::Letters => COUNT_LETTERS,
-            ReplayOf::Deliveries => COUNT_DELIVERIES,
+    ) -> Result<Matched> {
+        let older: Option<DeliveryId> = match is_direct(filter) {
+            true => None,
+            false => {
+                let (sql, args) = edge(tenant, of, filter, None, ("DESC", COUNTED));
+                self.read(sql, args).await?.first().map(|r| r.id(0)).transpose()?
+            }
         };
-        let (sql, args) = matching(base, tenant, of, filter).finish();
+        let (base, newer) = match of {
+            ReplayOf::Letters => (COUNT_LETTERS, "delivery_id > {}"),
+            ReplayOf::Deliveries => (COUNT_DELIVERIES, "id > {}"),
+        };
+        let mut f = matching(base, tenant, of, filter);
+        f.and_some(newer, older);
+        let (sql, args) = f.finish();
         let rows = self.read(sql, args).await?;
         let n = rows.first().map_or(Ok(0), |r| r.int(0))?;
-        Ok(u64::try_from(n).unwrap_or(0))
+        Ok(Matched { count: u64::try_from(n).unwrap_or(0), at_least: older.is_some() })
     }
 
     /// How far a redrive is.
@@ -106,6 +125,8 @@ impl Store {
     }
 
     /// Does one step of one redrive that is due. False if none was. Any node may do it.
+    ///
+    /// One whose step fails is put off, so that it keeps back no other.
     pub async fn step_redrive(&self, now: Millis) -> Result<bool> {
         let mut tx = self.0.writers.begin().await?;
         let rows = tx.all(&NEXT, args![now]).await?;
@@ -113,36 +134,58 @@ impl Store {
             tx.rollback().await?;
             return Ok(false);
         };
-        let (id, tenant): (RedriveId, TenantId) = (row.id(0)?, row.id(1)?);
-        let mut filter: api::ReplayFilter =
-            serde_json::from_str(&row.text(2)?).map_err(|e| Error::Bug(format!("stored filter: {e}")))?;
-        let started = row.time(5)?;
-        // A letter that died after the start, perhaps by this very redrive, is not sent for ever.
-        filter.until = Some(filter.until.map_or(started.plus(std::time::Duration::from_millis(1)), |u| {
-            u.min(started.plus(std::time::Duration::from_millis(1)))
-        }));
-        let rate = row.int_opt(3)?.and_then(|r| u32::try_from(r).ok());
-        let cursor: Option<DeliveryId> = row.id_opt(4)?;
-        let step = rate.map_or(STEP, |r| r.div_ceil(STEPS_A_SECOND).min(STEP));
-        let of = ReplayOf::of(&row.text(7)?)?;
-        let (sql, args) = bite(tenant, of, &filter, cursor, step);
-        let found = tx.all_text(sql, args).await?;
-        let mut redriven = 0i64;
-        for one in &found {
-            redriven += i64::from(again(&mut tx, tenant, one.id(0)?, (of, &filter), now).await?);
-        }
-        let last = found.last().map(|r| r.id::<id::Delivery>(0)).transpose()?.or(cursor);
-        let done = found.len() < step as usize;
-        let pause = rate.map_or(0, |r| i64::from(step) * 1000 / i64::from(r.max(1)));
-        let (state, ended) = if done { ("done", Some(now)) } else { ("running", None) };
-        // From when the step was due, not from when someone came to do it; of a long silence one second is made up.
-        let from = row.time(6)?.max(now.minus(std::time::Duration::from_secs(1)));
-        let next = (!done).then_some(Millis(from.0 + pause));
-        let skipped = i64::try_from(found.len()).unwrap_or(i64::MAX) - redriven;
-        tx.run(&ADVANCE, args![id, redriven, last, next, state, ended, skipped]).await?;
+        let stepped = step(&mut tx, row, now).await;
+        let Err(e) = stepped else {
+            tx.commit().await?;
+            return Ok(true);
+        };
+        let _ = tx.rollback().await;
+        let id: RedriveId = row.id(0)?;
+        let mut tx = self.0.writers.begin().await?;
+        tx.run(&PUT_OFF, args![id, now.plus(TRY_AGAIN)]).await?;
         tx.commit().await?;
+        tracing::error!(redrive.id = %id, error = %e, "a step of a redrive failed and is put off");
         Ok(true)
     }
+}
+
+async fn step(tx: &mut Tx, row: &Row, now: Millis) -> Result<()> {
+    let (id, tenant): (RedriveId, TenantId) = (row.id(0)?, row.id(1)?);
+    let mut filter: api::ReplayFilter =
+        serde_json::from_str(&row.text(2)?).map_err(|e| Error::Bug(format!("stored filter: {e}")))?;
+    let started = row.time(5)?;
+    // A letter that died after the start, perhaps by this very redrive, is not sent for ever.
+    let end = started.plus(Duration::from_millis(1));
+    filter.until = Some(filter.until.map_or(end, |until| until.min(end)));
+    let rate = row.int_opt(3)?.and_then(|r| u32::try_from(r).ok());
+    let cursor: Option<DeliveryId> = row.id_opt(4)?;
+    let step = rate.map_or(STEP, |r| r.div_ceil(STEPS_A_SECOND).min(STEP));
+    let of = ReplayOf::of(&row.text(7)?)?;
+    let seen = match is_direct(&filter) {
+        true => None,
+        false => {
+            let (sql, args) = edge(tenant, of, &filter, cursor, ("ASC", LOOKED - 1));
+            tx.all_text(sql, args).await?.first().map(|r| r.id::<id::Delivery>(0)).transpose()?
+        }
+    };
+    let (sql, args) = bite(tenant, of, &filter, (cursor, seen), step);
+    let found = tx.all_text(sql, args).await?;
+    let mut redriven = 0i64;
+    for one in &found {
+        redriven += i64::from(again(tx, tenant, one.id(0)?, (of, &filter), now).await?);
+    }
+    let full = found.len() == step as usize;
+    let last = if full { found.last().map(|r| r.id::<id::Delivery>(0)).transpose()? } else { seen };
+    let done = last.is_none();
+    let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
+    let pause = rate.map_or(0, |r| count * 1000 / i64::from(r.max(1)));
+    let (state, ended) = if done { ("done", Some(now)) } else { ("running", None) };
+    // From when the step was due, not from when someone came to do it; of a long silence one second is made up.
+    let from = row.time(6)?.max(now.minus(Duration::from_secs(1)));
+    let next = (!done).then_some(Millis(from.0 + pause));
+    tx.run(&ADVANCE, args![id, redriven, last.or(cursor), next, state, ended, count - redriven])
+        .await
+        .map(drop)
 }
 
 impl ReplayOf {
@@ -159,23 +202,64 @@ impl ReplayOf {
     }
 }
 
-/// The next `step` that match, behind the cursor.
-fn bite(
+/// Whether what it matches is found by an index, and not by looking at all there is.
+fn is_direct(filter: &api::ReplayFilter) -> bool {
+    filter.ids.is_some() || filter.job_id.is_some()
+}
+
+/// The one that lies `offset` behind the cursor, whatever else the filter asks for.
+fn edge(
     tenant: TenantId,
     of: ReplayOf,
     filter: &api::ReplayFilter,
     cursor: Option<DeliveryId>,
+    (order, offset): (&str, u32),
+) -> (&'static str, Vec<Value>) {
+    let (base, behind, key) = source(of);
+    let mut f = Filter::new(base, args![tenant]);
+    match (of, wanted(filter)) {
+        // There are few, and they have indexes of their own.
+        (ReplayOf::Deliveries, DeliveryState::Dead) => f.push(" AND state = 'dead'"),
+        (ReplayOf::Deliveries, DeliveryState::Cancelled) => f.push(" AND state = 'cancelled'"),
+        (
+            ReplayOf::Deliveries,
+            DeliveryState::Delivered | DeliveryState::Pending | DeliveryState::InFlight | DeliveryState::Held,
+        )
+        | (ReplayOf::Letters, _) => {}
+    }
+    f.and_some(behind, cursor);
+    f.args.push(offset.into());
+    let n = f.args.len();
+    f.push(&format!(" ORDER BY {key} {order} LIMIT 1 OFFSET ${n}"));
+    f.finish()
+}
+
+fn source(of: ReplayOf) -> (&'static str, &'static str, &'static str) {
+    match of {
+        ReplayOf::Letters => (LETTERS, "delivery_id > {}", "delivery_id"),
+        ReplayOf::Deliveries => (DELIVERIES, "id > {}", "id"),
+    }
+}
+
+/// The next `step` that match, behind the cursor and up to what was seen.
+fn bite(
+    tenant: TenantId,
+    of: ReplayOf,
+    filter: &api::ReplayFilter,
+    (cursor, seen): (Option<DeliveryId>, Option<DeliveryId>),
     step: u32,
 ) -> (&'static str, Vec<Value>) {
-    let (base, behind, order) = match of {
-        ReplayOf::Letters => (LETTERS, "delivery_id > {}", " ORDER BY delivery_id LIMIT "),
-        ReplayOf::Deliveries => (DELIVERIES, "id > {}", " ORDER BY id LIMIT "),
+    let (base, behind, key) = source(of);
+    let up_to = match of {
+        ReplayOf::Letters => "delivery_id <= {}",
+        ReplayOf::Deliveries => "id <= {}",
     };
     let mut f = matching(base, tenant, of, filter);
     f.and_some(behind, cursor);
+    f.and_some(up_to, seen);
     f.args.push(step.into());
     let n = f.args.len();
-    f.push(&format!("{order}${n}"));
+    f.push(&format!(" ORDER BY {key} LIMIT ${n}"));
     f.finish()
 }
 
@@ -273,6 +357,7 @@ fn redrive(row: &Row) -> Result<api::Redrive> {
         .to_owned(),
         state: row.text(1)?,
         matched: big(row.int(2)?),
+        at_least: row.int(8)? != 0,
         redriven: big(row.int(3)?),
         skipped: big(row.int(7)?),
         created_at: row.time(4)?,

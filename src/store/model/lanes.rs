@@ -4,6 +4,15 @@ use super::DueDelivery;
 use crate::types::lane::Limits;
 use crate::types::{EndpointId, LaneId, Millis, api};
 
+/// How many a replay's filter finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Matched {
+    /// So many.
+    pub count: u64,
+    /// There are more to look at than were looked at.
+    pub at_least: bool,
+}
+
 /// What a replay sends again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayOf {

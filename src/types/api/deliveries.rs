@@ -167,6 +167,9 @@ pub struct Replayed {
     pub redrive_id: Option<RedriveId>,
     /// How many matched at that moment.
     pub matched: u64,
+    /// `matched` counts only the newest 100,000 that there were to look at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
 }
 
 /// A replay under way or done.
@@ -182,6 +185,9 @@ pub struct Redrive {
     pub state: String,
     /// How many matched at the start.
     pub matched: u64,
+    /// `matched` counts only the newest 100,000 that there were to look at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_least: bool,
     /// How many have been queued again.
     pub redriven: u64,
     /// How many were not: their endpoint is deleted, or they were sent again or discarded meanwhile.

@@ -49,7 +49,7 @@ async fn letters_are_found_by_every_filter(bed: &Bed) {
         let mut filter = ReplayFilter::default();
         change(&mut filter);
         let got = bed.store.dead_letters(bed.tenant, &filter, &Narrow::default(), page(200)).await.unwrap();
-        let n = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &filter).await.unwrap();
+        let n = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &filter).await.unwrap().count;
         assert_eq!(n, got.len() as u64);
         got.into_iter().map(|l| l.delivery_id).collect::<Vec<_>>()
     };

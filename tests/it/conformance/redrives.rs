@@ -1,5 +1,6 @@
 //! Replays of deliveries that have ended, and which dead letters belong together.
 
+use ringback::store::db::Engine;
 use ringback::store::{Error, Narrow, OutageFilter, ReplayOf};
 use ringback::types::api::ReplayFilter;
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
@@ -17,6 +18,9 @@ both_stores! {
     letters_are_told_by_receiver_error_and_time,
     what_went_to_a_deleted_endpoint_stays_a_letter,
     a_lane_made_anew_for_a_deleted_endpoint_is_forgotten,
+    a_redrive_that_fails_keeps_back_no_other,
+    a_step_looks_at_so_many_however_few_match,
+    of_very_many_the_newest_are_counted,
 }
 
 /// A callback to that host that has ended so.
@@ -43,7 +47,7 @@ async fn deliveries_are_matched_by_state_error_and_time(bed: &Bed) {
     bed.pass_seconds(10);
     ended(bed, "b.example.com", 204, Verdict::Delivered).await;
     let count = async |filter: ReplayFilter| {
-        bed.store.count_matching(bed.tenant, ReplayOf::Deliveries, &filter).await.unwrap()
+        bed.store.count_matching(bed.tenant, ReplayOf::Deliveries, &filter).await.unwrap().count
     };
     let in_state = |state| only(|f| f.state = Some(state));
     let delivered = || in_state(DeliveryState::Delivered);
@@ -60,7 +64,7 @@ async fn deliveries_are_matched_by_state_error_and_time(bed: &Bed) {
         assert_eq!(count(only(|f| f.reason = Some(reason.to_owned()))).await, n, "{reason}");
     }
     let two = bed.store.tenant("two", bed.now()).await.unwrap();
-    assert_eq!(bed.store.count_matching(two, ReplayOf::Deliveries, &delivered()).await.unwrap(), 0);
+    assert_eq!(bed.store.count_matching(two, ReplayOf::Deliveries, &delivered()).await.unwrap().count, 0);
 }
 
 async fn a_replay_takes_what_was_delivered_before_it_and_each_once(bed: &Bed) {
@@ -124,7 +128,7 @@ async fn letters_are_told_by_receiver_error_and_time(bed: &Bed) {
     let told: Vec<_> = all.iter().map(|o| (o.host.as_str(), o.letters)).collect();
     assert_eq!(told, [("a.example.com", 1), ("b.example.com", 1), ("a.example.com", 2)]);
     for outage in &all {
-        let n = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &outage.filter).await.unwrap();
+        let n = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &outage.filter).await.unwrap().count;
         assert_eq!(n, outage.letters, "its filter is of exactly these: {outage:?}");
     }
     assert_eq!(
@@ -190,4 +194,68 @@ async fn a_lane_made_anew_for_a_deleted_endpoint_is_forgotten(bed: &Bed) {
     bed.pass_seconds(8 * 24 * 3_600);
     while bed.store.retain(bed.now()).await.unwrap() > 0 {}
     assert_eq!(bed.count("lanes").await, 0);
+}
+
+async fn a_redrive_that_fails_keeps_back_no_other(bed: &Bed) {
+    ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
+    let of = (ReplayOf::Letters, &ReplayFilter::default());
+    let broken = bed.store.start_redrive(bed.tenant, of, None, bed.now()).await.unwrap().redrive_id;
+    bed.pass_seconds(1);
+    let sound = bed.store.start_redrive(bed.tenant, of, None, bed.now()).await.unwrap().redrive_id;
+    let filter = async |text: &str| {
+        let which = bed.literal(broken.uuid());
+        bed.rows(&format!("UPDATE redrives SET filter = '{text}' WHERE id = {which}")).await;
+    };
+    filter("broken").await;
+    while bed.store.step_redrive(bed.now()).await.unwrap() {}
+    let told = async |id| bed.store.redrive(bed.tenant, id).await.unwrap();
+    assert_eq!((told(sound).await.state.as_str(), told(sound).await.redriven), ("done", 1));
+    assert_eq!(told(broken).await.state, "running");
+    filter("{}").await;
+    assert!(!bed.store.step_redrive(bed.now()).await.unwrap(), "it is put off");
+    bed.pass_seconds(5);
+    while bed.store.step_redrive(bed.now()).await.unwrap() {}
+    assert_eq!(told(broken).await.state, "done", "and goes on once it can");
+}
+
+/// Letters without their deliveries, all older than any other.
+async fn plant(bed: &Bed, n: u32) {
+    bed.spoil();
+    let id = match bed.engine() {
+        Engine::Sqlite => "unhex('0000' || printf('%028x', n))",
+        Engine::Postgres => "CAST(lpad(to_hex(n), 32, '0') AS UUID)",
+    };
+    let tenant = bed.literal(bed.tenant.uuid());
+    bed.rows(&format!(
+        "INSERT INTO dead_letters (delivery_id, tenant_id, event_kind, url, host, reason, attempts, died_at)
+         WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {n})
+         SELECT {id}, {tenant}, 'x', 'https://old.example.com/', 'old.example.com', 'gone', 1, 1 FROM c"
+    ))
+    .await;
+}
+
+async fn a_step_looks_at_so_many_however_few_match(bed: &Bed) {
+    plant(bed, 10_000).await;
+    ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
+    let filter = only(|f| f.host = Some("a.example.com".to_owned()));
+    let begun = bed.store.start_redrive(bed.tenant, (ReplayOf::Letters, &filter), None, bed.now()).await;
+    let begun = begun.unwrap();
+    assert_eq!((begun.matched, begun.at_least), (1, false));
+    for (state, redriven) in [("running", 0), ("done", 1)] {
+        assert!(bed.store.step_redrive(bed.now()).await.unwrap());
+        let seen = bed.store.redrive(bed.tenant, begun.redrive_id).await.unwrap();
+        assert_eq!((seen.state.as_str(), seen.redriven), (state, redriven));
+    }
+}
+
+async fn of_very_many_the_newest_are_counted(bed: &Bed) {
+    plant(bed, 100_000).await;
+    let id = ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
+    let count = async |filter: ReplayFilter| {
+        let found = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &filter).await.unwrap();
+        (found.count, found.at_least)
+    };
+    assert_eq!(count(ReplayFilter::default()).await, (100_000, true));
+    assert_eq!(count(only(|f| f.host = Some("a.example.com".to_owned()))).await, (1, true));
+    assert_eq!(count(only(|f| f.ids = Some(vec![id]))).await, (1, false), "found without a search");
 }
