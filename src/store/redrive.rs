@@ -27,7 +27,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 macro_rules! columns {
     () => {
-        "SELECT id, state, matched, redriven, created_at, ended_at, source, skipped, at_least FROM redrives"
+        "SELECT id, state, matched, redriven, created_at, ended_at, source, skipped, at_least, filter, rate_per_second
+         FROM redrives"
     };
 }
 
@@ -355,6 +356,9 @@ fn redrive(row: &Row) -> Result<api::Redrive> {
             ReplayOf::Deliveries => "deliveries",
         }
         .to_owned(),
+        // One that cannot be read fails at each of its steps, and can still be looked at and cancelled.
+        filter: serde_json::from_str(&row.text(9)?).ok(),
+        rate_per_second: row.int_opt(10)?.and_then(|r| u32::try_from(r).ok()),
         state: row.text(1)?,
         matched: big(row.int(2)?),
         at_least: row.int(8)? != 0,

@@ -181,6 +181,10 @@ pub struct Redrive {
     pub redrive_id: RedriveId,
     /// What it takes: `deadLetters` or `deliveries`.
     pub of: String,
+    /// Which of them.
+    pub filter: Option<ReplayFilter>,
+    /// How many a second; as fast as the lanes allow when absent.
+    pub rate_per_second: Option<u32>,
     /// `running`, `done` or `cancelled`.
     pub state: String,
     /// How many matched at the start.

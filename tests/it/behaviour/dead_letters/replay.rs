@@ -56,7 +56,7 @@ async fn a_replay_sends_the_same_bytes_under_the_same_id(site: &Site) {
 
     let done = redriven(&app, &redrive, "done", 1).await;
     let wanted = json!({"redriveId": done["redriveId"], "of": "deadLetters", "state": "done", "matched": 1, "redriven": 1, "skipped": 0,
-        "createdAt": began, "endedAt": began});
+        "filter": {"ids": [delivery]}, "createdAt": began, "endedAt": began});
     assert_eq!(done, wanted);
     assert_eq!(app.items("/v1/redrives").await, [wanted]);
     let got = receiver.wait("/x", 3, LIMIT).await;
@@ -131,6 +131,7 @@ async fn a_replay_keeps_its_rate(site: &Site) {
     for n in 1..4 {
         let seen = redriven(&app, &redrive, "running", n).await;
         assert!(seen.get("endedAt").is_none(), "{seen}");
+        assert_eq!((&seen["filter"], &seen["ratePerSecond"]), (&json!({}), &json!(1)), "what it does");
         app.clock.advance(Duration::from_millis(999));
         swept(&app).await;
         assert_eq!(app.get(&redrive).await.ok(200), seen, "no faster than one a second");
