@@ -39,6 +39,9 @@ pub(super) struct FilterArgs {
     /// To this endpoint.
     #[arg(long, env = "RINGBACK_ENDPOINT_ID")]
     endpoint_id: Option<EndpointId>,
+    /// To no standing endpoint (`true`), or to any of them (`false`).
+    #[arg(long, env = "RINGBACK_AD_HOC", value_name = "BOOL")]
+    ad_hoc: Option<bool>,
     /// Of this account.
     #[arg(long, env = "RINGBACK_ACCOUNT")]
     account: Option<String>,
@@ -65,6 +68,7 @@ impl FilterArgs {
             ids: (!ids.is_empty()).then_some(ids),
             job_id: self.job_id,
             endpoint_id: self.endpoint_id,
+            ad_hoc: self.ad_hoc,
             account: self.account,
             host: self.host,
             kind: self.kind,

@@ -21,14 +21,26 @@ pub struct ListQuery {
 }
 
 impl FromQuery for ListQuery {
-    const NAMES: &'static [&'static str] =
-        &["jobId", "endpointId", "account", "host", "type", "reason", "since", "until", "cursor", "limit"];
+    const NAMES: &'static [&'static str] = &[
+        "jobId",
+        "endpointId",
+        "adHoc",
+        "account",
+        "host",
+        "type",
+        "reason",
+        "since",
+        "until",
+        "cursor",
+        "limit",
+    ];
 
     fn from_params(params: &Params) -> Result<Self, Problem> {
         let filter = ReplayFilter {
             ids: None,
             job_id: params.parse("jobId")?,
             endpoint_id: params.parse("endpointId")?,
+            ad_hoc: params.parse("adHoc")?,
             account: params.short("account", 255)?,
             host: params.short("host", 255)?.map(|host| host.to_ascii_lowercase()),
             kind: params.short("type", 128)?,
@@ -45,7 +57,7 @@ impl FromQuery for ListQuery {
 #[utoipa::path(get, path = "/v1/dead-letters", tag = "dead letters", operation_id = "listDeadLetters",
     security(("apiKey" = ["deliveries:read"])),
     params(("jobId" = Option<JobId>, Query), ("endpointId" = Option<EndpointId>, Query),
-        ("account" = Option<String>, Query), ("host" = Option<String>, Query),
+        ("adHoc" = Option<bool>, Query), ("account" = Option<String>, Query), ("host" = Option<String>, Query),
         ("type" = Option<String>, Query), ("reason" = Option<String>, Query),
         ("since" = Option<String>, Query, format = DateTime),
         ("until" = Option<String>, Query, format = DateTime), ("cursor" = Option<String>, Query),

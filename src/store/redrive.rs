@@ -295,6 +295,11 @@ pub(super) fn matching(
     let mut f = Filter::new(base, args![tenant]);
     f.and_some("job_id = {}", filter.job_id);
     f.and_some("endpoint_id = {}", filter.endpoint_id);
+    match filter.ad_hoc {
+        Some(true) => f.push(" AND endpoint_id IS NULL"),
+        Some(false) => f.push(" AND endpoint_id IS NOT NULL"),
+        None => {}
+    }
     f.and_some("account = {}", filter.account.clone());
     f.and_some("host = {}", filter.host.clone());
     f.and_some("event_kind = {}", filter.kind.clone());

@@ -58,6 +58,8 @@ fn outage(group: &[Span]) -> Outage {
     let (endpoint_id, host) = (group[0].endpoint_id, group[0].host.clone());
     let filter = ReplayFilter {
         endpoint_id,
+        // An endpoint at the same host has outages of its own.
+        ad_hoc: endpoint_id.is_none().then_some(true),
         host: Some(host.clone()),
         since: Some(first),
         until: Some(last.plus(Duration::from_millis(1))),
@@ -108,7 +110,8 @@ mod tests {
         let standing = Span { endpoint_id: endpoint, ..span("a", "connect", 1, 0, 0) };
         let found = outages(vec![standing, span("a", "connect", 1, 0, 0)]);
         assert_eq!(found.len(), 2);
-        assert!(found.iter().any(|o| o.filter.endpoint_id == endpoint));
+        let filters: Vec<_> = found.iter().map(|o| (o.filter.endpoint_id, o.filter.ad_hoc)).collect();
+        assert!(filters.contains(&(endpoint, None)) && filters.contains(&(None, Some(true))), "{filters:?}");
         assert_eq!(outages(vec![]).len(), 0);
     }
 }

@@ -123,6 +123,8 @@ pub struct ReplayFilter {
     pub job_id: Option<JobId>,
     /// To this endpoint.
     pub endpoint_id: Option<EndpointId>,
+    /// `true`: to no standing endpoint. `false`: to any of them.
+    pub ad_hoc: Option<bool>,
     /// Of this account.
     pub account: Option<String>,
     /// To this host.

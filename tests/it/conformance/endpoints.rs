@@ -45,7 +45,7 @@ fn events(patterns: &[&str]) -> serde_json::Value {
     serde_json::json!({ "events": patterns })
 }
 
-async fn change(bed: &Bed, id: EndpointId, members: serde_json::Value) -> Endpoint {
+pub(super) async fn change(bed: &Bed, id: EndpointId, members: serde_json::Value) -> Endpoint {
     let change = serde_json::from_value(members).unwrap();
     let edit =
         |settings: ringback::types::endpoint::Settings| settings.changed(change, &UrlPolicy::default());

@@ -8,7 +8,7 @@ use ringback::types::endpoint::Endpoint;
 use ringback::types::outage::outages;
 use ringback::types::{DeliveryId, Millis};
 
-use super::endpoints::endpoint;
+use super::endpoints::{change, endpoint};
 use crate::support::store::{Bed, both_stores, callback, complete};
 
 both_stores! {
@@ -16,6 +16,7 @@ both_stores! {
     a_replay_takes_what_was_delivered_before_it_and_each_once,
     a_replay_leaves_alone_what_changed_meanwhile,
     letters_are_told_by_receiver_error_and_time,
+    an_outage_of_callbacks_leaves_endpoints_at_the_same_host_alone,
     what_went_to_a_deleted_endpoint_stays_a_letter,
     a_lane_made_anew_for_a_deleted_endpoint_is_forgotten,
     a_redrive_that_fails_keeps_back_no_other,
@@ -258,4 +259,28 @@ async fn of_very_many_the_newest_are_counted(bed: &Bed) {
     assert_eq!(count(ReplayFilter::default()).await, (100_000, true));
     assert_eq!(count(only(|f| f.host = Some("a.example.com".to_owned()))).await, (1, true));
     assert_eq!(count(only(|f| f.ids = Some(vec![id]))).await, (1, false), "found without a search");
+}
+
+async fn an_outage_of_callbacks_leaves_endpoints_at_the_same_host_alone(bed: &Bed) {
+    let (there, _) = with_letter(bed).await;
+    bed.lease(9).await;
+    change(bed, there.id, serde_json::json!({"events": []})).await;
+    ended(bed, "standing.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
+    let spans =
+        bed.store.letter_spans(bed.tenant, &OutageFilter::default(), &Narrow::default()).await.unwrap();
+    let found = outages(spans);
+    let told: Vec<_> = found.iter().map(|o| (o.host.as_str(), o.letters, o.endpoint_id.is_some())).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told.iter().all(|(host, letters, _)| (*host, *letters) == ("standing.example.com", 1)),
+        "{told:?}"
+    );
+    for outage in &found {
+        for of in [ReplayOf::Letters, ReplayOf::Deliveries] {
+            let n = bed.store.count_matching(bed.tenant, of, &outage.filter).await.unwrap().count;
+            assert_eq!(n, 1, "{of:?} of {:?}", outage.filter);
+        }
+    }
+    let standing = only(|f| f.ad_hoc = Some(false));
+    assert_eq!(bed.store.count_matching(bed.tenant, ReplayOf::Letters, &standing).await.unwrap().count, 1);
 }
