@@ -355,6 +355,8 @@ CREATE TABLE redrives (
     -- what it takes: dead letters, or deliveries that have ended in whatever way
     source          TEXT NOT NULL CHECK (source IN ('letters', 'deliveries')),
     filter          TEXT NOT NULL,
+    -- that of the filter
+    account         TEXT,
     rate_per_second INTEGER,
     state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
     matched         INTEGER NOT NULL,

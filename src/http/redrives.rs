@@ -90,10 +90,7 @@ fn checked(key: &Key<need::DeadlettersReplay>, filter: ReplayFilter) -> Result<R
     ] {
         rules::optional_text(pointer, text.as_deref(), max)?;
     }
-    // The store cannot narrow a redrive by queue, so such a key must not start one.
-    if key.record.queues.is_some() {
-        return Err(Problem::new(ProblemCode::Forbidden).detail("a key narrowed to queues cannot replay"));
-    }
+    without_queues(key)?;
     if !key.in_accounts(filter.account.as_deref()) {
         return Err(Problem::new(ProblemCode::Forbidden)
             .detail("the key is narrowed to accounts: filter.account must name one of them"));
@@ -113,8 +110,9 @@ pub async fn redrives(
     Query(OnlyPage(asked)): Query<OnlyPage<id::Redrive>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    key.whole()?;
-    let rows = app.ask(app.store.redrives(key.tenant(), page_of(&asked))).await?;
+    without_queues(&key)?;
+    let accounts = key.record.accounts.as_deref();
+    let rows = app.ask(app.store.redrives(key.tenant(), accounts, page_of(&asked))).await?;
     Ok(page(paged(rows, asked.limit, |r| r.redrive_id, &uri, app.store.urls())))
 }
 
@@ -128,8 +126,23 @@ pub async fn get_redrive(
     PathId(id): PathId<id::Redrive>,
     _: Query<NoQuery>,
 ) -> Result<Json<Redrive>, Problem> {
-    key.whole()?;
-    app.ask(app.store.redrive(key.tenant(), id)).await.map(Json)
+    seen(&app, &key, id).await.map(Json)
+}
+
+/// The redrive, unless the key must not see it.
+async fn seen<N>(app: &App, key: &Key<N>, id: RedriveId) -> Result<Redrive, Problem> {
+    without_queues(key)?;
+    let redrive = app.ask(app.store.redrive(key.tenant(), id)).await?;
+    let account = redrive.filter.as_ref().and_then(|filter| filter.account.as_deref());
+    if key.in_accounts(account) { Ok(redrive) } else { Err(Problem::new(ProblemCode::NotFound)) }
+}
+
+/// The store cannot narrow a redrive by queue, so such a key has none.
+fn without_queues<N>(key: &Key<N>) -> Result<(), Problem> {
+    if key.record.queues.is_some() {
+        return Err(Problem::new(ProblemCode::Forbidden).detail("a key narrowed to queues cannot replay"));
+    }
+    Ok(())
 }
 
 /// Stop a replay; what it has queued already is sent.
@@ -142,6 +155,6 @@ pub async fn cancel_redrive(
     PathId(id): PathId<id::Redrive>,
     _: Query<NoQuery>,
 ) -> Result<Json<Redrive>, Problem> {
-    key.whole()?;
+    seen(&app, &key, id).await?;
     app.ask(app.store.cancel_redrive(key.tenant(), id, app.now())).await.map(Json)
 }

@@ -13,7 +13,7 @@ use crate::types::{Millis, TenantId};
 const SPANS: u32 = 5_000;
 
 const LETTERS: &str = "
-    SELECT endpoint_id, host, COALESCE(last_error, reason), COUNT(*), MIN(died_at), MAX(died_at)
+    SELECT endpoint_id, host, COALESCE(last_error, reason), COUNT(*), MIN(died_at), MAX(died_at), account
     FROM dead_letters WHERE tenant_id = $1";
 
 impl Store {
@@ -33,7 +33,7 @@ impl Store {
         f.args.push(SPANS.into());
         let n = f.args.len();
         f.push(&format!(
-            " GROUP BY endpoint_id, host, COALESCE(last_error, reason), died_at / 600000
+            " GROUP BY endpoint_id, account, host, COALESCE(last_error, reason), died_at / 600000
               ORDER BY died_at / 600000 DESC LIMIT ${n}"
         ));
         let (sql, args) = f.finish();
@@ -43,6 +43,7 @@ impl Store {
                 let died: (Millis, Millis) = (row.time(4)?, row.time(5)?);
                 Ok::<_, Error>(Span {
                     endpoint_id: row.id_opt(0)?,
+                    account: row.text_opt(6)?,
                     host: row.text(1)?,
                     error: row.text(2)?,
                     letters: u64::try_from(row.int(3)?).unwrap_or(0),

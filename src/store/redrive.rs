@@ -34,8 +34,8 @@ macro_rules! columns {
 
 static START: Sql = Sql::plain(
     "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, skipped, next_at, created_at,
-                           source, at_least)
-     VALUES ($1, $2, $3, $4, 'running', $5, 0, 0, $6, $6, $7, $8)",
+                           source, at_least, account)
+     VALUES ($1, $2, $3, $4, 'running', $5, 0, 0, $6, $6, $7, $8, $9)",
 );
 const ONE: &str = concat!(columns!(), " WHERE id = $1 AND tenant_id = $2");
 const LIST: &str = concat!(columns!(), " WHERE tenant_id = $1");
@@ -75,7 +75,8 @@ impl Store {
         let mut tx = self.0.writers.begin().await?;
         let (count, at_least) =
             (i64::try_from(matched.count).unwrap_or(i64::MAX), i64::from(matched.at_least));
-        tx.run(&START, args![id, tenant, text, rate_per_second, count, now, of.as_str(), at_least]).await?;
+        let (of, account) = (of.as_str(), filter.account.clone());
+        tx.run(&START, args![id, tenant, text, rate_per_second, count, now, of, at_least, account]).await?;
         tx.commit().await?;
         self.redrive(tenant, id).await
     }
@@ -111,9 +112,18 @@ impl Store {
         redrive(self.read(ONE, args![id, tenant]).await?.first().ok_or(Error::NotFound)?)
     }
 
-    /// The tenant's redrives, newest first.
-    pub async fn redrives(&self, tenant: TenantId, page: PageOf<id::Redrive>) -> Result<Vec<api::Redrive>> {
-        let (sql, args) = Filter::new(LIST, args![tenant]).page("id", page);
+    /// The tenant's redrives, newest first; only those of some accounts where these are given.
+    pub async fn redrives(
+        &self,
+        tenant: TenantId,
+        accounts: Option<&[String]>,
+        page: PageOf<id::Redrive>,
+    ) -> Result<Vec<api::Redrive>> {
+        let mut f = Filter::new(LIST, args![tenant]);
+        if let Some(accounts) = accounts {
+            f.any("account", accounts);
+        }
+        let (sql, args) = f.page("id", page);
         self.read(sql, args).await?.iter().map(redrive).collect()
     }
 

@@ -14,6 +14,8 @@ pub const APART: Duration = Duration::from_secs(30 * 60);
 pub struct Span {
     /// The standing endpoint they went to.
     pub endpoint_id: Option<EndpointId>,
+    /// The account they belong to.
+    pub account: Option<String>,
     /// The host they went to.
     pub host: String,
     /// What went wrong last.
@@ -26,7 +28,7 @@ pub struct Span {
 
 /// Puts spans together, the outage that ended last first.
 pub fn outages(mut spans: Vec<Span>) -> Vec<Outage> {
-    let whose = |span: &Span| (span.endpoint_id, span.host.clone());
+    let whose = |span: &Span| (span.endpoint_id, span.account.clone(), span.host.clone());
     spans.sort_by_key(|span| (whose(span), span.died));
     let mut found: Vec<Vec<Span>> = Vec::new();
     let mut end = Millis(0);
@@ -60,6 +62,8 @@ fn outage(group: &[Span]) -> Outage {
         endpoint_id,
         // An endpoint at the same host has outages of its own.
         ad_hoc: endpoint_id.is_none().then_some(true),
+        // A key that is narrowed to accounts may replay only what names one of them.
+        account: group[0].account.clone(),
         host: Some(host.clone()),
         since: Some(first),
         until: Some(last.plus(Duration::from_millis(1))),
@@ -77,6 +81,7 @@ mod tests {
         let minute = |n: i64| Millis(n * 60_000);
         Span {
             endpoint_id: None,
+            account: None,
             host: host.to_owned(),
             error: error.to_owned(),
             letters,

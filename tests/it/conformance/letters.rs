@@ -112,7 +112,7 @@ async fn a_redrive_queues_what_matches(bed: &Bed) {
     assert_eq!(left.iter().map(|l| l.delivery_id).collect::<Vec<_>>(), [other]);
     let sent = bed.claim().await;
     assert_eq!((sent.len(), sent[0].number, sent[0].used), (250, 2, 0));
-    assert_eq!(bed.store.redrives(bed.tenant, page(9)).await.unwrap().len(), 1);
+    assert_eq!(bed.store.redrives(bed.tenant, None, page(9)).await.unwrap().len(), 1);
 }
 
 async fn a_redrive_keeps_its_rate(bed: &Bed) {

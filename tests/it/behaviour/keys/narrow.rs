@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::key;
-use crate::support::app::{Site, TestApp, both_engines, id};
+use crate::support::app::{Site, TestApp, both_engines, id, until};
 use crate::support::receiver::{Answer, Receiver};
 
 both_engines! {
@@ -14,6 +14,7 @@ both_engines! {
     it_reports_on_the_jobs_of_its_queues_only,
     it_sees_the_deliveries_of_its_queues_only,
     it_sees_and_sends_what_its_accounts_have_only,
+    it_sends_an_outage_of_its_account_again_and_sees_how_far_that_is,
     a_key_for_no_queue_at_all_sees_nothing,
 }
 
@@ -182,6 +183,42 @@ async fn it_sees_and_sends_what_its_accounts_have_only(site: &Site) {
     retry.refused(404, "not-found", "");
     app.delete(&format!("/v1/dead-letters/{nobodys}")).key(&narrow).await.refused(404, "not-found", "");
     assert_eq!(receiver.at("/gone").len(), 1);
+}
+
+async fn it_sends_an_outage_of_its_account_again_and_sees_how_far_that_is(site: &Site) {
+    let app = site.start().await;
+    let receiver = Receiver::start().await;
+    let narrow = key(&app, json!({"scopes": ["admin"], "accounts": ["acme"]})).await;
+    receiver.script("/in", vec![Answer::Status(410)]);
+    let wish = json!({"url": receiver.url("/in"), "account": "acme"});
+    app.post("/v1/endpoints", &wish).await.ok(201);
+    app.post("/v1/events", &json!({"type": "x", "account": "acme", "data": {}})).await.ok(202);
+    let outages = until("there is an outage", async || {
+        let seen = app.get("/v1/dead-letters/outages").key(&narrow).await.ok(200)["items"].clone();
+        if seen.as_array().unwrap().is_empty() { Err(seen) } else { Ok(seen) }
+    })
+    .await;
+    let wish = json!({"filter": outages[0]["filter"], "ratePerSecond": 1});
+    let started = app.post("/v1/dead-letters/replay", &wish).key(&narrow).await.ok(202);
+    assert_eq!(started["matched"], 1, "{outages}");
+    let others = json!({"filter": {"account": "beta"}});
+    for whole in [json!({}), others] {
+        let other = id(&app.post("/v1/dead-letters/replay", &whole).await.ok(202)["redriveId"]);
+        for method in ["GET", "DELETE"] {
+            let reply = app.ask(method, &format!("/v1/redrives/{other}")).key(&narrow).await;
+            reply.refused(404, "not-found", "");
+        }
+    }
+    let listed = app.get("/v1/redrives").key(&narrow).await.ok(200)["items"].clone();
+    let listed: Vec<_> = listed.as_array().unwrap().iter().map(|r| r["redriveId"].clone()).collect();
+    assert_eq!(listed, [started["redriveId"].clone()]);
+    let mine = format!("/v1/redrives/{}", id(&started["redriveId"]));
+    assert_eq!(app.get(&mine).key(&narrow).await.ok(200)["filter"]["account"], "acme");
+    app.delete(&mine).key(&narrow).await.ok(200);
+    let queues = for_a(&app).await;
+    for path in ["/v1/redrives", &mine] {
+        app.get(path).key(&queues).await.refused(403, "forbidden", "");
+    }
 }
 
 async fn a_key_for_no_queue_at_all_sees_nothing(site: &Site) {
