@@ -90,10 +90,12 @@ impl Probe {
         // Unknown to everyone: what it signs must be refused.
         let Ok(foreign) = Secret::from_bytes(&self.dice.bytes::<32>()) else { return };
         let event = self.event();
+        let mut reached = false;
         if let Some(secret) = &self.secret {
             let first = self.post(&event, Kind::Good, secret, &foreign).await;
             accepted(report, "signed event", &first, "a webhook signed with --secret");
             answer(report, &first);
+            reached = matches!(first.outcome, Outcome::Answered { status: 200..=299, .. });
             let again = self.post(&event, Kind::Again, secret, &foreign).await;
             accepted(
                 report,
@@ -114,7 +116,7 @@ impl Probe {
             }
             let secret = self.secret.as_ref().unwrap_or(&foreign);
             let seen = self.post(&self.event(), kind, secret, &foreign).await;
-            must_refuse(report, name, &seen, harm);
+            must_refuse(report, name, &seen, (harm, reached));
         }
     }
 
@@ -174,19 +176,29 @@ fn answer(report: &mut Report, seen: &Exchange) {
     }
 }
 
-/// 4xx and nothing else.
-fn must_refuse(report: &mut Report, name: &'static str, seen: &Exchange, harm: &str) {
+/// A status that says no to the event. `reached`: a good one was taken, so that the URL is the right one.
+fn must_refuse(report: &mut Report, name: &'static str, seen: &Exchange, (harm, reached): (&str, bool)) {
     match seen.outcome {
+        Outcome::Answered { status: status @ (400 | 401 | 403 | 422), .. } => {
+            report.pass(name, format!("refused with {status}"));
+        }
         Outcome::Answered { status: 410, .. } => {
             report.warn(name, "refused with 410, which ends good deliveries too; 401 or 400 is meant");
         }
+        // Nothing there refuses whatever comes, and takes nothing either.
+        Outcome::Answered { status: status @ (404 | 405), .. } if !reached => {
+            report.fail(
+                name,
+                format!("{status}: is it the right URL? To an event that it refuses 401 is meant"),
+            );
+        }
         Outcome::Answered { status: status @ 400..=499, .. } => {
-            report.pass(name, format!("refused with {status}"))
+            report.warn(name, format!("{status}, which says something else; 401 or 400 is meant"));
         }
         Outcome::Answered { status: status @ 200..=299, .. } => {
             report.fail(name, format!("taken with {status}: {harm}"));
         }
-        Outcome::Answered { status, .. } => report.fail(name, format!("{status} instead of 4xx")),
-        Outcome::Failed(fault) => report.fail(name, format!("no answer, instead of 4xx: {fault}")),
+        Outcome::Answered { status, .. } => report.fail(name, format!("{status} instead of 401 or 400")),
+        Outcome::Failed(fault) => report.fail(name, format!("no answer, instead of 401 or 400: {fault}")),
     }
 }

@@ -70,6 +70,11 @@ impl Report {
         self.checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Fail)
     }
 
+    /// Whether it was sent anything that it must take.
+    fn asked_to_accept(&self) -> bool {
+        self.checks.iter().any(|check| check.name == "signed event" && check.verdict != Verdict::Skipped)
+    }
+
     /// A table and a verdict, or one JSON document.
     pub fn print(&self, out: Out) -> anyhow::Result<()> {
         let sound = self.worst() != Verdict::Fail;
@@ -82,7 +87,9 @@ impl Report {
         out.rows(&["CHECK", "RESULT", "WHAT WAS SEEN"], self.checks.iter().map(row))?;
         let failed = self.checks.iter().filter(|check| check.verdict == Verdict::Fail).count();
         Ok(out.say(&match failed {
-            0 => "the receiver does what a receiver must".to_owned(),
+            0 if self.asked_to_accept() => "the receiver does what a receiver must".to_owned(),
+            0 => "the receiver refuses what it must; whether it takes what it must, only --secret can tell"
+                .to_owned(),
             1 => "1 check failed".to_owned(),
             n => format!("{n} checks failed"),
         })?)

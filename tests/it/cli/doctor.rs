@@ -32,6 +32,10 @@ enum Flaw {
     Crashes,
     /// Ends every delivery.
     Gone,
+    /// Is not there.
+    Elsewhere,
+    /// Refuses as if it were not there.
+    Hides,
 }
 
 type Desk = (Flaw, Arc<Mutex<HashSet<String>>>);
@@ -50,6 +54,7 @@ async fn receive(State((flaw, seen)): State<Desk>, headers: HeaderMap, body: Byt
     StatusCode::from_u16(match (flaw, good) {
         (Flaw::Redirects, _) => 302,
         (Flaw::Gone, _) => 410,
+        (Flaw::Elsewhere, _) | (Flaw::Hides, false) => 404,
         (Flaw::NoCheck, _) => 200,
         (Flaw::NoRepeats, true) if !first => 409,
         (_, true) => 204,
@@ -98,6 +103,11 @@ async fn what_a_receiver_does_wrong_is_found_and_nothing_else() {
         ),
         (Flaw::Crashes, &["foreign secret", "altered body", "unsigned", "old timestamp"]),
         (Flaw::Gone, &["signed event", "duplicate"]),
+        (
+            Flaw::Elsewhere,
+            &["signed event", "duplicate", "foreign secret", "altered body", "unsigned", "old timestamp"],
+        ),
+        (Flaw::Hides, &[]),
     ] {
         let url = receiver(flaw).await;
         let ran = doctor(&[&url, "--secret", SECRET, "--allow-loopback", "--json"]).await;
@@ -142,6 +152,11 @@ async fn without_a_secret_only_what_must_be_refused_is_sent() {
     assert_eq!((ran.code, of(&seen, "fail").len()), (0, 0), "{ran:?}");
     let ran = doctor(&[&receiver(Flaw::NoCheck).await, "--allow-loopback", "--json"]).await;
     assert_eq!(of(&verdicts(&ran), "fail"), ["foreign secret", "unsigned"]);
+    // Whatever is sent to a wrong URL is answered 404.
+    let ran = doctor(&[&receiver(Flaw::Elsewhere).await, "--allow-loopback", "--json"]).await;
+    assert_eq!(of(&verdicts(&ran), "fail"), ["foreign secret", "unsigned"]);
+    let ran = doctor(&[&receiver(Flaw::Nothing).await, "--allow-loopback"]).await;
+    assert!(ran.code == 0 && ran.out.contains("only --secret can tell"), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
