@@ -11,7 +11,8 @@ use std::str::FromStr;
 use anyhow::Context;
 use zeroize::Zeroizing;
 
-use scheme::{SchemeArg, needed};
+pub(super) use scheme::SchemeArg;
+use scheme::needed;
 
 use crate::types::signature::asymmetric::{self, PrivateKey, PublicKey};
 use crate::types::signature::{self, BadSecret, BadSignature, Secret, TOLERANCE_SECONDS};

@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
-use super::BootTime;
+use super::{BootTime, Drip};
 use crate::types::delivery::{Phase, Phases};
 
 /// How far one attempt came. Connector, request body and caller hold it together, because the future that
@@ -78,6 +79,9 @@ pub(super) struct Gated {
     pub data: Option<Bytes>,
     pub not_after: BootTime,
     pub trail: Arc<Trail>,
+    /// In pieces, for who wants to see what a slow sender meets.
+    pub drip: Option<Drip>,
+    pub pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Body for Gated {
@@ -86,14 +90,22 @@ impl Body for Gated {
 
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, LeaseRanOut>>> {
         let this = self.get_mut();
-        let Some(data) = this.data.take() else { return Poll::Ready(None) };
+        if let Some(pause) = &mut this.pause {
+            ready!(pause.as_mut().poll(cx));
+            this.pause = None;
+        }
+        let Some(mut data) = this.data.take() else { return Poll::Ready(None) };
         if BootTime::now() >= this.not_after {
             return Poll::Ready(Some(Err(LeaseRanOut)));
         }
         this.trail.writing();
+        if let Some(drip) = this.drip.filter(|drip| drip.piece < data.len()) {
+            this.data = Some(data.split_off(drip.piece));
+            this.pause = Some(Box::pin(tokio::time::sleep(drip.pause)));
+        }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 

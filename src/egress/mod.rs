@@ -96,6 +96,15 @@ pub struct Limits {
     pub answer: Answer,
 }
 
+/// A request body that is sent piece by piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drip {
+    /// Bytes of a piece.
+    pub piece: usize,
+    /// Between two of them.
+    pub pause: Duration,
+}
+
 /// What is wanted of an answer's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {

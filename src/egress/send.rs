@@ -16,7 +16,7 @@ use super::connect::{Connector, NoConnection, TRAIL};
 use super::gate::{Gated, LeaseRanOut, Trail, ms};
 use super::guard::Guard;
 use super::wire::Link;
-use super::{Answer, BootTime, HEAD_MAX, IDLE_MAX, IDLE_PER_ORIGIN, Limits, Options, SetupError};
+use super::{Answer, BootTime, Drip, HEAD_MAX, IDLE_MAX, IDLE_PER_ORIGIN, Limits, Options, SetupError};
 use crate::types::Millis;
 use crate::types::delivery::{Exchange, Fault, Outcome, Phase};
 use crate::types::retry::RetryAfter;
@@ -45,6 +45,7 @@ struct Parcel<'a> {
     body: Bytes,
     limits: Limits,
     now: Millis,
+    drip: Option<Drip>,
 }
 
 impl Sender {
@@ -78,11 +79,27 @@ impl Sender {
         limits: Limits,
         now: Millis,
     ) -> Exchange {
+        self.send(Parcel { url, headers, body, limits, now, drip: None }).await
+    }
+
+    /// The same with a body that comes in pieces.
+    pub async fn post_slowly(
+        &self,
+        url: &CallbackUrl,
+        (headers, body): (HeaderMap, Bytes),
+        drip: Drip,
+        limits: Limits,
+        now: Millis,
+    ) -> Exchange {
+        self.send(Parcel { url, headers, body, limits, now, drip: Some(drip) }).await
+    }
+
+    async fn send(&self, parcel: Parcel<'_>) -> Exchange {
         let start = BootTime::now();
         let mut seen = Seen::default();
-        let parcel = Parcel { url, headers, body, limits, now };
+        let deadline = parcel.limits.deadline;
         let attempt = self.attempt(&parcel, &mut seen);
-        let outcome = match tokio::time::timeout(limits.deadline, attempt).await {
+        let outcome = match tokio::time::timeout(deadline, attempt).await {
             Ok(outcome) => outcome,
             Err(_) => Outcome::Failed(Fault::Timeout(seen.trail.steps().phase)),
         };
@@ -111,6 +128,8 @@ impl Sender {
             data: Some(parcel.body.clone()),
             not_after: parcel.limits.not_after,
             trail: Arc::clone(&seen.trail),
+            drip: parcel.drip,
+            pause: None,
         });
         *request.method_mut() = Method::POST;
         *request.uri_mut() = parcel.url.uri();

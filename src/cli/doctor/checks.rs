@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::HeaderMap;
+
 use super::event::{Event, Kind};
 use super::report::{Report, Verdict};
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::egress::look::{Certificate, Look};
-use crate::egress::{Answer, BootTime, Limits, Sender};
+use crate::egress::{Answer, BootTime, Drip, Limits, Sender};
 use crate::types::Millis;
 use crate::types::delivery::{Exchange, Outcome};
-use crate::types::signature::Secret;
+use crate::types::signature::schemes::{Scheme, SigningKey};
 use crate::types::target::CallbackUrl;
 
 /// The service waits this long for the whole answer.
@@ -19,6 +22,8 @@ const DEADLINE: Duration = Duration::from_secs(15);
 const SLOW: Duration = Duration::from_secs(5);
 /// A certificate that ends earlier than this is told of.
 const DAYS_LEFT: i64 = 21;
+/// A body in about five pieces, over a second.
+const DRIP: Drip = Drip { piece: 40, pause: Duration::from_millis(250) };
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
 /// The way there. Gives whether a request can be sent.
@@ -73,7 +78,12 @@ pub struct Probe {
     pub sender: Sender,
     pub clock: Clock,
     pub dice: Dice,
-    pub secret: Option<Secret>,
+    /// What the receiver verifies with.
+    pub key: Option<SigningKey>,
+    /// How it is signed beside `v1`.
+    pub schemes: Vec<Scheme>,
+    /// What the endpoint adds.
+    pub headers: HeaderMap,
 }
 
 /// The questions after the first event: name, what is sent, what it shows.
@@ -88,36 +98,44 @@ impl Probe {
     /// Sends one event after the other and judges the answers.
     pub async fn run(&self, report: &mut Report) {
         // Unknown to everyone: what it signs must be refused.
-        let Ok(foreign) = Secret::from_bytes(&self.dice.bytes::<32>()) else { return };
-        let event = self.event();
-        let mut reached = false;
-        if let Some(secret) = &self.secret {
-            let first = self.post(&event, Kind::Good, secret, &foreign).await;
-            accepted(report, "signed event", &first, "a webhook signed with --secret");
-            answer(report, &first);
-            reached = matches!(first.outcome, Outcome::Answered { status: 200..=299, .. });
-            let again = self.post(&event, Kind::Again, secret, &foreign).await;
-            accepted(
-                report,
-                "duplicate",
-                &again,
-                "the same webhook-id again, as after an answer that was lost",
-            );
-        } else {
-            for name in ["signed event", "answer", "duplicate"] {
-                report.add(name, Verdict::Skipped, "needs --secret");
+        let Ok(foreign) = SigningKey::from_random(self.dice.bytes(), self.dice.bytes()) else { return };
+        let reached = match &self.key {
+            Some(key) => self.must_take(report, key).await,
+            None => {
+                for name in ["signed event", "answer", "duplicate", "slow body"] {
+                    report.add(name, Verdict::Skipped, "needs --secret");
+                }
+                false
             }
-        }
+        };
         for (name, kind, harm) in MUST_REFUSE {
             // Without the receiver's secret these differ from a foreign one in nothing.
-            if self.secret.is_none() && matches!(kind, Kind::Altered | Kind::Stale) {
+            if self.key.is_none() && matches!(kind, Kind::Altered | Kind::Stale) {
                 report.add(name, Verdict::Skipped, "needs --secret");
                 continue;
             }
-            let secret = self.secret.as_ref().unwrap_or(&foreign);
-            let seen = self.post(&self.event(), kind, secret, &foreign).await;
+            if kind == Kind::Stale && self.schemes.contains(&Scheme::Github) {
+                report.add(name, Verdict::Skipped, "GitHub's signature does not cover the time");
+                continue;
+            }
+            let key = self.key.as_ref().filter(|_| kind != Kind::Foreign).unwrap_or(&foreign);
+            let seen = self.post(&self.event(), kind, key).await;
             must_refuse(report, name, &seen, (harm, reached));
         }
+    }
+
+    /// What is signed well. Gives whether the first of them was taken.
+    async fn must_take(&self, report: &mut Report, key: &SigningKey) -> bool {
+        let event = self.event();
+        let first = self.post(&event, Kind::Good, key).await;
+        accepted(report, "signed event", &first, "a webhook signed with --secret");
+        answer(report, &first);
+        let again = self.post(&event, Kind::Again, key).await;
+        accepted(report, "duplicate", &again, "the same webhook-id again, as after an answer that was lost");
+        let (request, limits, now) = self.request(&self.event(), Kind::Good, key);
+        let slow = self.sender.post_slowly(&self.url, request, DRIP, limits, now).await;
+        accepted(report, "slow body", &slow, "a webhook whose body came in pieces, over a second");
+        matches!(first.outcome, Outcome::Answered { status: 200..=299, .. })
     }
 
     /// A new event each time, or a receiver that remembers ids would answer from memory.
@@ -126,12 +144,18 @@ impl Probe {
         Event { delivery: self.dice.id(now), event: self.dice.id(now), at: now }
     }
 
-    async fn post(&self, event: &Event, kind: Kind, secret: &Secret, foreign: &Secret) -> Exchange {
+    async fn post(&self, event: &Event, kind: Kind, key: &SigningKey) -> Exchange {
+        let ((headers, body), limits, now) = self.request(event, kind, key);
+        self.sender.post(&self.url, headers, body, limits, now).await
+    }
+
+    fn request(&self, event: &Event, kind: Kind, key: &SigningKey) -> ((HeaderMap, Bytes), Limits, Millis) {
         let now = self.clock.now();
-        let (headers, body) = event.request(kind, secret, foreign, now);
+        let (mut headers, body) = event.request(kind, key, &self.schemes, now);
+        headers.extend(self.headers.clone());
         let limits =
             Limits { deadline: DEADLINE, not_after: BootTime::now().plus(DEADLINE), answer: Answer::Glance };
-        self.sender.post(&self.url, headers, body, limits, now).await
+        ((headers, body), limits, now)
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use crate::types::signature::{Secret, sign};
+use crate::types::signature::schemes::{Message, Scheme, SigningKey};
 use crate::types::{DeliveryId, EventId, Millis};
 
 /// What one test event is like.
@@ -19,7 +19,7 @@ pub enum Kind {
     Altered,
     /// Signed well, an hour ago.
     Stale,
-    /// Without the three headers.
+    /// Without the headers that name and sign it.
     Unsigned,
 }
 
@@ -44,15 +44,17 @@ impl Event {
     }
 
     /// What is sent: the headers of the service, and a body.
-    pub fn request(&self, kind: Kind, secret: &Secret, foreign: &Secret, now: Millis) -> (HeaderMap, Bytes) {
+    pub fn request(
+        &self,
+        kind: Kind,
+        key: &SigningKey,
+        schemes: &[Scheme],
+        now: Millis,
+    ) -> (HeaderMap, Bytes) {
         let body = self.body();
-        let (key, seconds) = match kind {
-            Kind::Good | Kind::Again | Kind::Altered | Kind::Unsigned => (secret, now.seconds()),
-            Kind::Foreign => (foreign, now.seconds()),
-            Kind::Stale => (secret, now.seconds() - STALE),
-        };
+        let seconds = if kind == Kind::Stale { now.seconds() - STALE } else { now.seconds() };
         let id = self.delivery.to_string();
-        let signature = sign(std::slice::from_ref(key), &id, seconds, &body);
+        let signed = Message { id: &id, seconds, body: &body }.headers(schemes, std::slice::from_ref(key));
         let mut headers = HeaderMap::new();
         let mut put = |name: &'static str, text: &str| {
             if let Ok(value) = HeaderValue::from_str(text) {
@@ -66,7 +68,7 @@ impl Event {
         if kind != Kind::Unsigned {
             put("webhook-id", &id);
             put("webhook-timestamp", &seconds.to_string());
-            put("webhook-signature", &signature);
+            headers.extend(signed);
         }
         let altered = kind == Kind::Altered;
         let sent = if altered { [&body[..body.len() - 1], b",\"x\":1}"].concat().into() } else { body };

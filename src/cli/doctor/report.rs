@@ -8,7 +8,7 @@ use super::super::print::Out;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Not asked, because something before it failed or no secret was given.
+    /// Not asked: something before it failed, no secret was given, or the scheme has no answer to it.
     Skipped,
     Pass,
     /// It works, and will not for ever or not well.

@@ -59,6 +59,11 @@ impl SigningKey {
         Ok(SigningKey { secret: Secret::from_bytes(&secret)?, private: Some(PrivateKey::from_seed(&seed)) })
     }
 
+    /// The secret, and a private key of someone's own.
+    pub fn with_private(secret: Secret, private: PrivateKey) -> Self {
+        SigningKey { secret, private: Some(private) }
+    }
+
     /// The bytes to seal at rest: the seed, then the secret's key. None for a secret that stands alone.
     pub fn to_bytes(&self) -> Option<Zeroizing<Vec<u8>>> {
         let seed = self.private.as_ref()?.seed();

@@ -4,15 +4,21 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, to_bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use http_body_util::BodyExt;
+use ringback::types::signature::asymmetric::{self, PrivateKey};
+use ringback::types::signature::schemes::hex;
 use serde_json::Value;
 
 use super::{Ran, run};
 use crate::support::process::{free_port, ringback};
 
 const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
+
+/// 32 bytes of zeros and ones.
+const PRIVATE: &str = "whsk_AAEAAQABAAEAAQABAAEAAQABAAEAAQABAAEAAQABAAE=";
 
 /// What a receiver does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,15 +38,28 @@ enum Flaw {
     Crashes,
     /// Ends every delivery.
     Gone,
+    /// Takes the beginning of the body for all of it.
+    Hasty,
     /// Is not there.
     Elsewhere,
     /// Refuses as if it were not there.
     Hides,
+    /// None: it verifies GitHub's signature, and a header besides.
+    Github,
+    /// None: it verifies Stripe's.
+    Stripe,
+    /// None: it verifies with a public key.
+    V1a,
 }
 
 type Desk = (Flaw, Arc<Mutex<HashSet<String>>>);
 
-async fn receive(State((flaw, seen)): State<Desk>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(State((flaw, seen)): State<Desk>, headers: HeaderMap, body: Body) -> StatusCode {
+    let mut body = body;
+    let body = match flaw {
+        Flaw::Hasty => body.frame().await.unwrap().unwrap().into_data().unwrap(),
+        _ => to_bytes(body, 1 << 20).await.unwrap(),
+    };
     let text = |name: &str| headers.get(name).map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
     let webhook = standardwebhooks::Webhook::new(SECRET).unwrap();
     let good = match flaw {
@@ -48,6 +67,16 @@ async fn receive(State((flaw, seen)): State<Desk>, headers: HeaderMap, body: Byt
             webhook.sign(&text("webhook-id"), at, &body).unwrap() == text("webhook-signature")
         }),
         Flaw::IdOnly => text("webhook-id").starts_with("dlv_"),
+        Flaw::Github => {
+            let signed = hex::verify_github(&[SECRET], &text("x-hub-signature-256"), &body);
+            signed.is_ok() && text("authorization") == "Bearer canary"
+        }
+        Flaw::Stripe => hex::verify_stripe(&[SECRET], &text("stripe-signature"), &body, now(), 300).is_ok(),
+        Flaw::V1a => {
+            let key = PrivateKey::parse(PRIVATE).unwrap().public();
+            let [id, at, signature] = ["id", "timestamp", "signature"].map(|n| text(&format!("webhook-{n}")));
+            asymmetric::verify(&[key], &id, &at, &signature, &body, now(), 300).is_ok()
+        }
         _ => webhook.verify(&body, &headers).is_ok(),
     };
     let first = seen.lock().unwrap().insert(text("webhook-id"));
@@ -62,6 +91,10 @@ async fn receive(State((flaw, seen)): State<Desk>, headers: HeaderMap, body: Byt
         (_, false) => 401,
     })
     .unwrap()
+}
+
+fn now() -> i64 {
+    ringback::clock::Clock::system().now().seconds()
 }
 
 async fn receiver(flaw: Flaw) -> String {
@@ -99,13 +132,30 @@ async fn what_a_receiver_does_wrong_is_found_and_nothing_else() {
         (Flaw::IdOnly, &["foreign secret", "altered body", "old timestamp"]),
         (
             Flaw::Redirects,
-            &["signed event", "duplicate", "foreign secret", "altered body", "unsigned", "old timestamp"],
+            &[
+                "signed event",
+                "duplicate",
+                "slow body",
+                "foreign secret",
+                "altered body",
+                "unsigned",
+                "old timestamp",
+            ],
         ),
+        (Flaw::Hasty, &["slow body"]),
         (Flaw::Crashes, &["foreign secret", "altered body", "unsigned", "old timestamp"]),
-        (Flaw::Gone, &["signed event", "duplicate"]),
+        (Flaw::Gone, &["signed event", "duplicate", "slow body"]),
         (
             Flaw::Elsewhere,
-            &["signed event", "duplicate", "foreign secret", "altered body", "unsigned", "old timestamp"],
+            &[
+                "signed event",
+                "duplicate",
+                "slow body",
+                "foreign secret",
+                "altered body",
+                "unsigned",
+                "old timestamp",
+            ],
         ),
         (Flaw::Hides, &[]),
     ] {
@@ -115,7 +165,7 @@ async fn what_a_receiver_does_wrong_is_found_and_nothing_else() {
         assert_eq!(of(&seen, "fail"), failed, "{flaw:?}: {ran:?}");
         assert_eq!(ran.code, i32::from(!failed.is_empty()), "{flaw:?}");
         assert!(of(&seen, "warn").contains(&"tls"), "http is told of: {ran:?}");
-        assert_eq!(seen.len(), 12, "{ran:?}");
+        assert_eq!(seen.len(), 13, "{ran:?}");
     }
 }
 
@@ -147,7 +197,7 @@ async fn without_a_secret_only_what_must_be_refused_is_sent() {
     let seen = verdicts(&ran);
     assert_eq!(
         of(&seen, "skipped"),
-        ["signed event", "answer", "duplicate", "altered body", "old timestamp"]
+        ["signed event", "answer", "duplicate", "slow body", "altered body", "old timestamp"]
     );
     assert_eq!((ran.code, of(&seen, "fail").len()), (0, 0), "{ran:?}");
     let ran = doctor(&[&receiver(Flaw::NoCheck).await, "--allow-loopback", "--json"]).await;
@@ -157,6 +207,42 @@ async fn without_a_secret_only_what_must_be_refused_is_sent() {
     assert_eq!(of(&verdicts(&ran), "fail"), ["foreign secret", "unsigned"]);
     let ran = doctor(&[&receiver(Flaw::Nothing).await, "--allow-loopback"]).await;
     assert!(ran.code == 0 && ran.out.contains("only --secret can tell"), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receivers_of_other_schemes_and_with_headers_are_asked_too() {
+    let bearer = "Authorization: Bearer canary";
+    for (flaw, secret, more, skipped) in [
+        (Flaw::Github, SECRET, &["--scheme", "github", "--header", bearer][..], &["old timestamp"][..]),
+        (Flaw::Stripe, SECRET, &["--scheme", "stripe"], &[]),
+        (Flaw::V1a, PRIVATE, &[], &[]),
+    ] {
+        let url = receiver(flaw).await;
+        let ran =
+            doctor(&[&[url.as_str(), "--secret", secret, "--allow-loopback", "--json"][..], more].concat())
+                .await;
+        let seen = verdicts(&ran);
+        assert_eq!(
+            (of(&seen, "fail"), of(&seen, "skipped")),
+            (vec![], skipped.to_vec()),
+            "{flaw:?}: {ran:?}"
+        );
+        // As it was without the option.
+        let ran = doctor(&[&url, "--secret", SECRET, "--allow-loopback", "--json"]).await;
+        assert_eq!(
+            of(&verdicts(&ran), "fail"),
+            ["signed event", "duplicate", "slow body"],
+            "{flaw:?}: {ran:?}"
+        );
+    }
+    let url = receiver(Flaw::Nothing).await;
+    let asked = [url.as_str(), "--allow-loopback", "--header"];
+    for wrong in ["canary", "webhook-id: canary", "Host: canary"] {
+        let ran = doctor(&[&asked[..], &[wrong]].concat()).await;
+        assert!(!ran.err.contains("canary"), "{ran:?}");
+        ran.refused(2, "--header");
+    }
+    doctor(&[&url, "--secret", PRIVATE, "--scheme", "stripe", "--allow-loopback"]).await.refused(2, "whsec_");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
