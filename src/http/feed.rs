@@ -41,7 +41,7 @@ const SETTLES: Duration = Duration::from_millis(400);
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
-    /// With the oldest event that is kept.
+    /// With the oldest event behind which none is gone.
     Oldest,
     /// With what happens from now on.
     Now,
@@ -91,7 +91,7 @@ fn types(list: &str) -> Result<Vec<Pattern>, Problem> {
 /// are told at the job alone. Nothing ever appears behind a cursor that was given. As JSON one page: come back with
 /// its `nextCursor` as `after`; where that is the `after` you gave, you are at the end. As an event stream each event
 /// as it comes: `id` is the cursor, `event` the type, `data` the same as in JSON. Without `after` it begins with the
-/// oldest event that is kept (at least seven days), with `after=now` at the end.
+/// oldest event behind which none is gone (at least seven days back), with `after=now` at the end.
 #[utoipa::path(get, path = "/v1/events", tag = "events", operation_id = "listEvents",
     security(("apiKey" = ["deliveries:read"])),
     params(("types" = Option<String>, Query, example = "invoice.*,job.failed"), ("account" = Option<String>, Query),

@@ -92,8 +92,8 @@ pub struct Head {
 impl Store {
     /// The events behind `after` that the filter wants, oldest first, at most `limit`.
     ///
-    /// `CursorExpired` if some behind the cursor are past their retention; from the beginning means from the oldest
-    /// that is kept.
+    /// `CursorExpired` if some behind the cursor are past their retention; from the beginning means behind the last
+    /// that was removed: what is kept before that, because something still needs it, is an island between gaps.
     pub async fn feed(
         &self,
         tenant: TenantId,
@@ -101,16 +101,19 @@ impl Store {
         after: Option<Cursor>,
         limit: u32,
     ) -> Result<FeedPage> {
-        let (places, end, more) =
-            self.look_through(tenant, filter, after.unwrap_or(Cursor::START), limit).await?;
+        let begin = match after {
+            Some(after) => after,
+            None => self.feed_mark(tenant).await?.unwrap_or(Cursor::START),
+        };
+        let (places, end, more) = self.look_through(tenant, filter, begin, limit).await?;
         let ids = places.iter().map(|place| args![place.event]).collect();
         let engine = self.0.readers.engine();
         let rows = self.read(DOCUMENTS.text(engine), DOCUMENTS.args(engine, vec![], ids)?).await?;
         let mut found =
             rows.iter().map(|r| Ok((r.uuid(0)?, event(r)?))).collect::<Result<HashMap<_, _>>>()?;
         // Asked last: what the retention takes away while this page is read has raised it.
-        if let (Some(after), Some(row)) = (after, self.read(MARK.text(engine), args![tenant]).await?.first())
-            && after < (Cursor { position: row.int(0)?, event: row.uuid(1)? })
+        if let (Some(after), Some(mark)) = (after, self.feed_mark(tenant).await?)
+            && after < mark
         {
             return Err(Error::CursorExpired);
         }
@@ -118,6 +121,12 @@ impl Store {
         let events = events.collect();
         let held = !more && self.store_is_ahead(tenant, end).await?;
         Ok(FeedPage { events, end, more, held })
+    }
+
+    /// The last event that was removed from the feed.
+    async fn feed_mark(&self, tenant: TenantId) -> Result<Option<Cursor>> {
+        let rows = self.read(MARK.text(self.0.readers.engine()), args![tenant]).await?;
+        rows.first().map(|row| Ok(Cursor { position: row.int(0)?, event: row.uuid(1)? })).transpose()
     }
 
     /// Whether something is committed behind the end of the feed: a running transaction holds it back.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringback::store::db::{Engine, Target};
 use ringback::store::{Error, FeedPage, Publication};
+use ringback::types::delivery::{DeadReason, Verdict};
 use ringback::types::event::{Cursor, FeedFilter};
 use ringback::types::{EventId, JobId};
 use serde_json::json;
@@ -21,6 +22,7 @@ both_stores! {
     what_commits_late_is_never_behind_a_cursor,
     readers_miss_nothing_and_see_nothing_twice,
     a_cursor_that_missed_something_is_refused,
+    the_beginning_is_behind_the_last_gap,
     a_short_retention_empties_an_event_and_leaves_it,
     what_was_removed_gives_its_place_to_nobody,
 }
@@ -237,6 +239,21 @@ async fn a_cursor_that_missed_something_is_refused(bed: &Bed) {
     }
     assert_eq!(kinds(&read(bed, Some(two), 9).await), ["c"], "it has had all that is gone");
     assert_eq!(kinds(&read(bed, None, 9).await), ["c"], "what is kept");
+}
+
+async fn the_beginning_is_behind_the_last_gap(bed: &Bed) {
+    endpoint_of(bed, bed.tenant, json!({"events": ["kept"]})).await;
+    tell(bed, "kept").await;
+    bed.deliver(500, Verdict::Dead(DeadReason::Exhausted)).await;
+    tell(bed, "gone").await;
+    bed.pass_seconds(8 * DAY);
+    retain(bed).await;
+    assert_eq!(bed.count("events WHERE kind = 'kept'").await, 1, "its dead letter needs it");
+    tell(bed, "a").await;
+    tell(bed, "b").await;
+    let one = read(bed, None, 1).await;
+    assert_eq!(kinds(&one), ["a"]);
+    assert_eq!(kinds(&read(bed, Some(one.end), 1).await), ["b"], "it goes on where it began");
 }
 
 async fn a_short_retention_empties_an_event_and_leaves_it(bed: &Bed) {
