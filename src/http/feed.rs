@@ -167,10 +167,7 @@ async fn begin(app: &App, tenant: TenantId, after: After) -> Result<Option<Curso
     match after {
         After::Oldest => Ok(None),
         After::Cursor(cursor) => Ok(Some(cursor)),
-        After::Now => {
-            let heads = app.ask(app.store.feed_heads(&[tenant])).await?;
-            Ok(Some(Cursor::behind(heads.first().map_or(0, |head| head.position))))
-        }
+        After::Now => app.ask(app.store.feed_end(tenant)).await.map(Some),
     }
 }
 

@@ -166,6 +166,14 @@ impl Store {
         Ok((places, end, true))
     }
 
+    /// Behind all that the feed has told so far, also where the newest of it is gone.
+    pub async fn feed_end(&self, tenant: TenantId) -> Result<Cursor> {
+        let heads = self.feed_heads(&[tenant]).await?;
+        let head = Cursor::behind(heads.first().map_or(0, |head| head.position));
+        // Asked last: what the retention took away since has raised it.
+        Ok(self.feed_mark(tenant).await?.map_or(head, |mark| mark.max(head)))
+    }
+
     /// How far the feeds of these tenants are.
     ///
     /// For the loop that wakes a node's followers: it tells nothing but numbers.
@@ -194,10 +202,13 @@ fn event(row: &Row) -> Result<api::FeedEvent> {
     })
 }
 
-/// Remembers that these rows (`tenant_id, position, id`) were removed.
+/// Remembers that these rows (`tenant_id, position, id, kind`) were removed. Nobody misses what no feed tells.
 pub(super) async fn raise_marks(tx: &mut Tx, removed: &[Row]) -> Result<()> {
     let mut marks: HashMap<Uuid, Cursor> = HashMap::new();
     for row in removed {
+        if told!().contains(&format!("'{}'", row.text(3)?)) {
+            continue;
+        }
         let at = Cursor::at(row.int(1)?, EventId::from_uuid(row.uuid(2)?));
         let mark = marks.entry(row.uuid(0)?).or_insert(at);
         *mark = at.max(*mark);

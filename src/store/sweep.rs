@@ -65,7 +65,7 @@ static DROP_STUBS: Sql = Sql::plain(
 static DROP_JOB_EVENTS: Sql = Sql::batch(
     "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b}) AND created_at <= $1
        AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)
-     RETURNING tenant_id, position, id",
+     RETURNING tenant_id, position, id, kind",
     1,
     &[("id", Col::Uuid)],
 );
@@ -93,7 +93,7 @@ static OLD_EVENTS: Sql = Sql::plain(concat!(
     old_events!(),
     "NOT ",
     told!(),
-    " RETURNING tenant_id, position, id"
+    " RETURNING tenant_id, position, id, kind"
 ));
 const OLD_LETTERS: &str =
     "SELECT x.delivery_id FROM dead_letters x WHERE x.died_at <= $1 ORDER BY x.died_at LIMIT $2";
@@ -137,7 +137,7 @@ static DROP_BODIES: Sql = Sql::batch(
 static DROP_EVENTS: Sql = Sql::batch(
     "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at <= $1
        AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)
-     RETURNING tenant_id, position, id",
+     RETURNING tenant_id, position, id, kind",
     1,
     &[("id", Col::Uuid)],
 );

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::endpoints::endpoint_of;
 use super::events::{event, publish};
-use crate::support::store::{Bed, both_stores, complete, failure};
+use crate::support::store::{Bed, attempted, both_stores, complete, failure};
 
 both_stores! {
     the_feed_tells_of_events_and_jobs_in_the_order_of_the_commits,
@@ -23,6 +23,7 @@ both_stores! {
     readers_miss_nothing_and_see_nothing_twice,
     a_cursor_that_missed_something_is_refused,
     the_beginning_is_behind_the_last_gap,
+    a_quiet_feed_expires_no_cursor,
     a_short_retention_empties_an_event_and_leaves_it,
     what_was_removed_gives_its_place_to_nobody,
 }
@@ -254,6 +255,29 @@ async fn the_beginning_is_behind_the_last_gap(bed: &Bed) {
     let one = read(bed, None, 1).await;
     assert_eq!(kinds(&one), ["a"]);
     assert_eq!(kinds(&read(bed, Some(one.end), 1).await), ["b"], "it goes on where it began");
+}
+
+async fn a_quiet_feed_expires_no_cursor(bed: &Bed) {
+    let start = read(bed, None, 1).await.end;
+    let there = endpoint_of(bed, bed.tenant, json!({"events": ["x"]})).await;
+    let probe = bed.store.begin_probe(&there, "webhook.test", &json!({}), bed.now()).await.unwrap();
+    assert!(bed.record(attempted(&probe, 200, Verdict::Delivered)).await);
+    bed.pass_seconds(8 * DAY);
+    retain(bed).await;
+    assert_eq!(bed.count("events").await, 0);
+    assert!(read(bed, Some(start), 9).await.events.is_empty(), "no feed has told of a test");
+
+    tell(bed, "a").await;
+    let read_to = read(bed, None, 9).await.end;
+    bed.pass_seconds(8 * DAY);
+    retain(bed).await;
+    let now = bed.store.feed_end(bed.tenant).await.unwrap();
+    let anew = read(bed, None, 9).await.end;
+    for cursor in [read_to, now, anew] {
+        assert!(read(bed, Some(cursor), 9).await.events.is_empty(), "nothing is behind it");
+    }
+    tell(bed, "b").await;
+    assert_eq!(kinds(&read(bed, Some(now), 9).await), ["b"]);
 }
 
 async fn a_short_retention_empties_an_event_and_leaves_it(bed: &Bed) {
