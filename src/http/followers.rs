@@ -1,4 +1,5 @@
-//! How much each client follows, so that none takes all the places of a node. In memory, per node, bounded.
+//! How much each client follows or has sent at once, so that none takes all the places of a node. In memory, per node,
+//! bounded.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,10 @@ const BY_KEY: u32 = 5_000;
 const BY_TENANT: u32 = 7_500;
 /// Jobs that the sockets of one tenant follow at once: half of what a node watches.
 const JOBS: u32 = 100_000;
+/// Tests and challenges under way at once, which take no slots of the dispatcher ...
+const PROBES: u32 = 64;
+/// ... and those of one tenant.
+const PROBES_BY_TENANT: u32 = 4;
 /// When it is worth to ask again, seconds.
 const LATER: u32 = 5;
 
@@ -33,6 +38,8 @@ enum Count {
     Who(Who),
     Tenant(TenantId),
     Jobs(TenantId),
+    Probes,
+    ProbesOf(TenantId),
 }
 
 impl Count {
@@ -43,6 +50,10 @@ impl Count {
             Count::Who(Who::Key(_)) => (BY_KEY, "streams at once for one API key"),
             Count::Tenant(_) => (BY_TENANT, "streams at once for one tenant"),
             Count::Jobs(_) => (JOBS, "jobs at once on the WebSockets of one tenant"),
+            Count::Probes => (PROBES, "tests and challenges of endpoints at once"),
+            Count::ProbesOf(_) => {
+                (PROBES_BY_TENANT, "tests and challenges of endpoints at once for one tenant")
+            }
         }
     }
 }
@@ -57,7 +68,7 @@ pub struct Place {
     count: Count,
 }
 
-/// The places of one stream or socket.
+/// The places of one stream or socket, or of one request that is sent at once.
 pub type Places = [Place; 2];
 
 impl Followers {
@@ -69,6 +80,11 @@ impl Followers {
     /// A place for one job that a socket follows.
     pub fn job(&self, tenant: TenantId) -> Result<Place, Problem> {
         self.take(Count::Jobs(tenant))
+    }
+
+    /// Places for one request to an endpoint that someone waits for.
+    pub fn probe(&self, tenant: TenantId) -> Result<Places, Problem> {
+        Ok([self.take(Count::ProbesOf(tenant))?, self.take(Count::Probes)?])
     }
 
     fn take(&self, count: Count) -> Result<Place, Problem> {
@@ -144,6 +160,12 @@ mod tests {
         let (jobs, full) = fill(|| followers.job(tenant(1)));
         assert_eq!((jobs.len(), full.code()), (100_000, ProblemCode::RateLimited));
         assert!(followers.job(tenant(2)).is_ok());
+
+        let (probes, full) = fill(|| followers.probe(tenant(1)));
+        assert_eq!((probes.len(), full.code()), (4, ProblemCode::RateLimited));
+        let others: Vec<_> = (2..17).map(|n| fill(|| followers.probe(tenant(n))).0).collect();
+        assert_eq!(others.iter().map(Vec::len).sum::<usize>(), 60);
+        assert!(followers.probe(tenant(17)).is_err(), "the node's");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::endpoints::seen;
-use super::extract::{Key, NoBody, NoQuery, PathId, Query, need};
+use super::extract::{Key, NoBody, NoQuery, PathId, Query, Waiting, need};
 use super::problem::Problem;
 use crate::store::{Attempted, TEST, VERIFY};
 use crate::types::api::EndpointProbe;
@@ -20,20 +20,21 @@ use crate::types::{EndpointId, id};
 /// Send `webhook.test` to an endpoint now and tell what came of it.
 ///
 /// The request is made like any other, from the signature to the address guard, also while the endpoint is paused.
-/// It is tried once.
+/// It is tried once. A tenant has four tests and challenges under way at once.
 #[utoipa::path(post, path = "/v1/endpoints/{endpointId}/test", tag = "endpoints", operation_id = "testEndpoint",
     security(("apiKey" = ["endpoints:write"])), params(("endpointId" = EndpointId, Path)),
-    responses((status = 200, body = EndpointProbe)))]
+    responses((status = 200, body = EndpointProbe), (status = 429, description = "rate-limited")))]
 pub async fn test(
     State(app): State<App>,
     key: Key<need::EndpointsWrite>,
     PathId(id): PathId<id::Endpoint>,
     _: Query<NoQuery>,
+    waiting: Waiting,
     _: NoBody,
 ) -> Result<Json<EndpointProbe>, Problem> {
     let endpoint = seen(&app, &key, id).await?;
     let data = json!({ "endpointId": id, "message": "This is a test." });
-    send(&app, &endpoint, TEST, data).await.map(|sent| Json(told(&sent, ok(&sent))))
+    send(&app, &endpoint, (TEST, data), &waiting).await.map(|sent| Json(told(&sent, ok(&sent))))
 }
 
 /// Send a challenge to an endpoint's URL; it is verified if the answer echoes it.
@@ -42,18 +43,20 @@ pub async fn test(
 /// object with the member `challenge`.
 #[utoipa::path(post, path = "/v1/endpoints/{endpointId}/verify", tag = "endpoints",
     operation_id = "verifyEndpoint", security(("apiKey" = ["endpoints:write"])),
-    params(("endpointId" = EndpointId, Path)), responses((status = 200, body = EndpointProbe)))]
+    params(("endpointId" = EndpointId, Path)),
+    responses((status = 200, body = EndpointProbe), (status = 429, description = "rate-limited")))]
 pub async fn verify(
     State(app): State<App>,
     key: Key<need::EndpointsWrite>,
     PathId(id): PathId<id::Endpoint>,
     _: Query<NoQuery>,
+    waiting: Waiting,
     _: NoBody,
 ) -> Result<Json<EndpointProbe>, Problem> {
     let endpoint = seen(&app, &key, id).await?;
     let challenge = URL_SAFE_NO_PAD.encode(app.dice.bytes::<32>());
     let data = json!({ "endpointId": id, "challenge": challenge });
-    let sent = send(&app, &endpoint, VERIFY, data).await?;
+    let sent = send(&app, &endpoint, (VERIFY, data), &waiting).await?;
     let body = sent.exchange.as_ref().map_or(&b""[..], |e| &e.body);
     let echoed = ok(&sent) && echoes(body, &challenge);
     if echoed {
@@ -66,10 +69,19 @@ pub async fn verify(
 }
 
 /// Makes the attempt and records it, also if nobody waits any more.
-async fn send(app: &App, endpoint: &Endpoint, kind: &'static str, data: Value) -> Result<Attempted, Problem> {
+async fn send(
+    app: &App,
+    endpoint: &Endpoint,
+    (kind, data): (&'static str, Value),
+    waiting: &Waiting,
+) -> Result<Attempted, Problem> {
+    // Held until the answer is recorded: who leaves early has it sent all the same.
+    let places = app.followers.probe(endpoint.tenant)?;
     let claimed = app.ask(app.store.begin_probe(endpoint, kind, &data, app.now())).await?;
     let own = app.clone();
+    waiting.rest();
     let sending = tokio::spawn(async move {
+        let _places = places;
         // A test says nothing of how the endpoint fares with its own events.
         let attempted = Attempted { endpoint: None, ..(own.courier)(claimed).await };
         let recorded = own.ask(own.store.record(vec![attempted.clone()], own.now())).await;

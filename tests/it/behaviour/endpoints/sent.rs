@@ -1,5 +1,7 @@
 //! What an endpoint is sent.
 
+use std::future::IntoFuture;
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -13,6 +15,7 @@ both_engines! {
     further_schemes_sign_beside_the_first,
     a_test_is_sent_at_once_and_told,
     a_test_that_fails_tells_why,
+    who_has_many_tests_under_way_waits_alone,
     who_echoes_the_challenge_is_verified,
     a_paused_endpoint_waits_and_a_resumed_one_gets_all,
     a_changed_endpoint_gets_what_was_pending,
@@ -103,6 +106,37 @@ async fn a_test_is_sent_at_once_and_told(site: &Site) {
     );
     let delivery = app.get(&format!("/v1/deliveries/{}", id(&told["deliveryId"]))).await.ok(200);
     assert_eq!((&delivery["state"], &delivery["attempts"][0]["status"]), (&json!("delivered"), &json!(202)));
+}
+
+async fn who_has_many_tests_under_way_waits_alone(site: &Site) {
+    let other = site.key_of("other").await;
+    let app = site.start().await;
+    let receiver = Receiver::start().await;
+    let there = make(&app, &receiver.url("/in"), json!({"events": [], "timeoutSeconds": 30})).await;
+    receiver.script("/in", vec![Answer::Hang]);
+    let test = path(&there, "/test");
+    let mut under_way: Vec<_> = (0..4).map(|_| tokio::spawn(app.ask("POST", &test).into_future())).collect();
+    receiver.wait("/in", 4, LIMIT).await;
+
+    app.ask("POST", &test).await.refused(429, "rate-limited", "");
+    app.ask("POST", &path(&there, "/verify")).await.refused(429, "rate-limited", "");
+    let given = json!({"url": receiver.url("/theirs"), "events": []});
+    let theirs = app.post("/v1/endpoints", &given).key(&other).await.ok(201);
+    app.ask("POST", &path(&theirs, "/test")).key(&other).await.ok(200);
+
+    // Its client leaves, and it is under way all the same.
+    under_way.remove(0).abort();
+    app.ask("POST", &test).await.refused(429, "rate-limited", "");
+    receiver.script("/in", vec![Answer::Status(200)]);
+    receiver.let_go();
+    for told in under_way {
+        assert_eq!(told.await.unwrap().ok(200)["ok"], true);
+    }
+    until("all have come back", async || {
+        let told = app.ask("POST", &test).await;
+        if told.status == 200 { Ok(()) } else { Err(told) }
+    })
+    .await;
 }
 
 async fn a_test_that_fails_tells_why(site: &Site) {
