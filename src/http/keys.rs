@@ -96,9 +96,7 @@ fn within_own(asker: &KeyRecord, wish: &NewApiKey, scopes: Scopes) -> Result<(),
     if !asker.scopes.covers(scopes) {
         return beyond("a key cannot create a mightier one: a wished scope is not among its own");
     }
-    if !within(asker.queues.as_deref(), wish.queues.as_deref())
-        || !within(asker.accounts.as_deref(), wish.accounts.as_deref())
-    {
+    if !narrows(asker, wish.queues.as_deref(), wish.accounts.as_deref()) {
         return beyond("the key is narrowed; the new one must be narrowed to a part of that");
     }
     within_time(asker, wish)
@@ -111,6 +109,11 @@ pub fn within_time(asker: &KeyRecord, wish: &NewApiKey) -> Result<(), Problem> {
             .detail("the key ends one day; the new one must have an expiresAt that is not later"));
     }
     Ok(())
+}
+
+/// Whether a key for these queues and accounts is for a part of those of the one that asks.
+fn narrows(asker: &KeyRecord, queues: Option<&[String]>, accounts: Option<&[String]>) -> bool {
+    within(asker.queues.as_deref(), queues) && within(asker.accounts.as_deref(), accounts)
 }
 
 fn within(asker: Option<&[String]>, wished: Option<&[String]>) -> bool {
@@ -134,7 +137,7 @@ pub async fn get_key(
     app.ask(app.store.get_key(key.tenant(), id)).await.map(|record| Json(view(&record)))
 }
 
-/// Revoke a key; every node refuses it within a second.
+/// Revoke a key; every node refuses it within a second. A narrowed key revokes none that is wider than itself.
 #[utoipa::path(delete, path = "/v1/keys/{keyId}", tag = "keys", operation_id = "revokeKey",
     security(("apiKey" = ["admin"])), params(("keyId" = KeyId, Path)),
     responses((status = 204, description = "Revoked")))]
@@ -144,6 +147,13 @@ pub async fn revoke(
     PathId(id): PathId<id::Key>,
     _: Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
+    if key.whole().is_err() {
+        let other = app.ask(app.store.get_key(key.tenant(), id)).await?;
+        if !narrows(&key.record, other.queues.as_deref(), other.accounts.as_deref()) {
+            return Err(Problem::new(ProblemCode::Forbidden)
+                .detail("the key is narrowed; it revokes only keys that are narrowed to a part of that"));
+        }
+    }
     end(&app, key.tenant(), id).await
 }
 

@@ -23,6 +23,7 @@ pub async fn get_secret(
     key: Key<need::Admin>,
     _: Query<NoQuery>,
 ) -> Result<Response, Problem> {
+    key.whole()?;
     show(&app.ask(app.store.default_secrets(key.tenant(), app.now())).await?)
 }
 
@@ -36,6 +37,7 @@ pub async fn rotate(
     _: Query<NoQuery>,
     MaybeJson(body): MaybeJson<RotateSecret>,
 ) -> Result<Response, Problem> {
+    key.whole()?;
     let seconds = rules::range("/overlapSeconds", body.overlap_seconds, 86_400, 0..=604_800)?;
     let overlap = Duration::from_secs(seconds.into());
     show(&app.ask(app.store.rotate_default_secret(key.tenant(), overlap, app.now())).await?)

@@ -16,6 +16,7 @@ both_engines! {
     it_sees_and_sends_what_its_accounts_have_only,
     it_sends_an_outage_of_its_account_again_and_sees_how_far_that_is,
     a_key_for_no_queue_at_all_sees_nothing,
+    it_neither_has_the_tenants_secret_nor_ends_wider_keys,
 }
 
 /// A key with every scope of the tenant for queue `a`.
@@ -219,6 +220,30 @@ async fn it_sends_an_outage_of_its_account_again_and_sees_how_far_that_is(site: 
     for path in ["/v1/redrives", &mine] {
         app.get(path).key(&queues).await.refused(403, "forbidden", "");
     }
+}
+
+async fn it_neither_has_the_tenants_secret_nor_ends_wider_keys(site: &Site) {
+    let app = site.start().await;
+    let made = async |wish: Value| app.post("/v1/keys", &wish).await.ok(201);
+    let wide = made(json!({"scopes": ["jobs:read"]})).await;
+    for member in ["queues", "accounts"] {
+        let narrow = made(json!({"scopes": ["admin"], member: ["a", "b"]})).await;
+        let own = id(&narrow["key"]);
+        app.get("/v1/tenants/self/webhook-secret").key(&own).await.refused(403, "forbidden", "");
+        let rotate = app.ask("POST", "/v1/tenants/self/rotate-secret").key(&own).await;
+        rotate.refused(403, "forbidden", "");
+        let other = made(json!({"scopes": ["jobs:read"], member: ["a", "c"]})).await;
+        let part = made(json!({"scopes": ["jobs:read"], member: ["a"]})).await;
+        let end = |other: &Value| app.delete(&format!("/v1/keys/{}", id(&other["keyId"]))).key(&own);
+        for wider in [&wide, &other] {
+            end(wider).await.refused(403, "forbidden", "");
+        }
+        end(&part).await.ok(204);
+        end(&part).await.refused(404, "not-found", "");
+        end(&narrow).await.ok(204);
+    }
+    let secret = app.get("/v1/tenants/self/webhook-secret").await.ok(200);
+    assert_eq!(secret, json!({"secret": app.secret}), "it is the same still");
 }
 
 async fn a_key_for_no_queue_at_all_sees_nothing(site: &Site) {
