@@ -24,6 +24,7 @@ both_stores! {
     a_slow_endpoints_lease_outlasts_its_attempt,
     a_dead_callback_to_an_endpoint_is_told_under_its_secret,
     another_nodes_endpoint_is_honoured_within_a_second,
+    a_failed_test_leaves_no_letter_and_is_told_to_nobody,
 }
 
 /// An endpoint with these members beside its URL.
@@ -64,6 +65,18 @@ fn kinds(claimed: &[ClaimedDelivery]) -> Vec<&str> {
     let mut kinds: Vec<&str> = claimed.iter().map(|d| d.event_kind.as_str()).collect();
     kinds.sort_unstable();
     kinds
+}
+
+async fn a_failed_test_leaves_no_letter_and_is_told_to_nobody(bed: &Bed) {
+    endpoint(bed, events(&["delivery.dead"])).await;
+    let there = endpoint(bed, events(&[])).await;
+    for kind in ["webhook.test", "webhook.verify"] {
+        let probe = bed.store.begin_probe(&there, kind, &serde_json::json!({}), bed.now()).await.unwrap();
+        assert!(bed.record(attempted(&probe, 500, Verdict::Dead(DeadReason::Exhausted))).await);
+    }
+    assert_eq!(bed.count("deliveries WHERE state = 'dead'").await, 2);
+    assert_eq!(bed.count("dead_letters").await, 0, "nothing that a replay would send again");
+    assert!(bed.claim().await.is_empty());
 }
 
 async fn a_subscriber_is_told_of_each_event_in_its_transaction(bed: &Bed) {
