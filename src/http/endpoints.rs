@@ -17,7 +17,7 @@ use super::submit::REPLAYED;
 use super::tenant::show;
 use crate::store::{EndpointFilter, NewEndpoint as Checked, PageOf};
 use crate::types::api::{ChangeEndpoint, Endpoint as View, NewEndpoint, Page, RotateSecret, WebhookSecret};
-use crate::types::endpoint::{Endpoint, EndpointState, Scheme, check};
+use crate::types::endpoint::{Endpoint, EndpointState, HIDDEN, Scheme, check};
 use crate::types::problem::ProblemCode;
 use crate::types::submit as rules;
 use crate::types::{EndpointId, id};
@@ -72,7 +72,7 @@ pub(super) fn for_account<N>(key: &Key<N>, account: Option<&str>) -> Result<(), 
 fn view(app: &App, endpoint: Endpoint) -> Result<View, Problem> {
     let headers = app.store.endpoint_headers(&endpoint)?;
     // They may be credentials.
-    let hidden = headers.into_iter().map(|(name, _)| (name, "redacted".to_owned()));
+    let hidden = headers.into_iter().map(|(name, _)| (name, HIDDEN.to_owned()));
     let settings = endpoint.settings;
     Ok(View {
         endpoint_id: endpoint.id,

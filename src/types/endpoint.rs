@@ -4,6 +4,8 @@ mod pattern;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::api::{ChangeEndpoint, Format, NewEndpoint, Payload};
@@ -20,6 +22,8 @@ pub const TIMEOUT_SECONDS: u32 = 15;
 /// A parked delivery's `due_at` is its own and this many milliseconds more, far behind every date there is: no look
 /// at what is due ever meets it, and its order and its schedule are not lost.
 pub const PARKED: i64 = 1 << 52;
+/// What answers show in place of a header's value.
+pub const HIDDEN: &str = "redacted";
 /// The most patterns of one endpoint.
 const PATTERNS_MAX: usize = 100;
 /// The most characters of an account's name.
@@ -181,7 +185,7 @@ impl Settings {
             self.description = description;
         }
         if let Some(headers) = change.headers {
-            self.headers = rules::headers("/headers", headers)?;
+            self.headers = rules::headers("/headers", unhidden(headers, &self.headers)?)?;
         }
         if let Some(retry) = change.retry {
             self.retry = retry.unwrap_or_default();
@@ -195,6 +199,23 @@ impl Settings {
         self.format = change.format.map_or(self.format, Option::unwrap_or_default);
         Ok(self)
     }
+}
+
+/// Headers with the values that answers hide: who sends back what was shown keeps what was there.
+fn unhidden(
+    given: Option<BTreeMap<String, String>>,
+    there: &[(String, String)],
+) -> Checked<Option<BTreeMap<String, String>>> {
+    let mut given = given.unwrap_or_default();
+    for (name, value) in given.iter_mut().filter(|(_, value)| *value == HIDDEN) {
+        let known = there.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let (_, before) = known.ok_or_else(|| {
+            let pointer = format!("/headers/{}", rules::escape(name));
+            Invalid::member(pointer, format!("is new; `{HIDDEN}` stands for the value of one that is there"))
+        })?;
+        value.clone_from(before);
+    }
+    Ok(Some(given))
 }
 
 fn limits(now: LaneLimits, change: &ChangeEndpoint) -> Checked<LaneLimits> {

@@ -133,7 +133,7 @@ pub struct ChangeEndpoint {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, max_length = 1000)]
     pub description: Option<Option<String>>,
-    /// All headers to add, in place of those before.
+    /// All headers to add, in place of those before; the value `redacted` keeps that of a header that is there.
     #[serde(default, deserialize_with = "super::given_map")]
     #[schema(value_type = Option<BTreeMap<String, String>>)]
     pub headers: Option<Option<BTreeMap<String, String>>>,

@@ -91,3 +91,24 @@ fn a_change_touches_what_it_gives_and_null_resets() {
     let reset = made.changed(change(nulls), &policy).unwrap();
     assert_eq!(reset, check(wish(serde_json::json!({})), &policy).unwrap());
 }
+
+#[test]
+fn a_hidden_header_that_is_sent_back_stays_as_it_is() {
+    let given = serde_json::json!({"headers": {"Authorization": "Bearer s3cret", "x-env": "a"}});
+    let made = check(wish(given), &UrlPolicy::default()).unwrap();
+    let edit = |headers| {
+        made.clone().changed(change(serde_json::json!({"headers": headers})), &UrlPolicy::default())
+    };
+    let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+
+    let kept = edit(serde_json::json!({"authorization": "redacted", "x-env": "b"})).unwrap();
+    assert_eq!(kept.headers, [of("authorization", "Bearer s3cret"), of("x-env", "b")]);
+    let kept = edit(serde_json::json!({"AUTHORIZATION": "redacted"})).unwrap();
+    assert_eq!(kept.headers, [of("authorization", "Bearer s3cret")]);
+    assert!(edit(serde_json::Value::Null).unwrap().headers.is_empty());
+
+    let refused = edit(serde_json::json!({"X-New": "redacted"})).unwrap_err();
+    assert_eq!(refused.errors[0].pointer, "/headers/X-New");
+    let new = wish(serde_json::json!({"headers": {"x-new": "redacted"}}));
+    assert_eq!(check(new, &UrlPolicy::default()).unwrap_err().errors[0].pointer, "/headers/x-new");
+}

@@ -77,6 +77,11 @@ async fn an_endpoint_is_made_shown_changed_and_deleted(site: &Site) {
     assert!(changed.get("account").is_none() && changed["ordered"] == false, "{changed}");
     assert_eq!(changed["rateLimitPerSecond"], 20, "what is not given stays");
 
+    let shown = json!({"headers": changed["headers"]});
+    assert_eq!(patch(&app, &made, shown).await.ok(200)["headers"], changed["headers"], "it may be sent back");
+    let new = patch(&app, &made, json!({"headers": {"X-New": "redacted"}})).await;
+    new.refused(422, "validation-failed", "/headers/X-New");
+
     app.delete(&path(&made, "")).await.ok(204);
     for verb in ["", "/pause", "/resume", "/test", "/verify", "/rotate-secret"] {
         let method = if verb.is_empty() { "GET" } else { "POST" };
