@@ -133,11 +133,14 @@ pub async fn list(
 }
 
 /// Create a standing endpoint; the answer shows its secret once.
+///
+/// Repeated with its `Idempotency-Key` it is answered with the endpoint as it stands, and with its secret unless that was
+/// rotated since; 404 once it is deleted.
 #[utoipa::path(post, path = "/v1/endpoints", tag = "endpoints", operation_id = "createEndpoint",
     security(("apiKey" = ["endpoints:write"])),
     params(("Idempotency-Key" = Option<String>, Header, max_length = 257)), request_body = NewEndpoint,
     responses((status = 201, body = View), (status = 403, description = "quota-exceeded"),
-        (status = 409, description = "idempotency-in-flight")))]
+        (status = 404, description = "not-found"), (status = 409, description = "idempotency-in-flight")))]
 pub async fn create(
     State(app): State<App>,
     key: Key<need::EndpointsWrite>,
@@ -163,8 +166,9 @@ async fn created(
     replayed: bool,
 ) -> Result<Response, Problem> {
     let endpoint = seen(app, key, id).await?;
-    let secrets = app.ask(app.store.endpoint_secrets(key.tenant(), id, app.now())).await?;
-    let secret = secrets.first().map(|(secret, _)| secret.reveal());
+    // Whoever may repeat a creation must not be shown what another has rotated since.
+    let secret = app.ask(app.store.first_endpoint_secret(key.tenant(), id)).await?;
+    let secret = secret.map(|secret| secret.reveal());
     let shown = View { secret, ..whole(app, endpoint).await? };
     let at = app.store.urls().path(&format!("/v1/endpoints/{id}"));
     let head = [(header::CACHE_CONTROL, "no-store".to_owned()), (header::LOCATION, at)];

@@ -33,6 +33,7 @@ macro_rules! live {
     };
 }
 const LIVE: &str = live!();
+const FIRST: &str = "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 LIMIT 2";
 static LIVE_NOW: Sql = Sql::plain(live!());
 // The tenant's row is the lock: two first uses must not make two secrets.
 pub(super) static LOCK_TENANT: Sql = Sql::plain("SELECT q.id FROM tenants q WHERE q.id = $1 {wait}");
@@ -97,6 +98,18 @@ impl Store {
         now: Millis,
     ) -> Result<Vec<LiveSecret>> {
         self.secrets_of(tenant, id.uuid(), now).await
+    }
+
+    /// The secret that an endpoint was made with, unless it was rotated since: what is retired is kept for longer than
+    /// a creation can be repeated.
+    pub async fn first_endpoint_secret(
+        &self,
+        tenant: TenantId,
+        id: EndpointId,
+    ) -> Result<Option<SigningKey>> {
+        let rows = self.read(FIRST, args![id]).await?;
+        let mut all = self.open_all(tenant, &rows)?;
+        Ok(all.pop().filter(|_| all.is_empty()).map(|(secret, _)| secret))
     }
 
     async fn secrets_of(&self, tenant: TenantId, owner: Uuid, now: Millis) -> Result<Vec<LiveSecret>> {

@@ -65,7 +65,7 @@ pub struct Endpoint {
     /// When something was last set.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Millis,
-    /// The `whsec_` secret that signs; only in the answer to its creation.
+    /// The `whsec_` secret that signs; only in the answer to its creation, and in a repeated one until it is rotated.
     pub secret: Option<String>,
     /// The `whpk_` keys that verify `v1a`, the newest first; with that scheme only, and not in lists.
     pub public_keys: Option<Vec<String>>,

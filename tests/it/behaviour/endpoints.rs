@@ -102,6 +102,16 @@ async fn a_repeated_creation_is_answered_as_the_first(site: &Site) {
     assert_eq!(first.ok(201), again.ok(201));
     create("https://b.example.com/").await.refused(422, "idempotency-key-reused", "");
     assert_eq!(app.items("/v1/endpoints").await.len(), 1);
+    let made = first.json();
+    app.ask("POST", &path(&made, "/rotate-secret")).await.ok(200);
+    let again = create("https://a.example.com/").await.ok(201);
+    assert_eq!(
+        (&again["endpointId"], again.get("secret")),
+        (&made["endpointId"], None),
+        "it is another's by now"
+    );
+    app.delete(&path(&made, "")).await.ok(204);
+    create("https://a.example.com/").await.refused(404, "not-found", "");
 }
 
 async fn what_breaks_a_rule_is_named_and_nothing_is_made(site: &Site) {
