@@ -87,8 +87,8 @@ fn types(list: &str) -> Result<Vec<Pattern>, Problem> {
 
 /// Read the tenant's events, oldest first, in the order in which they were committed.
 ///
-/// All that was published, and of jobs `job.retrying`, `job.progress` and their ends; `job.queued` and `job.started`
-/// are told at the job alone. Nothing ever appears behind a cursor that was given. As JSON one page: come back with
+/// All that was published, what befalls endpoints, and of jobs `job.retrying`, `job.progress` and their ends; `job.queued`
+/// and `job.started` are told at the job alone. Nothing ever appears behind a cursor that was given. As JSON one page: come back with
 /// its `nextCursor` as `after`; where that is the `after` you gave, you are at the end. As an event stream each event
 /// as it comes: `id` is the cursor, `event` the type, `data` the same as in JSON. Without `after` it begins with the
 /// oldest event behind which none is gone (at least seven days back), with `after=now` at the end.

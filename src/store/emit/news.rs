@@ -44,7 +44,8 @@ impl Outbox<'_> {
         self.tell(&mut fact, new)
     }
 
-    /// Tells whoever subscribes to it, and `asked`, who was named for it. What nobody wants leaves no event.
+    /// Tells whoever subscribes to it, and `asked`, who was named for it. What befalls an endpoint stands in the feed
+    /// whoever subscribes; a death that nobody wants to hear of leaves no event beside its letter.
     ///
     /// The tenant must be [known](Outbox::know).
     pub(in crate::store) fn news<D: Serialize>(
@@ -54,7 +55,8 @@ impl Outbox<'_> {
     ) -> Result<()> {
         let group = self.groups.get(&(news.tenant, String::new())).cloned().unwrap_or_default();
         let readers: Vec<_> = group.iter().filter(|e| subscribes(e, news)).collect();
-        if asked.is_none() && readers.is_empty() {
+        let told = news.kind.starts_with("endpoint.");
+        if !told && asked.is_none() && readers.is_empty() {
             return Ok(());
         }
         let mut fact = self.fact(news.tenant, None, news.kind, news.data)?;

@@ -21,6 +21,7 @@ both_stores! {
     an_accounts_endpoint_is_told_of_to_those_of_none,
     a_death_is_told_and_that_is_the_end_of_it,
     a_success_of_one_that_is_well_writes_nothing,
+    what_befalls_an_endpoint_stands_in_the_feed_whoever_subscribes,
 }
 
 const EXHAUSTED: Verdict = Verdict::Dead(DeadReason::Exhausted);
@@ -73,6 +74,16 @@ async fn now(bed: &Bed, there: &Endpoint) -> Endpoint {
 
 fn data(there: &Endpoint, since: Millis, failed: u32) -> Value {
     json!({"endpointId": there.id, "url": there.settings.url, "since": since, "failed": failed})
+}
+
+async fn what_befalls_an_endpoint_stands_in_the_feed_whoever_subscribes(bed: &Bed) {
+    let there = endpoint(bed, events(&["job.queued"])).await;
+    bed.submit_n(1).await;
+    assert_eq!(all_come_to(bed, &there, 410, GONE).await, 1);
+    let disabled = bed.rows("SELECT data FROM events WHERE kind = 'endpoint.disabled'").await;
+    let told: Value = serde_json::from_str(&disabled[0].text(0).unwrap()).unwrap();
+    assert_eq!((disabled.len(), &told["endpointId"], &told["reason"]), (1, &json!(there.id), &json!("gone")));
+    assert_eq!(bed.count("events WHERE kind = 'delivery.dead'").await, 0, "its letter tells of that");
 }
 
 async fn each_step_is_told_once_and_parks_what_is_owed_at_the_last(bed: &Bed) {
