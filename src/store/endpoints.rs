@@ -170,10 +170,10 @@ impl Store {
             room(&mut tx, tenant, &settings, quota).await?;
         }
         tx.run(&UPDATE, self.endpoint_row(tenant, id, &settings, now)?).await?;
-        match settings.url == url {
-            true => touch(&mut tx, lane_of(id), now).await?,
+        touch(&mut tx, tenant, id, now).await?;
+        if settings.url != url {
             // What was found out is of another receiver.
-            false => clear(&mut tx, lane_of(id), now).await?,
+            clear(&mut tx, lane_of(id), now).await?;
         }
         tx.commit().await?;
         self.0.subscribers.changed();

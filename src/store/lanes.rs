@@ -14,9 +14,10 @@ use super::error::{Error, Result};
 use super::model::{LaneSettings, LaneState};
 use super::pool::Tx;
 use crate::args;
+use crate::types::endpoint::lane_of as lane_of_endpoint;
 use crate::types::id::NodeId;
 use crate::types::lane::Limits;
-use crate::types::{LaneId, Millis, TenantId};
+use crate::types::{EndpointId, LaneId, Millis, TenantId};
 pub(super) use view::{held_columns, held_until, hold};
 
 static ALIVE: Sql = Sql::plain(
@@ -85,7 +86,13 @@ const SET_SINCE: &str = concat!(
     set!(),
     "lanes l LEFT JOIN endpoints ep ON ep.id = l.endpoint_id WHERE l.owner_id = $1 AND l.set_at >= $2"
 );
-static TOUCH: Sql = Sql::plain("UPDATE lanes SET set_at = $2 WHERE id = $1");
+// Makes the lane where there is none yet: an update would pass over one that another transaction is just making, whose
+// owner has read what was set before and would never look again.
+static TOUCH: Sql = Sql::plain(
+    "INSERT INTO lanes (id, tenant_id, endpoint_id, concurrency, failures, opened, used_at, set_at)
+     VALUES ($1, $2, $3, 10, 0, 0, $4, $4)
+     ON CONFLICT (id) DO UPDATE SET set_at = excluded.set_at",
+);
 // Who owns it does the same once it looks.
 static CLEAR: Sql = Sql::plain(
     "UPDATE lanes SET set_at = $2, cleared_at = $2, failures = 0, opened = 0, held_until = NULL, held_reason = NULL
@@ -265,8 +272,8 @@ pub(super) fn lane_of(tenant: TenantId, origin: &str) -> LaneId {
 }
 
 /// What is set for an endpoint has changed: the owner of its lane looks.
-pub(super) async fn touch(tx: &mut Tx, lane: LaneId, now: Millis) -> Result<()> {
-    tx.run(&TOUCH, args![lane, now]).await.map(drop)
+pub(super) async fn touch(tx: &mut Tx, tenant: TenantId, of: EndpointId, now: Millis) -> Result<()> {
+    tx.run(&TOUCH, args![lane_of_endpoint(of), tenant, of, now]).await.map(drop)
 }
 
 /// What its owner has found out of a receiver is no longer so, as far as someone knows: its breaker closes, a pause that

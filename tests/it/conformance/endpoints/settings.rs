@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ringback::store::{EndpointFilter, Error, NewEndpoint};
+use ringback::types::Millis;
 use ringback::types::api::RotateSecret;
 use ringback::types::endpoint::EndpointState;
 use ringback::types::problem::ProblemCode;
@@ -17,6 +18,7 @@ both_stores! {
     an_account_has_its_quota,
     a_rotated_secret_signs_for_its_overlap_and_three_at_the_most,
     nothing_of_an_endpoint_crosses_tenants,
+    a_change_is_seen_by_who_is_just_making_the_lane,
 }
 
 async fn an_endpoint_is_what_its_owner_sets(bed: &Bed) {
@@ -136,6 +138,22 @@ async fn a_rotated_secret_signs_for_its_overlap_and_three_at_the_most(bed: &Bed)
     bed.pass(hour);
     assert_eq!(live().await.len(), 1);
     assert!(bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap()[0].0.reveal() != now[0].0);
+}
+
+/// On PostgreSQL the change and the first owner of the lane may run at once: they must meet in one row.
+async fn a_change_is_seen_by_who_is_just_making_the_lane(bed: &Bed) {
+    let id = endpoint(bed, serde_json::json!({})).await.id;
+    assert_eq!(bed.count("lanes").await, 0);
+    change(bed, id, serde_json::json!({"maxInFlight": 3})).await;
+    let job = bed.submit(bed.job()).await.job.id;
+    let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap();
+    let of: Vec<_> = due.iter().map(|d| (d.lane, d.id)).collect();
+    assert_eq!(of.len(), 1, "{job} is queued");
+    let owned = bed.store.own_lanes(bed.node, &of, bed.now()).await.unwrap();
+    assert_eq!(owned[0].1.limits.max_in_flight, Some(3));
+    let set = bed.store.lanes_set(bed.node, bed.now()).await.unwrap();
+    assert_eq!(set.len(), 1, "there was a row to mark before anybody owned it");
+    assert_eq!(set[0].1.limits.max_in_flight, Some(3));
 }
 
 async fn nothing_of_an_endpoint_crosses_tenants(bed: &Bed) {
