@@ -20,7 +20,7 @@ use crate::types::{EndpointId, Millis, TenantId};
 pub(super) const COLUMN: &str = "secrets.sealed";
 /// Live secrets of one owner, the newest first.
 const MOST: usize = 3;
-/// Another node's rotation is seen after this long; its overlap bridges it.
+/// Another node's rotation is seen after this long: until then it signs with what was the newest before.
 const CACHE_FOR: Duration = Duration::from_secs(5);
 /// Owners remembered; forgetting one costs a read.
 const REMEMBERED: usize = 10_000;
@@ -52,23 +52,45 @@ pub type LiveSecret = (SigningKey, Option<Millis>);
 
 /// What was read lately.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<HashMap<Uuid, (Millis, Vec<LiveSecret>)>>);
+pub(super) struct Cache(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    secrets: HashMap<Uuid, (Millis, Vec<LiveSecret>)>,
+    /// Rises when this node makes a secret, so that a read begun before is not remembered.
+    changes: u64,
+}
 
 impl Cache {
     fn get(&self, owner: Uuid, now: Millis) -> Option<Vec<LiveSecret>> {
         let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, secrets) = cache.get(&owner)?;
+        let (at, secrets) = cache.secrets.get(&owner)?;
         let fresh = now >= *at && now.since(*at) < CACHE_FOR;
         let live = |(_, until): &&LiveSecret| until.is_none_or(|u| u > now);
         fresh.then(|| secrets.iter().filter(live).cloned().collect())
     }
 
-    fn put(&self, owner: Uuid, secrets: &[LiveSecret], now: Millis) {
+    fn changes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).changes
+    }
+
+    /// Remembers what was read when so many changes had been made.
+    fn put(&self, owner: Uuid, secrets: &[LiveSecret], now: Millis, changes: u64) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.len() >= REMEMBERED {
-            cache.clear();
+        if cache.changes != changes {
+            return;
         }
-        cache.insert(owner, (now, secrets.to_vec()));
+        if cache.secrets.len() >= REMEMBERED {
+            cache.secrets.clear();
+        }
+        cache.secrets.insert(owner, (now, secrets.to_vec()));
+    }
+
+    /// A secret was made: the next who asks reads it.
+    fn changed(&self, owner: Uuid) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.changes += 1;
+        cache.secrets.remove(&owner);
     }
 }
 
@@ -85,7 +107,7 @@ impl Store {
                 secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![tenant, now]).await?)?;
             }
             tx.commit().await?;
-            self.0.secrets.put(tenant.uuid(), &secrets, now);
+            self.0.secrets.changed(tenant.uuid());
         }
         Ok(secrets)
     }
@@ -116,9 +138,10 @@ impl Store {
         if let Some(secrets) = self.0.secrets.get(owner, now) {
             return Ok(secrets);
         }
+        let changes = self.0.secrets.changes();
         let secrets = self.open_all(tenant, &self.read(LIVE, args![owner, now]).await?)?;
         if !secrets.is_empty() {
-            self.0.secrets.put(owner, &secrets, now);
+            self.0.secrets.put(owner, &secrets, now, changes);
         }
         Ok(secrets)
     }
@@ -163,7 +186,7 @@ impl Store {
         self.add_secret(&mut tx, tenant, owner, now).await?;
         let secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![owner, now]).await?)?;
         tx.commit().await?;
-        self.0.secrets.put(owner, &secrets, now);
+        self.0.secrets.changed(owner);
         Ok(secrets)
     }
 
@@ -194,5 +217,28 @@ impl Store {
                 Ok((secret, row.time_opt(2)?))
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(n: u8) -> Vec<LiveSecret> {
+        vec![(SigningKey::from_random([n; 32], [n; 32]).unwrap(), None)]
+    }
+
+    #[test]
+    fn a_read_begun_before_a_rotation_is_not_remembered_over_it() {
+        let (cache, owner, now) = (Cache::default(), Uuid::from_u128(1), Millis(1_000));
+        let begun = cache.changes();
+        cache.put(owner, &secret(1), now, begun);
+        assert!(cache.get(owner, now).is_some());
+        cache.changed(owner);
+        assert!(cache.get(owner, now).is_none(), "what was rotated is read anew");
+        cache.put(owner, &secret(1), now, begun);
+        assert!(cache.get(owner, now).is_none(), "it may be older than the rotation");
+        cache.put(owner, &secret(2), now, cache.changes());
+        assert_eq!(cache.get(owner, now).unwrap()[0].0.reveal(), secret(2)[0].0.reveal());
     }
 }
