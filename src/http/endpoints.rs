@@ -233,6 +233,8 @@ pub async fn delete(
 }
 
 /// Make a new secret for an endpoint; the one before signs beside it for `overlapSeconds` more.
+///
+/// At most three sign: the fourth ends at once, and the answer has its `cutOffExpiresAt`.
 #[utoipa::path(post, path = "/v1/endpoints/{endpointId}/rotate-secret", tag = "endpoints",
     operation_id = "rotateEndpointSecret", security(("apiKey" = ["endpoints:write"])),
     params(("endpointId" = EndpointId, Path)), request_body = Option<RotateSecret>,
@@ -247,7 +249,8 @@ pub async fn rotate(
     seen(&app, &key, id).await?;
     let seconds = rules::range("/overlapSeconds", body.overlap_seconds, 86_400, 0..=604_800)?;
     let overlap = Duration::from_secs(seconds.into());
-    show(&app.ask(app.store.rotate_endpoint_secret(key.tenant(), id, overlap, app.now())).await?)
+    let rotated = app.ask(app.store.rotate_endpoint_secret(key.tenant(), id, overlap, app.now())).await?;
+    show(&rotated.live, rotated.cut_off)
 }
 
 /// Pause an endpoint: its deliveries are made and parked, and cost no attempt.

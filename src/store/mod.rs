@@ -67,7 +67,7 @@ pub use probe::{TEST, VERIFY};
 pub use publish::{NewEvent, Publication, Published, Reused};
 pub use ring::NotAnHeir;
 pub use rotate::{Rotation, Tally, census};
-pub use secrets::LiveSecret;
+pub use secrets::{LiveSecret, Rotated};
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -29,7 +29,7 @@ macro_rules! live {
     () => {
         "SELECT id, sealed, expires_at FROM secrets
          WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)
-         ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, created_at DESC, id DESC LIMIT 3"
+         ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, created_at DESC, id DESC LIMIT 4"
     };
 }
 const LIVE: &str = live!();
@@ -49,6 +49,15 @@ static PUT: Sql = Sql::plain(
 
 /// A secret, with the Ed25519 key beside it, and until when they sign; None = until they are rotated.
 pub type LiveSecret = (SigningKey, Option<Millis>);
+
+/// What a rotation leaves.
+#[derive(Debug, Clone)]
+pub struct Rotated {
+    /// The live secrets, the new one first.
+    pub live: Vec<LiveSecret>,
+    /// Until when one would have signed that this rotation ended, because so many sign at the most.
+    pub cut_off: Option<Millis>,
+}
 
 /// What was read lately.
 #[derive(Default)]
@@ -152,7 +161,7 @@ impl Store {
         tenant: TenantId,
         overlap: Duration,
         now: Millis,
-    ) -> Result<Vec<LiveSecret>> {
+    ) -> Result<Rotated> {
         let mut tx = self.0.writers.begin().await?;
         tx.all(&LOCK_TENANT, args![tenant]).await?;
         self.rotate(tx, tenant, tenant.uuid(), overlap, now).await
@@ -165,7 +174,7 @@ impl Store {
         id: EndpointId,
         overlap: Duration,
         now: Millis,
-    ) -> Result<Vec<LiveSecret>> {
+    ) -> Result<Rotated> {
         let mut tx = self.0.writers.begin().await?;
         if tx.all(&LOCK_ENDPOINT, args![id, tenant]).await?.is_empty() {
             tx.rollback().await?;
@@ -181,13 +190,15 @@ impl Store {
         owner: Uuid,
         overlap: Duration,
         now: Millis,
-    ) -> Result<Vec<LiveSecret>> {
+    ) -> Result<Rotated> {
         tx.run(&RETIRE, args![owner, now.plus(overlap)]).await?;
         self.add_secret(&mut tx, tenant, owner, now).await?;
-        let secrets = self.open_all(tenant, &tx.all(&LIVE_NOW, args![owner, now]).await?)?;
+        let rows = tx.all(&LIVE_NOW, args![owner, now]).await?;
+        let live = self.open_all(tenant, &rows)?;
+        let cut_off = rows.get(MOST).map_or(Ok(None), |row| row.time_opt(2))?;
         tx.commit().await?;
         self.0.secrets.changed(owner);
-        Ok(secrets)
+        Ok(Rotated { live, cut_off })
     }
 
     pub(super) async fn add_secret(

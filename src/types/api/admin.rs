@@ -88,6 +88,9 @@ pub struct WebhookSecret {
     /// Until when the one before signs too.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub previous_expires_at: Option<Millis>,
+    /// Until when a secret would have signed that this rotation ended: at most three sign.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub cut_off_expires_at: Option<Millis>,
 }
 
 /// How long the old secret keeps signing beside the new one.

@@ -112,7 +112,9 @@ async fn at_most_three_secrets_live(site: &Site) {
     let mut all = vec![app.secret.clone()];
     for _ in 0..3 {
         app.pass(1);
-        all.push(id(&rotate(&app, 200).await["secret"]));
+        let rotated = rotate(&app, 200).await;
+        assert_eq!(rotated["cutOffExpiresAt"].is_string(), all.len() == 3, "{rotated}");
+        all.push(id(&rotated["secret"]));
     }
 
     let got = told(&app, &receiver, "/a", json!({})).await;

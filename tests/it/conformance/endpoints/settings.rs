@@ -126,12 +126,17 @@ async fn a_rotated_secret_signs_for_its_overlap_and_three_at_the_most(bed: &Bed)
     let hour = Duration::from_secs(3_600);
     bed.pass_seconds(1);
     let second = bed.store.rotate_endpoint_secret(bed.tenant, id, hour, bed.now()).await.unwrap();
-    assert_eq!(second[1].0.reveal(), first[0].0);
-    assert_eq!(second[1].1, Some(bed.now().plus(hour)));
+    assert_eq!(second.live[1].0.reveal(), first[0].0);
+    let ends = bed.now().plus(hour);
+    assert_eq!(second.live[1].1, Some(ends));
+    let mut cut_off = Vec::new();
     for _ in 0..3 {
         bed.pass_seconds(1);
-        bed.store.rotate_endpoint_secret(bed.tenant, id, hour, bed.now()).await.unwrap();
+        let rotated = bed.store.rotate_endpoint_secret(bed.tenant, id, hour, bed.now()).await.unwrap();
+        cut_off.push(rotated.cut_off);
     }
+    let second_ends = ends.plus(Duration::from_secs(1));
+    assert_eq!(cut_off, [None, Some(ends), Some(second_ends)], "whose end comes early is told");
     let now = live().await;
     assert_eq!((now.len(), now[0].1), (3, None), "the newest first");
     assert!(now.iter().all(|(secret, _)| *secret != first[0].0));
