@@ -26,6 +26,9 @@ use crate::types::{EventId, Millis, TenantId};
 pub(super) const AT_ONCE: usize = 1_000;
 /// Deliveries that all events of one transaction make.
 const IN_ALL: usize = 4_000;
+/// Deliveries to ordered endpoints that the events of one request may make: these cannot follow later, for what is
+/// published meanwhile would go before them.
+const ORDERED_IN_ALL: usize = 10_000;
 
 static INSERT: Sql = Sql::batch(
     "INSERT INTO events (id, tenant_id, kind, account, created_at, data, deliveries, remove_at)
@@ -133,6 +136,7 @@ pub(super) async fn publish(
     let groups: Vec<_> = fresh.iter().map(|e| out.group(&audience(e))).collect();
     let matching: Vec<Vec<&Endpoint>> =
         fresh.iter().zip(&groups).map(|(e, group)| matching(group, &e.draft.kind)).collect();
+    refuse_crowds(many, &fresh, &matching)?;
     let rows = fresh.iter().zip(&matching).map(|(e, to)| event_row(e, to.len())).collect::<Result<_>>()?;
     let made = tx.batch(&INSERT, args![now, now.plus(KEEP_EVENTS)], rows).await?;
     let made: HashMap<Uuid, ()> = made.iter().map(|r| Ok((r.uuid(0)?, ()))).collect::<Result<_>>()?;
@@ -222,6 +226,23 @@ fn refuse_whole(many: &[&Publication], owners: &[std::result::Result<EventId, Re
         }
     }
     Ok(())
+}
+
+/// Refuses a request whose events are more than one transaction bears; in smaller batches they can be published.
+fn refuse_crowds(many: &[&Publication], fresh: &[&NewEvent], matching: &[Vec<&Endpoint>]) -> Result<()> {
+    let ordered = |to: &Vec<&Endpoint>| to.iter().filter(|e| e.settings.limits.ordered).count();
+    let each: HashMap<Uuid, usize> =
+        fresh.iter().zip(matching).map(|(event, to)| (event.id.uuid(), ordered(to))).collect();
+    let all = |p: &Publication| p.events.iter().filter_map(|e| each.get(&e.id.uuid())).sum::<usize>();
+    if each.values().sum::<usize>() <= ORDERED_IN_ALL
+        || !many.iter().any(|p| p.events.len() > 1 && all(p) > ORDERED_IN_ALL)
+    {
+        return Ok(());
+    }
+    let detail = format!(
+        "the events make more than {ORDERED_IN_ALL} deliveries to ordered endpoints; publish fewer at once"
+    );
+    Err(Invalid { code: ProblemCode::PayloadTooLarge, detail, errors: Vec::new() }.into())
 }
 
 /// Why an event's own id is refused.

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use ringback::store::db::Target;
+use ringback::store::{Error, Publication};
 use ringback::types::EndpointId;
 use ringback::types::delivery::DeliveryState;
+use ringback::types::problem::ProblemCode;
 use serde_json::json;
 
 use super::{deliveries, event, paid, publish};
@@ -14,6 +16,7 @@ use crate::support::store::{Bed, both_stores, open};
 both_stores! {
     beyond_a_thousand_the_endpoints_of_that_moment_are_told_in_chunks,
     two_nodes_never_tell_one_endpoint_twice,
+    a_batch_with_too_many_deliveries_in_order_is_refused_alone,
 }
 
 /// Copies of an endpoint that wants all; gives the ids of all of them.
@@ -85,4 +88,21 @@ async fn two_nodes_never_tell_one_endpoint_twice(bed: &Bed) {
     let both: Vec<EndpointId> = ids.iter().flat_map(|id| [*id, *id]).collect();
     assert_eq!(told(bed).await, both);
     assert_eq!(deliveries(bed, Some(DeliveryState::Cancelled)).await.len(), 0);
+}
+
+async fn a_batch_with_too_many_deliveries_in_order_is_refused_alone(bed: &Bed) {
+    for _ in 0..11 {
+        endpoint_of(bed, bed.tenant, json!({"events": ["*"], "ordered": true})).await;
+    }
+    let batch = |n: usize| {
+        let events = (0..n).map(|i| event(bed, json!({"type": "a", "data": i}))).collect();
+        bed.store.publish(Publication { events, atomic: false }, bed.now())
+    };
+    let (crowd, few) = tokio::join!(batch(1_000), batch(2));
+    match crowd {
+        Err(Error::Invalid(refused)) => assert_eq!(refused.code, ProblemCode::PayloadTooLarge),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(few.unwrap().len(), 2, "who comes with it does not pay for it");
+    assert_eq!((bed.count("events").await, bed.count("deliveries").await), (2, 22));
 }
