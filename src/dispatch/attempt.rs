@@ -182,6 +182,10 @@ fn headers(
         if let Some(job) = d.job_id {
             map.insert("ce-subject", value(&job.to_string())?);
         }
+        // An extension attribute: the body is the event's data alone.
+        if let Some(account) = &d.account {
+            map.insert("ce-account", value(&header_value(account))?);
+        }
     }
     Some(map)
 }

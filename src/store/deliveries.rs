@@ -119,7 +119,7 @@ pub(super) static LOST_ATTEMPTS: Sql = Sql::batch(
 static PAYLOADS: Sql = Sql::batch(
     "SELECT d.id, d.tenant_id, d.lane_id, d.event_id, d.event_kind, d.created_at, d.variant, o.body, d.url, d.sealed,
             d.sealed_row, d.policy, d.expires_at, d.traceparent, d.job_id, d.signer_id, d.endpoint_id,
-            e.url, e.sealed, e.timeout_seconds, e.schemes, e.state, e.deleted_at, d.turn
+            e.url, e.sealed, e.timeout_seconds, e.schemes, e.state, e.deleted_at, d.turn, d.account
      FROM {b}
      JOIN deliveries d ON d.id = b.delivery_id
      JOIN bodies o ON o.event_id = d.event_id AND o.variant = d.variant
@@ -257,6 +257,7 @@ fn claimed(p: &Row, q: &Row, until: Millis, now: Millis) -> Result<ClaimedDelive
         expires_at: p.time_opt(12)?,
         traceparent: p.text_opt(13)?,
         job_id: p.id_opt(14)?,
+        account: p.text_opt(24)?,
         signer: p.id_opt(15)?,
         endpoint: None,
     })

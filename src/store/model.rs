@@ -259,6 +259,8 @@ pub struct ClaimedDelivery {
     pub traceparent: Option<String>,
     /// The job it speaks of.
     pub job_id: Option<JobId>,
+    /// Whose it is, of those that the tenant keeps apart: its endpoint's when it was made.
+    pub account: Option<String>,
     /// The endpoint whose secrets sign where the delivery brings none.
     pub signer: Option<EndpointId>,
     /// The standing endpoint it goes to, as it is now.

@@ -247,6 +247,7 @@ impl Outbox<'_> {
             expires_at: new.expires_at,
             traceparent: new.traceparent.map(str::to_owned),
             job_id: new.job_id,
+            account: account_of(new.to),
             signer: new.signer,
             endpoint,
         }

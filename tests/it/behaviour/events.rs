@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::app::{LIMIT, Site, TestApp, both_engines, id};
+use crate::support::app::{LIMIT, Site, TestApp, both_engines, id, until};
 use crate::support::ask::Reply;
 use crate::support::receiver::Receiver;
 
@@ -74,7 +74,22 @@ async fn a_cloudevents_endpoint_gets_the_binary_form(site: &Site) {
     let got = receiver.wait("/ce", 1, LIMIT).await.remove(0);
     assert_eq!((got.header("ce-specversion"), got.header("ce-type")), ("1.0", "invoice.paid"));
     assert_eq!((got.header("ce-id"), got.header("ce-subject")), (told["eventId"].as_str().unwrap(), ""));
-    assert_eq!(&got.body[..], b"{\"n\":1}");
+    assert_eq!((&got.body[..], got.header("ce-account")), (&b"{\"n\":1}"[..], ""));
+
+    let of = json!({"format": "cloudevents", "account": "Ürümqi 1"});
+    endpoint(&app, &receiver.url("/of"), of).await;
+    publish(&app, json!({"type": "x", "data": 1, "account": "Ürümqi 1"})).await.ok(202);
+    let got = receiver.wait("/of", 1, LIMIT).await.remove(0);
+    assert_eq!(got.header("ce-account"), "%C3%9Cr%C3%BCmqi%201");
+    // Claimed from the store like any other that is sent again.
+    let delivery = format!("/v1/deliveries/{}", got.webhook_id());
+    until("it is delivered", async || {
+        let seen = app.get(&delivery).await.ok(200);
+        if seen["state"] == "delivered" { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    app.ask("POST", &format!("{delivery}/retry")).await.ok(202);
+    assert_eq!(receiver.wait("/of", 2, LIMIT).await[1].header("ce-account"), "%C3%9Cr%C3%BCmqi%201");
 }
 
 async fn an_id_and_an_idempotency_key_publish_once(site: &Site) {
