@@ -1,8 +1,8 @@
 //! The endpoints that an event may go to, as transactions ask for them.
 //!
-//! A node goes by what it read within the last second; its own changes it sees at once. Whether an endpoint is
-//! enabled is asked once more when a delivery is claimed, so that nothing wrong is sent for that second: it is
-//! only parked a little later.
+//! A node goes by what it read within the last second; its own changes it sees at once. A claim asks for the endpoint
+//! once more, whether it is enabled and where it is; a delivery that is handed over as it is made goes by what was read
+//! here: for a second after another node's change it may be sent where, and as, the endpoint was before.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

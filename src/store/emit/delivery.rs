@@ -196,7 +196,8 @@ impl Outbox<'_> {
         self.queue.push(row);
     }
 
-    // Born claimed: attempt 1 is counted and its lease set, so the callback leaves right after the commit.
+    // Born claimed: attempt 1 is counted and its lease set, so the callback leaves right after the commit, to where its
+    // endpoint was when this node last read it, within the last second.
     fn hand_over(
         &mut self,
         id: DeliveryId,
