@@ -57,6 +57,8 @@ static HEADS: Sql = Sql::batch(
     0,
     &[("tenant_id", Col::Uuid)],
 );
+// What of all that was begun the oldest that is still running, or prepared, holds back, on the whole server.
+const HOLDS: &str = "SELECT pg_snapshot_xmax(s)::text::bigint - pg_snapshot_xmin(s)::text::bigint FROM pg_current_snapshot() s";
 static RAISE: Sql = Sql::batch(
     "INSERT INTO feed_marks (tenant_id, position, event_id) SELECT b.tenant_id, b.position, b.event_id FROM {b}
      WHERE true
@@ -134,6 +136,15 @@ impl Store {
         let engine = self.0.readers.engine();
         let args = args![tenant, end.position, end.event];
         Ok(engine == Engine::Postgres && !self.read(HELD.text(engine), args).await?.is_empty())
+    }
+
+    /// How many transactions may be held back from every feed by the oldest that is still running. 0 where one writer
+    /// is all there is.
+    pub(super) async fn feed_holds(&self) -> Result<i64> {
+        match self.0.readers.engine() {
+            Engine::Sqlite => Ok(0),
+            Engine::Postgres => self.read(HOLDS, vec![]).await?.first().map_or(Ok(0), |row| row.int(0)),
+        }
     }
 
     /// The places of the wanted events, how far that was looked, and whether there may be more.

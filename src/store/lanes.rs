@@ -243,7 +243,7 @@ impl Store {
         Ok(count(1)?.div_ceil(count(0)?))
     }
 
-    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Three probes, no table is counted.
+    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Four probes, no table is counted.
     pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
         let rows = self.read(FIGURES, args![now]).await?;
         let row = rows.first().ok_or(Error::NotFound)?;
@@ -252,6 +252,7 @@ impl Store {
             ("deliveries_oldest_due_seconds", i64::try_from(late).unwrap_or(i64::MAX)),
             ("nodes_alive", row.int(1)?),
             ("redrives_running", row.int(2)?),
+            ("feed_held_transactions", self.feed_holds().await?),
         ])
     }
 }
