@@ -2,6 +2,7 @@
 
 mod hostile;
 mod names;
+mod rebinding;
 mod server;
 mod tls;
 

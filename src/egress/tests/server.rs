@@ -44,7 +44,10 @@ impl Receiver {
     }
 
     pub async fn start(answer: &str, then: Then, tls: Option<TlsAcceptor>) -> Receiver {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer, then, tls)
+    }
+
+    pub fn on(listener: TcpListener, answer: &str, then: Then, tls: Option<TlsAcceptor>) -> Receiver {
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Log::default());
         let scheme = if tls.is_some() { "https" } else { "http" };
