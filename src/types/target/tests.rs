@@ -1,3 +1,5 @@
+mod registries;
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
