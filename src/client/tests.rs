@@ -2,6 +2,7 @@ use axum::Router;
 use axum::routing::get;
 
 use super::*;
+use crate::types::api;
 
 async fn serve(router: Router) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -39,9 +40,11 @@ async fn a_batch_may_hold_jobs_with_raw_json_and_problems() {
         {"jobId":"job_01H455VB4PEX5VSKNK084SN02Q","status":"complete","createdAt":"2026-01-01T00:00:00.000Z","state":"complete",
          "type":"t","queue":"q","priority":0,"worker":"pull","attempt":1,"maxAttempts":3,"sequence":3,"metadata":{"a": 1}},
         {"type":"/problems/lease-lost","title":"The lease is lost","status":409,"code":"lease-lost"}]}"#;
+    let read: api::Items<api::OrProblem<api::Job>> = serde_json::from_str(body).unwrap();
+    assert!(matches!(&read.items[..], [api::OrProblem::Done(_), api::OrProblem::Problem(_)]), "{read:?}");
     let base =
         serve(Router::new().route("/v1/leases/ack", axum::routing::post(move || async move { body }))).await;
-    let acks = crate::types::api::Acks { items: Vec::new() };
+    let acks = api::Acks { items: Vec::new() };
     let answers = Client::new(&base, None).unwrap().ack(&acks).await.unwrap();
     assert_eq!(answers[0].as_ref().unwrap().metadata.get(), r#"{"a": 1}"#);
     assert_eq!(answers[1].as_ref().unwrap_err().status, 409);

@@ -17,7 +17,6 @@ use super::{
     with_json,
 };
 use crate::types::key::LeaseToken;
-use crate::types::problem::ProblemBody;
 use crate::types::{DeliveryId, JobId, KeyId, LaneId, Millis, RedriveId, api};
 
 /// Jobs.
@@ -351,12 +350,11 @@ async fn accepted(request: RequestBuilder) -> Result<Accepted> {
     Ok(Accepted { job: reply.json()?, retry_after: reply.retry_after(), replayed })
 }
 
-/// One by one, because serde's untagged enums cannot hold the raw JSON that a job has in it.
 pub(super) fn many<T: DeserializeOwned>(reply: &Reply) -> Result<Vec<Answer<T>>> {
-    let items: api::Items<api::Json> = reply.json()?;
-    let one = |item: api::Json| match serde_json::from_str::<ProblemBody>(item.get()) {
-        Ok(problem) => Ok(Err(Box::new(problem))),
-        Err(_) => serde_json::from_str(item.get()).map(Ok).map_err(|e| Error::BadReply(e.to_string())),
+    let answers: api::Items<api::OrProblem<T>> = reply.json()?;
+    let one = |answer| match answer {
+        api::OrProblem::Done(done) => Ok(done),
+        api::OrProblem::Problem(problem) => Err(Box::new(problem)),
     };
-    items.items.into_iter().map(one).collect()
+    Ok(answers.items.into_iter().map(one).collect())
 }

@@ -27,7 +27,7 @@ pub use work::*;
 
 use std::collections::BTreeMap;
 
-use serde::de::{Deserializer, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -48,13 +48,24 @@ pub struct Page<T> {
 }
 
 /// One answer of many: what was asked for, or why not.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum OrProblem<T> {
     /// It was done.
     Done(T),
     /// It was refused.
     Problem(ProblemBody),
+}
+
+/// By hand: what serde makes of an untagged enum cannot hold the raw JSON that a job has in it.
+impl<'de, T: DeserializeOwned> Deserialize<'de> for OrProblem<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = Json::deserialize(d)?;
+        match serde_json::from_str(text.get()) {
+            Ok(problem) => Ok(OrProblem::Problem(problem)),
+            Err(_) => serde_json::from_str(text.get()).map(OrProblem::Done).map_err(D::Error::custom),
+        }
+    }
 }
 
 /// The answers of a batch, in the order of the request.
