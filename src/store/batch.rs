@@ -24,7 +24,9 @@ pub enum Col {
 /// of the feed is still to be committed).
 ///
 /// Scalar parameters come first (`$1` .. `$scalars`), the batch after them. The text is the
-/// same for any number of rows, so the prepared statement is always found again.
+/// same for any number of rows, so the prepared statement is always found again. PostgreSQL runs it once, with an array
+/// for each column; SQLite, where a call costs next to nothing, once for each row. So it must mean the same for its
+/// rows one after the other.
 pub struct Sql {
     text: &'static str,
     scalars: usize,
@@ -48,7 +50,7 @@ impl Sql {
         self.built[engine as usize].get_or_init(|| {
             let (source, lock, wait, horizon) = match engine {
                 // One writer: what is committed later has a higher number.
-                Engine::Sqlite => (self.json_each(), "", "", "9223372036854775807"),
+                Engine::Sqlite => (self.row(), "", "", "9223372036854775807"),
                 Engine::Postgres => (
                     self.unnest(),
                     "FOR NO KEY UPDATE OF q SKIP LOCKED",
@@ -80,75 +82,17 @@ impl Sql {
         source
     }
 
-    fn json_each(&self) -> String {
-        let mut source = "(SELECT ".to_owned();
-        for (i, (name, col)) in self.cols.iter().enumerate() {
-            let comma = if i == 0 { "" } else { ", " };
-            let _ = match col {
-                Col::Uuid | Col::Bytes => write!(source, "{comma}unhex(value->>{i}) AS {name}"),
-                Col::Int | Col::Text => write!(source, "{comma}value->>{i} AS {name}"),
-            };
-        }
-        let _ = write!(source, " FROM json_each(${})) AS b", self.scalars + 1);
-        source
+    fn row(&self) -> String {
+        let place = |(i, (name, _)): (usize, &(&str, Col))| format!("${} AS {name}", self.scalars + 1 + i);
+        let places: Vec<_> = self.cols.iter().enumerate().map(place).collect();
+        format!("(SELECT {}) AS b", places.join(", "))
     }
 
-    /// The parameters: `scalars`, then `rows` in the form the engine takes.
-    pub fn args(&self, engine: Engine, mut scalars: Vec<Value>, rows: Vec<Vec<Value>>) -> Result<Vec<Value>> {
-        match engine {
-            Engine::Sqlite => scalars.push(Value::Text(Some(json(&rows)?))),
-            Engine::Postgres => scalars.extend(columns(self.cols, rows)?),
-        }
+    /// The parameters for PostgreSQL: `scalars`, then the columns of `rows`.
+    pub fn arrays(&self, mut scalars: Vec<Value>, rows: Vec<Vec<Value>>) -> Result<Vec<Value>> {
+        scalars.extend(columns(self.cols, rows)?);
         Ok(scalars)
     }
-}
-
-fn json(rows: &[Vec<Value>]) -> Result<String> {
-    let mut out = String::with_capacity(64 * rows.len());
-    out.push('[');
-    for (n, row) in rows.iter().enumerate() {
-        out.push_str(if n == 0 { "[" } else { ",[" });
-        for (i, value) in row.iter().enumerate() {
-            if i > 0 {
-                out.push(',');
-            }
-            json_value(&mut out, value)?;
-        }
-        out.push(']');
-    }
-    out.push(']');
-    Ok(out)
-}
-
-fn json_value(out: &mut String, value: &Value) -> Result<()> {
-    match value {
-        Value::Uuid(Some(v)) => {
-            let _ = write!(out, "\"{}\"", v.simple());
-        }
-        Value::Int(Some(v)) => {
-            let _ = write!(out, "{v}");
-        }
-        Value::Text(Some(v)) => {
-            out.push_str(&serde_json::to_string(v).map_err(|e| Error::Bug(e.to_string()))?);
-        }
-        Value::Bytes(Some(v)) => hex(out, v),
-        Value::Uuid(None) | Value::Int(None) | Value::Text(None) | Value::Bytes(None) => out.push_str("null"),
-        Value::Uuids(_) | Value::Ints(_) | Value::Texts(_) | Value::Blobs(_) => {
-            return Err(Error::Bug("a batch cell is one value".to_owned()));
-        }
-    }
-    Ok(())
-}
-
-fn hex(out: &mut String, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.reserve(2 * bytes.len() + 2);
-    out.push('"');
-    for b in bytes {
-        out.push(DIGITS[usize::from(b >> 4)] as char);
-        out.push(DIGITS[usize::from(b & 15)] as char);
-    }
-    out.push('"');
 }
 
 fn columns(cols: &[(&str, Col)], rows: Vec<Vec<Value>>) -> Result<Vec<Value>> {

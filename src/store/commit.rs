@@ -4,14 +4,18 @@
 //! gets its own answer after the commit.
 
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::db::Engine;
 use super::emit::{After, Handed, Outbox};
 use super::error::{Error, Result};
 use super::model::{
@@ -176,7 +180,8 @@ pub(super) fn start(store: &Store, pool: Pool, n: usize, receiver: mpsc::Receive
         // Weak: the committers must not keep the store alive that ends them.
         let (inner, pool, receiver, lock) =
             (Arc::downgrade(&store.0), pool.clone(), receiver.clone(), lock.clone());
-        tasks.spawn(async move {
+        let engine = pool.engine();
+        let commits = async move {
             let mut calls = Vec::with_capacity(FLUSH);
             while receiver.lock().await.recv_many(&mut calls, FLUSH).await > 0 {
                 let Some(inner) = inner.upgrade() else { return };
@@ -184,19 +189,20 @@ pub(super) fn start(store: &Store, pool: Pool, n: usize, receiver: mpsc::Receive
                 inner.committer.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 // Nobody waits any more: what was not begun need not be.
                 calls.retain(|c| !c.reply.is_closed());
-                let (calls, pool) = (std::mem::take(&mut calls), pool.clone());
-                // In a task of its own: a panic costs its callers their answer and not the node its writer.
-                let flushed = tokio::spawn(async move {
-                    for calls in portions(calls) {
-                        flush(&inner, &pool, calls).await;
+                for calls in portions(std::mem::take(&mut calls)) {
+                    // A panic costs its callers their answer and not the node its writer.
+                    if AssertUnwindSafe(flush(&inner, &pool, calls)).catch_unwind().await.is_err() {
+                        tracing::error!("a flush panicked");
                     }
-                });
-                if let Err(e) = flushed.await {
-                    tracing::error!(error = %e, "a flush panicked");
                 }
             }
             drop(lock);
-        });
+        };
+        match engine {
+            // Its calls hold up the thread that makes them: it gets one of its own.
+            Engine::Sqlite => tasks.spawn_blocking(move || Handle::current().block_on(commits)),
+            Engine::Postgres => tasks.spawn(commits),
+        };
     }
 }
 

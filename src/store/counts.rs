@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::db::{Engine, Target};
+use super::db::{Call, Engine, Target};
 use super::error::{Error, Result};
 use crate::args;
 
@@ -29,9 +29,8 @@ pub async fn server_counts(url: &str) -> Result<Option<ServerCounts>> {
         return Ok(None);
     }
     let ask = async {
-        let mut conn = target.connect(true).await?;
-        let rows = conn.all(COUNTS, args![]).await?;
-        let row = rows.first().ok_or(Error::NotFound)?;
+        let (_, done) = target.connect(true).await?.call(Call::All(COUNTS, args![])).await?;
+        let row = done.rows.first().ok_or(Error::NotFound)?;
         Ok(Some(ServerCounts { wal_bytes: row.int(0)?, dead_rows: row.int(1)?, pid: row.count(2)? }))
     };
     let answer = tokio::time::timeout(Duration::from_secs(10), ask).await;

@@ -1,13 +1,15 @@
-//! Two-armed handles over sqlx's two concrete drivers. This file names no table.
+//! Two-armed handles over the drivers, rusqlite and sqlx. This file names no table.
 
+mod sqlite;
+
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Row as _};
 use uuid::Uuid;
 
+use super::batch::Sql;
 use super::error::{Error, Result};
 use crate::types::{Id, Millis};
 
@@ -24,7 +26,7 @@ pub enum Engine {
 #[derive(Clone, Debug)]
 pub enum Target {
     /// A file.
-    Sqlite(Box<SqliteConnectOptions>),
+    Sqlite(PathBuf),
     /// A server.
     Postgres(Box<PgConnectOptions>),
 }
@@ -34,19 +36,7 @@ impl Target {
     pub fn parse(url: &str) -> Result<Target> {
         let bad = |e: sqlx::Error| Error::Bug(format!("--store: {e}"));
         if url.starts_with("sqlite:") {
-            if url.contains(":memory:") || url.contains("mode=memory") {
-                return Err(Error::Bug("--store must be a file: readers and the writer share it".to_owned()));
-            }
-            let options = SqliteConnectOptions::from_str(url).map_err(bad)?;
-            Ok(Target::Sqlite(Box::new(
-                options
-                    .journal_mode(SqliteJournalMode::Wal)
-                    .synchronous(SqliteSynchronous::Full)
-                    .busy_timeout(Duration::from_secs(5))
-                    .statement_cache_capacity(256)
-                    .pragma("temp_store", "memory")
-                    .disable_statement_logging(),
-            )))
+            Ok(Target::Sqlite(sqlite::path(url)?))
         } else if url.starts_with("postgres:") || url.starts_with("postgresql:") {
             let options = PgConnectOptions::from_str(url).map_err(bad)?;
             Ok(Target::Postgres(Box::new(
@@ -74,7 +64,7 @@ impl Target {
     #[must_use]
     pub fn pinned(self) -> Target {
         match self {
-            Target::Sqlite(o) => Target::Sqlite(o),
+            Target::Sqlite(path) => Target::Sqlite(path),
             Target::Postgres(o) => Target::Postgres(Box::new(o.options([
                 ("enable_seqscan", "off"),
                 ("enable_bitmapscan", "off"),
@@ -95,9 +85,10 @@ impl Target {
     /// A new connection. SQLite readers are read-only and never create the file.
     pub async fn connect(&self, read_only: bool) -> Result<Conn> {
         Ok(match self {
-            Target::Sqlite(o) => {
-                let o = o.as_ref().clone().read_only(read_only).create_if_missing(!read_only);
-                Conn::Sqlite(Box::new(SqliteConnection::connect_with(&o).await?))
+            Target::Sqlite(path) => {
+                let path = path.clone();
+                let opened = tokio::task::spawn_blocking(move || sqlite::open(&path, read_only)).await;
+                Conn::Sqlite(opened.map_err(|e| Error::Bug(e.to_string()))??)
             }
             Target::Postgres(o) => Conn::Postgres(Box::new(PgConnection::connect_with(o).await?)),
         })
@@ -107,9 +98,51 @@ impl Target {
 /// One connection, owned by whoever uses it.
 pub enum Conn {
     /// To a file.
-    Sqlite(Box<SqliteConnection>),
+    Sqlite(rusqlite::Connection),
     /// To a server.
     Postgres(Box<PgConnection>),
+}
+
+impl Conn {
+    /// Makes a call. The connection comes back only if the call ended well; one that nobody waits for any more is
+    /// broken off.
+    pub async fn call(self, call: Call) -> Result<(Conn, Done)> {
+        match self {
+            Conn::Sqlite(conn) => {
+                let _breaks_off = Interrupt(conn.get_interrupt_handle());
+                // On a thread that may be held up.
+                let made = tokio::task::spawn_blocking(move || {
+                    let done = call.on_sqlite(&conn)?;
+                    Ok((Conn::Sqlite(conn), done))
+                });
+                made.await.map_err(|e| Error::Bug(format!("a call panicked: {e}")))?
+            }
+            Conn::Postgres(mut conn) => {
+                let done = call.on_postgres(&mut conn).await?;
+                Ok((Conn::Postgres(conn), done))
+            }
+        }
+    }
+}
+
+/// Dropped it ends what the connection is doing, which is nothing if the call was waited for.
+struct Interrupt(rusqlite::InterruptHandle);
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.0.interrupt();
+    }
+}
+
+/// What is asked of a connection.
+#[derive(Clone)]
+pub enum Call {
+    /// The rows of one statement.
+    All(&'static str, Vec<Value>),
+    /// How many rows one statement touches.
+    Run(&'static str, Vec<Value>),
+    /// The rows of one statement over a batch: its scalars, and the cells of each row.
+    Batch(&'static Sql, Vec<Value>, Vec<Vec<Value>>),
 }
 
 /// A value on its way into a statement. Times and ids are integers and UUIDs by then.
@@ -133,73 +166,62 @@ pub enum Value {
     Blobs(Vec<Option<Vec<u8>>>),
 }
 
-/// Why a bind of an array on SQLite cannot happen: `batch` builds JSON there.
-const NO_ARRAYS: &str = "SQLite takes no arrays";
-
-macro_rules! bind_all {
-    ($query:expr, $args:expr, $arrays:expr) => {{
-        let mut q = $query;
-        for arg in $args {
-            q = match arg {
-                Value::Uuid(v) => q.bind(v),
-                Value::Int(v) => q.bind(v),
-                Value::Text(v) => q.bind(v),
-                Value::Bytes(v) => q.bind(v),
-                array => $arrays(q, array)?,
-            };
-        }
-        q
-    }};
+/// What came of a [`Call`].
+#[derive(Default)]
+pub struct Done {
+    /// The rows of the answer.
+    pub rows: Vec<Row>,
+    /// How many rows were touched, where that was asked.
+    pub touched: u64,
 }
 
-impl Conn {
-    /// Runs a statement and gives the rows.
-    pub async fn all(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
-        Ok(match self {
-            Conn::Sqlite(c) => {
-                let q = bind_all!(sqlx::query(sql), args, |_, _| Err(Error::Bug(NO_ARRAYS.to_owned())));
-                q.fetch_all(&mut **c).await?.into_iter().map(Row::Sqlite).collect()
+impl Call {
+    /// Makes it on a SQLite connection, on this thread.
+    pub(super) fn on_sqlite(self, conn: &rusqlite::Connection) -> Result<Done> {
+        let rows = |rows| Done { rows, touched: 0 };
+        match self {
+            Call::All(sql, args) => sqlite::all(conn, sql, &args).map(rows),
+            Call::Batch(sql, scalars, batch) => {
+                sqlite::each(conn, sql.text(Engine::Sqlite), &scalars, &batch).map(rows)
             }
-            Conn::Postgres(c) => {
-                let q = bind_all!(sqlx::query(sql), args, pg_array);
-                q.fetch_all(&mut **c).await?.into_iter().map(Row::Postgres).collect()
-            }
-        })
+            Call::Run(sql, args) => Ok(Done { rows: Vec::new(), touched: sqlite::run(conn, sql, &args)? }),
+        }
     }
 
-    /// Runs a statement and gives the number of rows it touched.
-    pub async fn run(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64> {
-        Ok(match self {
-            Conn::Sqlite(c) => {
-                let q = bind_all!(sqlx::query(sql), args, |_, _| Err(Error::Bug(NO_ARRAYS.to_owned())));
-                q.execute(&mut **c).await?.rows_affected()
+    /// Makes it on a PostgreSQL connection.
+    async fn on_postgres(self, conn: &mut PgConnection) -> Result<Done> {
+        let (sql, args) = match self {
+            Call::Run(sql, args) => {
+                let touched = query(sql, args).execute(conn).await?.rows_affected();
+                return Ok(Done { rows: Vec::new(), touched });
             }
-            Conn::Postgres(c) => {
-                let q = bind_all!(sqlx::query(sql), args, pg_array);
-                q.execute(&mut **c).await?.rows_affected()
-            }
-        })
+            Call::All(sql, args) => (sql, args),
+            Call::Batch(sql, scalars, batch) => (sql.text(Engine::Postgres), sql.arrays(scalars, batch)?),
+        };
+        let rows = query(sql, args).fetch_all(conn).await?.into_iter().map(Row::Postgres).collect();
+        Ok(Done { rows, touched: 0 })
     }
 }
 
 type PgQuery = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn pg_array(q: PgQuery, array: Value) -> Result<PgQuery> {
-    Ok(match array {
+fn query(sql: &'static str, args: Vec<Value>) -> PgQuery {
+    args.into_iter().fold(sqlx::query(sql), |q, arg| match arg {
+        Value::Uuid(v) => q.bind(v),
+        Value::Int(v) => q.bind(v),
+        Value::Text(v) => q.bind(v),
+        Value::Bytes(v) => q.bind(v),
         Value::Uuids(v) => q.bind(v),
         Value::Ints(v) => q.bind(v),
         Value::Texts(v) => q.bind(v),
         Value::Blobs(v) => q.bind(v),
-        Value::Uuid(_) | Value::Int(_) | Value::Text(_) | Value::Bytes(_) => {
-            return Err(Error::Bug("not an array".to_owned()));
-        }
     })
 }
 
 /// A row of an answer, read by position.
 pub enum Row {
     /// From a file.
-    Sqlite(SqliteRow),
+    Sqlite(Box<[rusqlite::types::Value]>),
     /// From a server.
     Postgres(PgRow),
 }
@@ -208,7 +230,7 @@ macro_rules! getters {
     ($($name:ident -> $type:ty),* $(,)?) => {$(
         #[doc = concat!("The value at position `i` as `", stringify!($type), "`.")]
         pub fn $name(&self, i: usize) -> Result<$type> {
-            Ok(match self { Row::Sqlite(r) => r.try_get(i)?, Row::Postgres(r) => r.try_get(i)? })
+            Ok(match self { Row::Sqlite(r) => sqlite::cell(r, i)?, Row::Postgres(r) => r.try_get(i)? })
         }
     )*};
 }

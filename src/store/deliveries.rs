@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Store;
 use super::batch::{Col, Sql};
-use super::db::{Row, Value};
+use super::db::{Call, Row, Value};
 use super::error::{Error, Result};
 use super::model::{ClaimedDelivery, DueDelivery, InLane, Receiver};
 use super::parking::CANCEL;
@@ -306,9 +306,9 @@ impl Store {
         for row in &turns {
             ids.extend(row.uuid_opt(1)?);
         }
-        let engine = self.0.scouts.engine();
-        let args = BY_ID.args(engine, args![now], ids.into_iter().map(|id| args![id]).collect())?;
-        let others = self.scout(BY_ID.text(engine), args).await?.iter().map(due).collect::<Result<_>>()?;
+        let ids = ids.into_iter().map(|id| args![id]).collect();
+        let others =
+            self.scout_batch(&BY_ID, args![now], ids).await?.iter().map(due).collect::<Result<_>>()?;
         Ok(InLane { oldest, others, more: true, turn: next, ..InLane::default() })
     }
 
@@ -354,22 +354,42 @@ impl Store {
     }
 
     pub(super) async fn read(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
-        read(&self.0.readers, sql, args).await
+        read(&self.0.readers, Call::All(sql, args)).await
     }
 
     pub(super) async fn scout(&self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
-        read(&self.0.scouts, sql, args).await
+        read(&self.0.scouts, Call::All(sql, args)).await
+    }
+
+    /// [`Store::read`] for the rows of a batch.
+    pub(super) async fn read_batch(
+        &self,
+        sql: &'static Sql,
+        scalars: Vec<Value>,
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Vec<Row>> {
+        read(&self.0.readers, Call::Batch(sql, scalars, rows)).await
+    }
+
+    /// [`Store::scout`] for the rows of a batch.
+    pub(super) async fn scout_batch(
+        &self,
+        sql: &'static Sql,
+        scalars: Vec<Value>,
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Vec<Row>> {
+        read(&self.0.scouts, Call::Batch(sql, scalars, rows)).await
     }
 }
 
-async fn read(pool: &Pool, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+async fn read(pool: &Pool, call: Call) -> Result<Vec<Row>> {
     let mut tries = 0;
     loop {
         let mut guard = pool.get().await?;
-        match guard.all(sql, args.clone()).await {
+        match guard.call(call.clone()).await {
             // An idle connection may have died; a read may be repeated on another one.
             Err(Error::Down(_)) if tries < 9 => tries += 1,
-            answer => return answer,
+            answer => return Ok(answer?.rows),
         }
     }
 }

@@ -129,9 +129,8 @@ impl Store {
         tenant: TenantId,
         ids: std::collections::BTreeSet<EndpointId>,
     ) -> Result<Vec<Endpoint>> {
-        let engine = self.0.readers.engine();
-        let args = NAMED.args(engine, args![tenant], ids.into_iter().map(|id| args![id]).collect())?;
-        self.read(NAMED.text(engine), args).await?.iter().map(|row| endpoint(row, 0)).collect()
+        let ids = ids.into_iter().map(|id| args![id]).collect();
+        self.read_batch(&NAMED, args![tenant], ids).await?.iter().map(|row| endpoint(row, 0)).collect()
     }
 
     /// The tenant's endpoints, newest first.

@@ -68,19 +68,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl From<sqlx::Error> for Error {
     fn from(e: sqlx::Error) -> Error {
-        let Some(db) = e.as_database_error() else { return from_driver(&e) };
-        let code = db.code().unwrap_or_default();
-        let text = db.message().to_owned();
-        if db.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
-            return from_postgres(&code, text);
-        }
-        // Primary result codes of SQLite are the low byte.
-        match code.parse::<u32>().unwrap_or(0) & 0xff {
-            5 | 6 => Error::Again,
-            // ioerr, corrupt, full, cantopen, protocol, notadb, readonly, perm
-            3 | 8 | 10 | 11 | 13..=15 | 26 => Error::Down(text),
-            18..=20 => Error::Data(text),
-            _ => Error::Bug(text),
+        match e.as_database_error() {
+            Some(db) => from_postgres(&db.code().unwrap_or_default(), db.message().to_owned()),
+            None => from_driver(&e),
         }
     }
 }

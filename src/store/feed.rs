@@ -109,8 +109,7 @@ impl Store {
         };
         let (places, end, more) = self.look_through(tenant, filter, begin, limit).await?;
         let ids = places.iter().map(|place| args![place.event]).collect();
-        let engine = self.0.readers.engine();
-        let rows = self.read(DOCUMENTS.text(engine), DOCUMENTS.args(engine, vec![], ids)?).await?;
+        let rows = self.read_batch(&DOCUMENTS, vec![], ids).await?;
         let mut found =
             rows.iter().map(|r| Ok((r.uuid(0)?, event(r)?))).collect::<Result<HashMap<_, _>>>()?;
         // Asked last: what the retention takes away while this page is read has raised it.
@@ -189,12 +188,8 @@ impl Store {
     ///
     /// For the loop that wakes a node's followers: it tells nothing but numbers.
     pub async fn feed_heads(&self, tenants: &[TenantId]) -> Result<Vec<Head>> {
-        if tenants.is_empty() {
-            return Ok(Vec::new());
-        }
-        let engine = self.0.scouts.engine();
         let rows = tenants.iter().map(|tenant| args![*tenant]).collect();
-        let rows = self.scout(HEADS.text(engine), HEADS.args(engine, vec![], rows)?).await?;
+        let rows = self.scout_batch(&HEADS, vec![], rows).await?;
         let head = |r: &Row| Ok(Head { tenant: r.id(0)?, position: r.int_opt(1)?.unwrap_or_default() });
         rows.iter().map(head).collect()
     }

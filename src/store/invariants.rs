@@ -4,7 +4,7 @@
 //! bounded ranges of ids, so no snapshot is held for long; one statement sees one snapshot, so a
 //! row on its way between two tables is never half seen.
 
-use super::db::{Conn, Target};
+use super::db::{Call, Conn, Target};
 use super::error::{Error, Result};
 use crate::args;
 use crate::types::JobId;
@@ -99,28 +99,31 @@ pub async fn check(url: &str) -> Result<Vec<Finding>> {
     let mut conn = target.connect(true).await?;
     let mut findings = Vec::with_capacity(QUESTIONS.len());
     for question in QUESTIONS {
-        findings.push(ask(&mut conn, question).await?);
+        let (back, finding) = ask(conn, question).await?;
+        conn = back;
+        findings.push(finding);
     }
     Ok(findings)
 }
 
-async fn ask(conn: &mut Conn, question: &Question) -> Result<Finding> {
+async fn ask(mut conn: Conn, question: &Question) -> Result<(Conn, Finding)> {
     let mut finding = Finding { invariant: question.invariant, rows: 0, broken: vec![] };
     let mut last = JobId::from_uuid(uuid::Uuid::nil());
     loop {
-        let call = conn.all(question.sql, args![last, RANGE]);
-        let rows = tokio::time::timeout(std::time::Duration::from_secs(30), call)
+        let call = conn.call(Call::All(question.sql, args![last, RANGE]));
+        let (back, done) = tokio::time::timeout(std::time::Duration::from_secs(30), call)
             .await
             .map_err(|_| Error::Down("no answer in 30 s".to_owned()))??;
-        for row in &rows {
+        conn = back;
+        for row in &done.rows {
             finding.rows += 1;
             last = row.id(0)?;
             if row.int(1)? != 0 && finding.broken.len() < 20 {
                 finding.broken.push(last.uuid().to_string());
             }
         }
-        if rows.len() < usize::try_from(RANGE).unwrap_or(usize::MAX) {
-            return Ok(finding);
+        if done.rows.len() < usize::try_from(RANGE).unwrap_or(usize::MAX) {
+            return Ok((conn, finding));
         }
     }
 }

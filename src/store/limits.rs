@@ -137,7 +137,7 @@ pub(super) async fn held(inner: &Inner, tx: &mut Tx, wants: &[&LeaseRequest], no
     Ok(held)
 }
 
-async fn settings(tx: &mut Tx, sql: &Sql, keys: &[Key]) -> Result<Held> {
+async fn settings(tx: &mut Tx, sql: &'static Sql, keys: &[Key]) -> Result<Held> {
     let rows = keys.iter().map(|(tenant, name)| args![*tenant, name.as_str()]).collect();
     let rows = tx.batch(sql, vec![], rows).await?;
     rows.iter().map(|row| Ok(((row.id(0)?, row.text(1)?), Limit::read(row, 2)?))).collect()
@@ -168,8 +168,8 @@ impl Store {
             Some(limit) => limit,
             None => {
                 let changes = self.0.limits.changes();
-                let args = SETTINGS.args(engine, vec![], vec![args![want.tenant, want.queue.as_str()]])?;
-                let rows = self.scout(SETTINGS.text(engine), args).await?;
+                let named = vec![args![want.tenant, want.queue.as_str()]];
+                let rows = self.scout_batch(&SETTINGS, vec![], named).await?;
                 let limit = rows.first().map(|row| Limit::read(row, 2)).transpose()?.unwrap_or_default();
                 self.0.limits.put(key, limit, changes, now);
                 limit

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::PgConnection;
+use tokio::task::spawn_blocking;
 
 use super::db::{Conn, Target};
 use super::error::{Error, Result};
@@ -19,40 +21,48 @@ pub const POSTGRES: &[(i64, &str, &str)] =
 
 /// Brings the schema up to date. Nodes that start together wait for each other.
 pub(super) async fn migrate(target: &Target) -> Result<()> {
-    let mut conn = target.connect(false).await?;
-    let list = match target {
-        Target::Sqlite(_) => SQLITE,
-        Target::Postgres(_) => POSTGRES,
-    };
-    let migrator = Migrator::with_migrations(
-        list.iter()
-            .map(|(version, name, text)| {
-                Migration::new(*version, (*name).into(), MigrationType::Simple, text.into_sql_str(), false)
-            })
-            .collect(),
-    );
+    let conn = target.connect(false).await?;
     let run = async {
-        match &mut conn {
-            Conn::Sqlite(c) => migrator.run_direct(None, &mut **c, false).await,
-            Conn::Postgres(c) => {
-                // A migration may take longer than a verb.
-                let _ =
-                    sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0").execute(&mut **c).await;
-                migrator.run_direct(None, &mut **c, false).await
-            }
+        match conn {
+            Conn::Sqlite(mut conn) => spawn_blocking(move || sqlite(&mut conn)).await.map_err(bug)?,
+            Conn::Postgres(conn) => postgres(conn).await,
         }
     };
-    let bug = |e: sqlx::migrate::MigrateError| Error::Bug(format!("migration: {e}"));
-    tokio::time::timeout(Duration::from_secs(600), run)
-        .await
-        .map_err(|_| Error::Down("the migration took longer than 10 min".to_owned()))?
-        .map_err(bug)
+    let late = |_| Error::Down("the migration took longer than 10 min".to_owned());
+    tokio::time::timeout(Duration::from_secs(600), run).await.map_err(late)?
+}
+
+fn bug(e: impl std::fmt::Display) -> Error {
+    Error::Bug(format!("migration: {e}"))
+}
+
+/// The file's `user_version` is the last version that it was brought to.
+fn sqlite(conn: &mut rusqlite::Connection) -> Result<()> {
+    let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let at: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if SQLITE.iter().all(|(version, _, _)| *version < at) {
+        return Err(bug(format_args!("version {at} was previously applied but is missing")));
+    }
+    for (version, _, text) in SQLITE.iter().filter(|(version, _, _)| *version > at) {
+        tx.execute_batch(text).map_err(bug)?;
+        tx.pragma_update(None, "user_version", version)?;
+    }
+    Ok(tx.commit()?)
+}
+
+async fn postgres(mut conn: Box<PgConnection>) -> Result<()> {
+    let migration = |(version, name, text): &(i64, &'static str, &'static str)| {
+        Migration::new(*version, (*name).into(), MigrationType::Simple, text.into_sql_str(), false)
+    };
+    let migrator = Migrator::with_migrations(POSTGRES.iter().map(migration).collect());
+    // A migration may take longer than a verb.
+    let _ = sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0").execute(&mut *conn).await;
+    migrator.run_direct(None, &mut *conn, false).await.map_err(bug)
 }
 
 /// Held for as long as the process uses the file. None for PostgreSQL and for memory.
 pub(super) fn lock_file(target: &Target) -> Result<Option<File>> {
-    let Target::Sqlite(options) = target else { return Ok(None) };
-    let path = options.get_filename();
+    let Target::Sqlite(path) = target else { return Ok(None) };
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");
     let path = PathBuf::from(name);

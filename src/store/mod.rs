@@ -166,7 +166,7 @@ impl Store {
         let (writers, hot) = match target.engine() {
             db::Engine::Sqlite => {
                 let one = pool::Pool::new(target, 1, false, Duration::from_secs(5));
-                (one.clone(), (one, 1))
+                (one.clone(), (one.here(), 1))
             }
             db::Engine::Postgres => (
                 pool::Pool::new(target.clone(), WRITERS, false, WAIT),
@@ -198,9 +198,7 @@ impl Store {
     /// For tests of what never reaches the store: every verb answers `Down`.
     #[cfg(test)]
     pub(crate) fn hollow(urls: Urls) -> Store {
-        let target = db::Target::Sqlite(Box::new(
-            sqlx::sqlite::SqliteConnectOptions::new().filename("/nowhere/store.db"),
-        ));
+        let target = db::Target::Sqlite("/nowhere/store.db".into());
         let ring = seal::KeyRing::generate([7; 32]);
         let one = pool::Pool::new(target, 1, true, WAIT);
         Store(Arc::new(Inner {

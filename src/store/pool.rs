@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::batch::Sql;
-use super::db::{Conn, Engine, Row, Target, Value};
+use super::db::{Call, Conn, Done, Engine, Row, Target, Value};
 use super::error::{Error, Result};
 
 /// The longest any one database call may take.
@@ -19,7 +19,11 @@ const CALL: Duration = Duration::from_secs(5);
 
 /// A few connections.
 #[derive(Clone)]
-pub struct Pool(Arc<Inner>);
+pub struct Pool {
+    inner: Arc<Inner>,
+    /// Whose calls on SQLite run on the thread that makes them.
+    here: bool,
+}
 
 struct Inner {
     target: Target,
@@ -33,21 +37,28 @@ impl Pool {
     /// Up to `size` connections; a caller waits at most `wait` for a free one.
     pub fn new(target: Target, size: usize, read_only: bool, wait: Duration) -> Pool {
         let places = Arc::new(Semaphore::new(size));
-        Pool(Arc::new(Inner { target, read_only, places, idle: Mutex::default(), wait }))
+        let inner = Inner { target, read_only, places, idle: Mutex::default(), wait };
+        Pool { inner: Arc::new(inner), here: false }
+    }
+
+    /// The same connections for a thread that may be held up: on SQLite its calls cost no way to another one.
+    #[must_use]
+    pub fn here(&self) -> Pool {
+        Pool { inner: self.inner.clone(), here: true }
     }
 
     /// A connection for some calls outside a transaction.
     pub async fn get(&self) -> Result<Guard> {
-        let place = timeout(self.0.wait, self.0.places.clone().acquire_owned())
+        let place = timeout(self.inner.wait, self.inner.places.clone().acquire_owned())
             .await
             .map_err(|_| Error::Down("no free connection".to_owned()))?
             .map_err(|_| Error::Down("closed".to_owned()))?;
-        let idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => in_time(self.0.target.connect(self.0.read_only)).await?,
+            None => in_time(self.inner.target.connect(self.inner.read_only)).await?,
         };
-        Ok(Guard { pool: self.0.clone(), conn: Some(conn), place: Some(place) })
+        Ok(Guard { pool: self.inner.clone(), here: self.here, conn: Some(conn), place: Some(place) })
     }
 
     /// A transaction. On SQLite it takes the write lock at once.
@@ -55,7 +66,7 @@ impl Pool {
     /// An idle connection may have died; nothing has happened yet, so another is tried.
     pub async fn begin(&self) -> Result<Tx> {
         let begin = match self.engine() {
-            Engine::Sqlite if !self.0.read_only => "BEGIN IMMEDIATE",
+            Engine::Sqlite if !self.inner.read_only => "BEGIN IMMEDIATE",
             Engine::Sqlite | Engine::Postgres => "BEGIN",
         };
         let mut tries = 0;
@@ -71,13 +82,13 @@ impl Pool {
 
     /// Which database it is.
     pub fn engine(&self) -> Engine {
-        self.0.target.engine()
+        self.inner.target.engine()
     }
 
     /// Closes what is idle and refuses further callers.
     pub fn close(&self) {
-        self.0.places.close();
-        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.inner.places.close();
+        self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -88,6 +99,7 @@ async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
 /// A borrowed connection. It goes back only if the last call on it ended well.
 pub struct Guard {
     pool: Arc<Inner>,
+    here: bool,
     conn: Option<Conn>,
     place: Option<OwnedSemaphorePermit>,
 }
@@ -95,18 +107,22 @@ pub struct Guard {
 impl Guard {
     /// Runs a statement and gives the rows.
     pub async fn all(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
-        let mut conn = self.take()?;
-        let rows = in_time(conn.all(sql, args)).await?;
-        self.conn = Some(conn);
-        Ok(rows)
+        Ok(self.call(Call::All(sql, args)).await?.rows)
     }
 
     /// Runs a statement and gives the number of rows it touched.
     pub async fn run(&mut self, sql: &'static str, args: Vec<Value>) -> Result<u64> {
-        let mut conn = self.take()?;
-        let n = in_time(conn.run(sql, args)).await?;
-        self.conn = Some(conn);
-        Ok(n)
+        Ok(self.call(Call::Run(sql, args)).await?.touched)
+    }
+
+    /// Runs a batch statement and gives the rows.
+    pub async fn batch(
+        &mut self,
+        sql: &'static Sql,
+        scalars: Vec<Value>,
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Vec<Row>> {
+        Ok(self.call(Call::Batch(sql, scalars, rows)).await?.rows)
     }
 
     /// Which database it is.
@@ -114,10 +130,24 @@ impl Guard {
         self.pool.target.engine()
     }
 
+    /// Makes a call; one over a batch without rows is none.
     // While a call runs the connection is out of the guard: if the call fails, times out or is
     // cancelled, the connection is dropped in an unknown state and never used again.
-    fn take(&mut self) -> Result<Conn> {
-        self.conn.take().ok_or_else(|| Error::Down("the connection failed earlier".to_owned()))
+    pub(super) async fn call(&mut self, call: Call) -> Result<Done> {
+        if matches!(&call, Call::Batch(_, _, rows) if rows.is_empty()) {
+            return Ok(Done::default());
+        }
+        let conn = self.conn.take();
+        let conn = conn.ok_or_else(|| Error::Down("the connection failed earlier".to_owned()))?;
+        let (conn, done) = match conn {
+            Conn::Sqlite(conn) if self.here => {
+                let done = call.on_sqlite(&conn)?;
+                (Conn::Sqlite(conn), done)
+            }
+            conn => in_time(conn.call(call)).await?,
+        };
+        self.conn = Some(conn);
+        Ok(done)
     }
 }
 
@@ -156,12 +186,13 @@ impl Tx {
     }
 
     /// Runs a batch statement and gives the rows. No rows in, no call.
-    pub async fn batch(&mut self, sql: &Sql, scalars: Vec<Value>, rows: Vec<Vec<Value>>) -> Result<Vec<Row>> {
-        if rows.is_empty() {
-            return Ok(Vec::new());
-        }
-        let args = sql.args(self.engine(), scalars, rows)?;
-        self.all(sql, args).await
+    pub async fn batch(
+        &mut self,
+        sql: &'static Sql,
+        scalars: Vec<Value>,
+        rows: Vec<Vec<Value>>,
+    ) -> Result<Vec<Row>> {
+        self.guard.batch(sql, scalars, rows).await
     }
 
     /// Makes it last.

@@ -61,12 +61,10 @@ impl Store {
 
     /// How these jobs stand; one that nobody holds any more is missing.
     pub async fn holdings(&self, jobs: &[JobId]) -> Result<Vec<Holding>> {
-        let engine = self.0.scouts.engine();
         let rows = jobs.iter().map(|id| args![*id]).collect();
-        let args = HOLDINGS.args(engine, vec![], rows)?;
         let holding = |row: &super::db::Row| {
             Ok(Holding { id: row.id(0)?, fence: row.int(1)?, cancel_requested: row.time_opt(2)?.is_some() })
         };
-        self.scout(HOLDINGS.text(engine), args).await?.iter().map(holding).collect()
+        self.scout_batch(&HOLDINGS, vec![], rows).await?.iter().map(holding).collect()
     }
 }

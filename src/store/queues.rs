@@ -12,7 +12,7 @@ use crate::types::{Millis, TenantId, api};
 
 // A queue is a name that jobs have, that was learned from, or for which something is set. From one name to the
 // next by the index, however many jobs lie between them.
-static NAMES: Sql = Sql::batch(
+static NAMES: Sql = Sql::plain(
     "WITH RECURSIVE owed (name, n) AS (
         SELECT (SELECT q.queue FROM job_queue q WHERE q.tenant_id = $1 AND q.queue > $2
                 ORDER BY q.tenant_id, q.queue LIMIT 1), CAST(1 AS BIGINT)
@@ -24,10 +24,7 @@ static NAMES: Sql = Sql::batch(
     SELECT owed.name FROM owed WHERE owed.name IS NOT NULL
     UNION SELECT s.name FROM queues s WHERE s.tenant_id = $1 AND s.name > $2
     UNION SELECT l.name FROM learned l WHERE l.tenant_id = $1 AND l.what = 'run' AND l.name > $2
-    UNION SELECT b.name FROM {b} WHERE b.name > $2  -- learned from, and not saved yet
     ORDER BY 1 LIMIT $3",
-    3,
-    &[("name", Col::Text)],
 );
 
 static FIGURES: Sql = Sql::batch(
@@ -73,22 +70,23 @@ impl Store {
         limit: u32,
         now: Millis,
     ) -> Result<Vec<api::Queue>> {
-        let names = match only {
-            Some(only) => {
-                let mut names: Vec<String> = only.iter().filter(|n| n.as_str() > after).cloned().collect();
-                names.sort_unstable();
-                names.dedup();
-                names.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        let mut names = match only {
+            Some(only) => only.iter().filter(|n| n.as_str() > after).cloned().collect::<Vec<_>>(),
+            None => {
+                let sql = NAMES.text(self.0.readers.engine());
+                let rows = self.read(sql, args![tenant, after, limit]).await?;
+                // Learned from, and not saved yet.
+                let mut names = self.0.learned.queues(tenant);
+                names.retain(|name| name.as_str() > after);
+                for row in &rows {
+                    names.push(row.text(0)?);
+                }
                 names
             }
-            None => {
-                let engine = self.0.readers.engine();
-                let fresh = self.0.learned.queues(tenant).into_iter().map(|name| args![name]).collect();
-                let args = NAMES.args(engine, args![tenant, after, limit], fresh)?;
-                let rows = self.read(NAMES.text(engine), args).await?;
-                rows.iter().map(|row| row.text(0)).collect::<Result<_>>()?
-            }
         };
+        names.sort_unstable();
+        names.dedup();
+        names.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         self.figures_of(tenant, names, now).await
     }
 
@@ -117,12 +115,8 @@ impl Store {
     }
 
     async fn figures_of(&self, tenant: TenantId, names: Vec<String>, now: Millis) -> Result<Vec<api::Queue>> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let engine = self.0.readers.engine();
         let rows = names.iter().map(|name| args![name.as_str()]).collect();
-        let rows = self.read(FIGURES.text(engine), FIGURES.args(engine, args![tenant, now], rows)?).await?;
+        let rows = self.read_batch(&FIGURES, args![tenant, now], rows).await?;
         let mut views = HashMap::with_capacity(rows.len());
         for row in &rows {
             let view = self.queue_view(tenant, row, now)?;

@@ -156,7 +156,7 @@ impl Rotation {
         })
     }
 
-    async fn seal_anew(&self, place: &Place, ids: Vec<Vec<Value>>) -> Result<u64> {
+    async fn seal_anew(&self, place: &'static Place, ids: Vec<Vec<Value>>) -> Result<u64> {
         if ids.is_empty() {
             return Ok(0);
         }

@@ -24,12 +24,8 @@ impl Store {
     ///
     /// For the loop that wakes a node's streams: it reads across tenants and tells nothing but numbers.
     pub async fn standings(&self, seen: &[(JobId, i64)]) -> Result<Vec<(JobId, Option<Standing>)>> {
-        if seen.is_empty() {
-            return Ok(Vec::new());
-        }
-        let engine = self.0.scouts.engine();
         let rows = seen.iter().map(|(id, sequence)| vec![Value::from(*id), Value::from(*sequence)]).collect();
-        let rows = self.scout(STANDINGS.text(engine), STANDINGS.args(engine, vec![], rows)?).await?;
+        let rows = self.scout_batch(&STANDINGS, vec![], rows).await?;
         let mut standings = Vec::with_capacity(rows.len());
         for row in &rows {
             let (id, owed) = (row.id(0)?, row.int_opt(1)?);

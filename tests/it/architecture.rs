@@ -31,6 +31,7 @@ const ALSO: &[(&str, &str)] = &[("cli", "worker"), ("app", "config")];
 const CONFINED: &[(&str, &[&str])] = &[
     ("backoff::", &["src/types/retry.rs"]),
     ("sqlx::", &["src/store/"]),
+    ("rusqlite::", &["src/store/db", "src/store/migrate.rs"]),
     ("reqwest::", &["src/client.rs", "src/client/"]),
     ("axum::", &["src/http/", "src/cli/demo", "src/cli/listen", "src/app.rs"]),
     ("x509_parser::", &["src/egress/look.rs"]),

@@ -1,10 +1,10 @@
 //! `migrate`, `check`, `config print`, `openapi`, `demo`, and what the top level does.
 
 use serde_json::{Value, json};
-use sqlx::Connection;
 
 use super::{Desk, run};
 use crate::support::process::ringback;
+use crate::support::store::beside;
 
 #[test]
 fn migrate_makes_the_schema_and_may_be_repeated() {
@@ -30,9 +30,7 @@ async fn check_tells_a_broken_invariant_from_a_sound_store() {
     assert_eq!(check(&["--json"]).json(), json!({"holds": true, "violations": []}));
 
     let file = format!("sqlite://{}", desk.dir.path().join("desk.db").display());
-    let mut store = sqlx::SqliteConnection::connect(&file).await.unwrap();
-    sqlx::query("DELETE FROM job_queue").execute(&mut store).await.unwrap();
-    store.close().await.unwrap();
+    beside(&file).await.run("DELETE FROM job_queue", vec![]).await.unwrap();
 
     let broken = check(&["--json"]);
     assert_eq!(broken.code, 1, "{broken:?}");

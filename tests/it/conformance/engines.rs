@@ -10,7 +10,7 @@ use ringback::types::Millis;
 use tokio::time::Instant;
 
 use crate::support::postgres::Server;
-use crate::support::store::{Bed, both_stores, key, open};
+use crate::support::store::{Bed, both_stores, hold, key, open};
 
 both_stores! {
     bad_data_fails_only_the_call_that_brought_it,
@@ -63,7 +63,7 @@ async fn both_engines_have_the_same_tables_columns_and_indexes() {
     let ours = "SELECT m.name || '.' || c.name || ' ' || CASE WHEN c.\"notnull\" = 1 OR c.pk > 0 THEN 'NO' ELSE 'YES' END
                 || ' ' || CASE c.type WHEN 'INTEGER' THEN 'int' WHEN 'TEXT' THEN 'text' ELSE 'bytes' END
                 FROM sqlite_schema m JOIN pragma_table_info(m.name) c
-                WHERE m.type = 'table' AND m.name NOT LIKE '\\_sqlx%' ESCAPE '\\' AND m.name NOT LIKE 'sqlite%'";
+                WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'";
     let theirs = "SELECT CAST(table_name || '.' || column_name || ' ' || is_nullable || ' ' ||
                   CASE data_type WHEN 'bigint' THEN 'int' WHEN 'text' THEN 'text' ELSE 'bytes' END AS TEXT)
                   FROM information_schema.columns
@@ -73,8 +73,9 @@ async fn both_engines_have_the_same_tables_columns_and_indexes() {
     let theirs = "SELECT CAST(indexname AS TEXT) FROM pg_indexes WHERE schemaname = 'public'
                   AND indexname NOT LIKE '%\\_pkey' AND indexname NOT LIKE '%\\_key'";
     assert_eq!(set(&sqlite, ours).await, set(&postgres, theirs).await);
-    let versions = "SELECT CAST(version AS TEXT) FROM _sqlx_migrations WHERE success";
-    let (ours, theirs) = (set(&sqlite, versions).await, set(&postgres, versions).await);
+    let ours = "SELECT CAST(user_version AS TEXT) FROM pragma_user_version";
+    let theirs = "SELECT CAST(MAX(version) AS TEXT) FROM _sqlx_migrations WHERE success";
+    let (ours, theirs) = (set(&sqlite, ours).await, set(&postgres, theirs).await);
     assert!(!ours.is_empty() && ours == theirs);
 }
 
@@ -162,7 +163,7 @@ async fn claims_walk_their_indexes() {
 async fn explain(bed: &Bed, sql: &str) -> String {
     let text: &'static str =
         Box::leak(format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {sql}").into_boxed_str());
-    let mut conn = Target::parse(&bed.url).unwrap().pinned().connect(false).await.unwrap();
+    let mut conn = hold(Target::parse(&bed.url).unwrap().pinned()).await;
     let rows = conn.all(text, vec![]).await.unwrap();
     rows.iter().map(|r| r.text(0).unwrap()).collect::<Vec<_>>().join("\n")
 }

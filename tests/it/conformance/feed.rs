@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ringback::store::db::{Engine, Target};
+use ringback::store::db::Engine;
 use ringback::store::{Error, FeedPage, Publication};
 use ringback::types::delivery::{DeadReason, Verdict};
 use ringback::types::event::{Cursor, FeedFilter};
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::endpoints::endpoint_of;
 use super::events::{event, publish};
-use crate::support::store::{Bed, attempted, both_stores, complete, failure};
+use crate::support::store::{Bed, attempted, beside, both_stores, complete, failure};
 
 both_stores! {
     the_feed_tells_of_events_and_jobs_in_the_order_of_the_commits,
@@ -156,7 +156,7 @@ async fn what_commits_late_is_never_behind_a_cursor(bed: &Bed) {
     }
     tell(bed, "before").await;
     read(bed, None, 9).await;
-    let mut late = Target::parse(&bed.url).unwrap().connect(false).await.unwrap();
+    let mut late = beside(&bed.url).await;
     late.run("BEGIN", vec![]).await.unwrap();
     let id: EventId = bed.dice.id(bed.now());
     let insert =

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ringback::dice::Dice;
-use ringback::store::db::{Engine, Target};
+use ringback::store::db::Engine;
 use ringback::store::seal::KeyRing;
 use ringback::store::{Rotation, Tally, census};
 use ringback::types::job::{CallbackSecrets, NewJob};
 
 use super::endpoints::endpoint;
-use crate::support::store::{Bed, both_stores, complete};
+use crate::support::store::{Bed, beside, both_stores, complete};
 
 both_stores! {
     everything_is_sealed_anew_and_opens,
@@ -179,7 +179,7 @@ async fn a_row_that_someone_holds_is_passed_over(bed: &Bed) {
     }
     let (_, both, new) = rings();
     let values = fill(bed, 3).await;
-    let mut other = Target::parse(&bed.url).unwrap().connect(false).await.unwrap();
+    let mut other = beside(&bed.url).await;
     other.run("BEGIN", vec![]).await.unwrap();
     let one = "SELECT id FROM jobs WHERE id = (SELECT MIN(id::text)::uuid FROM jobs WHERE sealed IS NOT NULL) FOR UPDATE";
     assert_eq!(other.all(one, vec![]).await.unwrap().len(), 1);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ringback::dice::Dice;
 use ringback::metrics::Metrics;
 use ringback::store::db::{Engine, Row, Target};
+use ringback::store::pool::{Guard, Pool};
 use ringback::store::seal::KeyRing;
 use ringback::store::{
     Attempted, Changed, ClaimedDelivery, Error, JobChange, LeaseRequest, Options, PageOf, Right, Store,
@@ -258,7 +259,7 @@ impl Bed {
 impl Bed {
     pub async fn rows(&self, sql: &str) -> Vec<Row> {
         let text: &'static str = Box::leak(sql.to_owned().into_boxed_str());
-        let mut conn = Target::parse(&self.url).unwrap().connect(false).await.unwrap();
+        let mut conn = beside(&self.url).await;
         conn.all(text, vec![]).await.unwrap()
     }
 
@@ -381,4 +382,14 @@ pub fn attempted(claimed: &ClaimedDelivery, status: u16, verdict: Verdict) -> At
 
 pub fn page<K>(limit: u32) -> PageOf<K> {
     PageOf { after: None, limit }
+}
+
+/// A connection of one's own, beside the service's.
+pub async fn beside(url: &str) -> Guard {
+    hold(Target::parse(url).unwrap()).await
+}
+
+/// A connection to that target.
+pub async fn hold(target: Target) -> Guard {
+    Pool::new(target, 1, false, Duration::from_secs(5)).get().await.unwrap()
 }

@@ -1,11 +1,11 @@
 //! One tenant's trouble with a push queue is nobody else's.
 
 use serde_json::{Value, json};
-use sqlx::{Connection, Executor};
 
 use super::{SOON, ended, in_state, requests, running, submit};
 use crate::support::app::{Site, TestApp, both_engines, id};
 use crate::support::receiver::{Answer, Receiver};
+use crate::support::store::beside;
 
 both_engines! {
     a_tenant_that_paused_the_queue_keeps_nobody_waiting,
@@ -74,15 +74,7 @@ async fn a_tenant_that_filled_the_queue_keeps_nobody_waiting(site: &Site) {
 
 /// Changes rows behind the service's back, while no node runs.
 async fn change_rows(site: &Site, sql: &'static str) {
-    if site.store().starts_with("sqlite") {
-        let mut store = sqlx::SqliteConnection::connect(site.store()).await.unwrap();
-        store.execute(sql).await.unwrap();
-        store.close().await.unwrap();
-    } else {
-        let mut store = sqlx::PgConnection::connect(site.store()).await.unwrap();
-        store.execute(sql).await.unwrap();
-        store.close().await.unwrap();
-    }
+    beside(site.store()).await.run(sql, vec![]).await.unwrap();
 }
 
 async fn a_tenant_whose_jobs_cannot_be_claimed_keeps_nobody_waiting(site: &Site) {

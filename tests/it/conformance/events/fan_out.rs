@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use ringback::store::db::Target;
 use ringback::store::{Error, Publication};
 use ringback::types::EndpointId;
 use ringback::types::delivery::DeliveryState;
@@ -11,7 +10,7 @@ use serde_json::json;
 
 use super::{deliveries, event, paid, publish};
 use crate::conformance::endpoints::endpoint_of;
-use crate::support::store::{Bed, both_stores, open};
+use crate::support::store::{Bed, beside, both_stores, open};
 
 both_stores! {
     beyond_a_thousand_the_endpoints_of_that_moment_are_told_in_chunks,
@@ -22,7 +21,7 @@ both_stores! {
 /// Copies of an endpoint that wants all; gives the ids of all of them.
 async fn endpoints(bed: &Bed, n: usize) -> BTreeSet<EndpointId> {
     let first = endpoint_of(bed, bed.tenant, json!({"events": ["*"]})).await;
-    let mut conn = Target::parse(&bed.url).unwrap().connect(false).await.unwrap();
+    let mut conn = beside(&bed.url).await;
     conn.run("BEGIN", vec![]).await.unwrap();
     let mut ids = BTreeSet::from([first.id]);
     for _ in 1..n {

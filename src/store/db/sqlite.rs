@@ -1,0 +1,192 @@
+//! The driver for SQLite: statements run on the thread that asks for them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::types::{ToSqlOutput, Value as Cell, ValueRef};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
+
+use super::{Row, Value};
+use crate::store::error::{Error, Result};
+
+/// How long a statement waits for another process that holds the file.
+const BUSY: Duration = Duration::from_secs(5);
+/// Statements that a connection keeps prepared; more than there are.
+const PREPARED: usize = 512;
+/// On the file: what was committed survives the loss of power. `temp_store`: what is put aside for a moment stays in memory.
+const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY";
+
+/// The file that `sqlite://PATH` names; `mode=rwc` and `mode=rw` may follow and change nothing.
+pub(super) fn path(url: &str) -> Result<PathBuf> {
+    let bad = |why: &str| Error::Bug(format!("--store: {why}"));
+    let rest = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")).unwrap_or(url);
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if path.is_empty() || path.contains(":memory:") || query.contains("mode=memory") {
+        return Err(bad("it must be a file: readers and the writer share it"));
+    }
+    if !matches!(query, "" | "mode=rwc" | "mode=rw") {
+        return Err(bad("sqlite:// takes no parameter but mode=rwc"));
+    }
+    if path.contains('\0') {
+        return Err(bad("a path has no NUL"));
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// Opens the file. Readers never create it and cannot write to it.
+pub(super) fn open(path: &Path, read_only: bool) -> Result<Connection> {
+    let mode = match read_only {
+        true => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        false => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
+    };
+    // Used by one thread at a time: its type says so.
+    let conn = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(PREPARED);
+    if !read_only {
+        conn.execute_batch(SETTINGS)?;
+    }
+    Ok(conn)
+}
+
+/// Runs a statement and gives its rows.
+pub(super) fn all(conn: &Connection, sql: &str, args: &[Value]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut statement = conn.prepare_cached(sql)?;
+    let numbers = numbers(&statement)?;
+    step(&mut statement, &numbers, |n| args.get(n), &mut rows)?;
+    Ok(rows)
+}
+
+/// Runs a statement and gives the number of rows it touched.
+pub(super) fn run(conn: &Connection, sql: &str, args: &[Value]) -> Result<u64> {
+    all(conn, sql, args)?;
+    Ok(conn.changes())
+}
+
+/// Runs a statement for each of `batch`, whose cells come behind the scalars, and gives the rows of all.
+pub(super) fn each(
+    conn: &Connection,
+    sql: &str,
+    scalars: &[Value],
+    batch: &[Vec<Value>],
+) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut statement = conn.prepare_cached(sql)?;
+    let numbers = numbers(&statement)?;
+    for cells in batch {
+        let arg = |n: usize| scalars.get(n).or_else(|| cells.get(n - scalars.len()));
+        step(&mut statement, &numbers, arg, &mut rows)?;
+    }
+    Ok(rows)
+}
+
+/// Which argument each parameter stands for: `$1` is the first, wherever the text has it.
+fn numbers(statement: &CachedStatement<'_>) -> Result<Vec<usize>> {
+    (1..=statement.parameter_count())
+        .map(|i| {
+            let name = statement.parameter_name(i).and_then(|name| name.strip_prefix('$'));
+            let number = name.and_then(|name| name.parse::<usize>().ok()).and_then(|n| n.checked_sub(1));
+            number.ok_or_else(|| Error::Bug(format!("parameter {i} has no number")))
+        })
+        .collect()
+}
+
+fn step<'v>(
+    statement: &mut CachedStatement<'_>,
+    numbers: &[usize],
+    arg: impl Fn(usize) -> Option<&'v Value>,
+    into: &mut Vec<Row>,
+) -> Result<()> {
+    for (i, number) in numbers.iter().enumerate() {
+        let value =
+            arg(*number).ok_or_else(|| Error::Bug(format!("there is no argument ${}", number + 1)))?;
+        statement.raw_bind_parameter(i + 1, value)?;
+    }
+    let columns = statement.column_count();
+    let mut rows = statement.raw_query();
+    while let Some(row) = rows.next()? {
+        let cells = (0..columns).map(|i| row.get(i));
+        into.push(Row::Sqlite(cells.collect::<rusqlite::Result<_>>()?));
+    }
+    Ok(())
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        let borrowed = match self {
+            Value::Uuid(v) => v.as_ref().map(|v| ValueRef::Blob(v.as_bytes())),
+            Value::Int(v) => v.map(ValueRef::Integer),
+            Value::Text(v) => v.as_ref().map(|v| ValueRef::Text(v.as_bytes())),
+            Value::Bytes(v) => v.as_ref().map(|v| ValueRef::Blob(v)),
+            Value::Uuids(_) | Value::Ints(_) | Value::Texts(_) | Value::Blobs(_) => {
+                return Err(rusqlite::Error::ToSqlConversionFailure("SQLite takes no arrays".into()));
+            }
+        };
+        Ok(ToSqlOutput::Borrowed(borrowed.unwrap_or(ValueRef::Null)))
+    }
+}
+
+/// A cell read as a type of ours.
+pub(super) trait FromCell: Sized {
+    fn from_cell(cell: &Cell) -> Option<Self>;
+}
+
+impl FromCell for i64 {
+    fn from_cell(cell: &Cell) -> Option<i64> {
+        if let Cell::Integer(v) = cell { Some(*v) } else { None }
+    }
+}
+
+impl FromCell for String {
+    fn from_cell(cell: &Cell) -> Option<String> {
+        if let Cell::Text(v) = cell { Some(v.clone()) } else { None }
+    }
+}
+
+impl FromCell for Vec<u8> {
+    fn from_cell(cell: &Cell) -> Option<Vec<u8>> {
+        if let Cell::Blob(v) = cell { Some(v.clone()) } else { None }
+    }
+}
+
+impl FromCell for uuid::Uuid {
+    fn from_cell(cell: &Cell) -> Option<uuid::Uuid> {
+        if let Cell::Blob(v) = cell { uuid::Uuid::from_slice(v).ok() } else { None }
+    }
+}
+
+impl<T: FromCell> FromCell for Option<T> {
+    fn from_cell(cell: &Cell) -> Option<Option<T>> {
+        if matches!(cell, Cell::Null) { Some(None) } else { T::from_cell(cell).map(Some) }
+    }
+}
+
+/// The value at position `i` of a row.
+pub(super) fn cell<T: FromCell>(row: &[Cell], i: usize) -> Result<T> {
+    let found = row.get(i).ok_or_else(|| Error::Bug(format!("there is no column {i}")))?;
+    T::from_cell(found).ok_or_else(|| Error::Bug(format!("column {i} is {:?}", found.data_type())))
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(e: rusqlite::Error) -> Error {
+        let text = e.to_string();
+        match e.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Again,
+            Some(
+                ErrorCode::PermissionDenied
+                | ErrorCode::ReadOnly
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseCorrupt
+                | ErrorCode::DiskFull
+                | ErrorCode::CannotOpen
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::NotADatabase
+                // the call ran out of time
+                | ErrorCode::OperationInterrupted,
+            ) => Error::Down(text),
+            Some(ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => Error::Data(text),
+            _ => Error::Bug(text),
+        }
+    }
+}
