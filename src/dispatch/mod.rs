@@ -8,6 +8,7 @@ mod courier;
 mod desk;
 mod hide;
 pub mod lanes;
+mod pace;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ mod tests;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +31,7 @@ use crate::wake::Wake;
 pub use courier::Courier;
 use desk::{Desk, Slot};
 use lanes::Lanes;
+use pace::Pace;
 
 /// How the dispatcher works.
 #[derive(Debug, Clone)]
@@ -168,11 +170,12 @@ impl Dispatcher {
         if let Err(e) = inner.store.void_old_leases(inner.node, inner.clock.now()).await {
             tracing::warn!(error = %e, "old leases stand until they run out");
         }
+        let mut pace = Pace::default();
         while !shutdown.is_cancelled() {
             let nudge = inner.wake.deliveries.listen();
-            let wait = match self.tick().await {
+            let wait = match self.pass(&mut pace).await {
                 Ok(true) => Duration::ZERO,
-                Ok(false) => self.pause().await,
+                Ok(false) => self.pause(&pace).await,
                 Err(e) => {
                     tracing::warn!(error = %e, "the dispatcher cannot read the store");
                     // What was taken in hand and not claimed lies behind the floor by now.
@@ -217,13 +220,24 @@ impl Dispatcher {
     /// One look at the store: claims what is due in this node's lanes and starts to send it.
     /// True if there is more to do at once.
     pub async fn tick(&self) -> Result<bool> {
+        self.pass(&mut Pace::default()).await
+    }
+
+    /// The same, with a look only if it is time for one.
+    async fn pass(&self, pace: &mut Pace) -> Result<bool> {
         let inner = &self.0;
         let now = inner.clock.now();
         // First: what is written down of a lane must not put back what someone has put an end to.
         self.heed(now).await?;
         self.beat(now).await?;
         self.save_urgent().await?;
-        let more = self.look(now).await? | self.feed(now).await?;
+        let mut more = false;
+        if pace.is_time() {
+            let began = Instant::now();
+            more = self.look(now).await?;
+            pace.looked(began);
+        }
+        more |= self.feed(now).await?;
         let picked = inner.lanes().pick(now);
         if picked.is_empty() {
             return Ok(more);
@@ -366,11 +380,14 @@ impl Dispatcher {
     }
 
     /// How long there is nothing to do as far as this node knows.
-    async fn pause(&self) -> Duration {
+    async fn pause(&self, pace: &Pace) -> Duration {
         let now = self.0.clock.now();
-        let next = self.0.store.next_due(now).await.ok().flatten();
-        let opens = self.0.lanes().opens_at(now);
-        [next, opens].into_iter().flatten().min().map_or(POLL, |at| at.since(now).min(POLL))
+        let look = match pace.rest() {
+            Some(rest) => Some(rest),
+            None => self.0.store.next_due(now).await.ok().flatten().map(|at| at.since(now)),
+        };
+        let opens = self.0.lanes().opens_at(now).map(|at| at.since(now));
+        [look, opens].into_iter().flatten().min().map_or(POLL, |wait| wait.min(POLL))
     }
 }
 

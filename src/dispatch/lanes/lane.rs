@@ -188,6 +188,8 @@ impl Lane {
         let free = self.breaker.leave(now) == Leave::Freely && self.room(now) > 0;
         let path = self.paths.get(&turn).copied().unwrap_or(self.fresh());
         if waits || !free || path.in_flight >= self.shares().1.min(path.window as usize) {
+            // It will be in the store: whoever has a slot next reads it there.
+            self.more = true;
             return false;
         }
         self.begin(turn, now);
