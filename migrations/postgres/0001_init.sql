@@ -316,6 +316,8 @@ CREATE TABLE delivery_queue (
         autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 200, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
 CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
+-- first attempts, however many retries are due before them
+CREATE INDEX delivery_queue_first ON delivery_queue (lane_id, due_at) WHERE attempt = 0;
 -- from one URL of a lane to the next, however much each of them owes; and the next in order
 CREATE INDEX delivery_queue_turn ON delivery_queue (lane_id, turn, due_at);
 

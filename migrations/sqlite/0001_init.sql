@@ -313,6 +313,8 @@ CREATE TABLE delivery_queue (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
 CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
+-- first attempts, however many retries are due before them
+CREATE INDEX delivery_queue_first ON delivery_queue (lane_id, due_at) WHERE attempt = 0;
 -- from one URL of a lane to the next, however much each of them owes; and the next in order
 CREATE INDEX delivery_queue_turn ON delivery_queue (lane_id, turn, due_at);
 

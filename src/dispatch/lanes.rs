@@ -16,7 +16,7 @@ use crate::store::{DueDelivery, InLane, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
 use lane::Lane;
-use ready::{IN_MIND, Pushed};
+use ready::{FIRSTS, IN_MIND, Pushed};
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
@@ -76,7 +76,7 @@ impl Lanes {
                     lane.waits = lane.waits.filter(|(turn, _)| d.turn > *turn);
                 }
                 // The store holds older ones: kept in mind, this one would overtake them for as long as more come.
-                Some(lane) if lane.more && lane.behind.contains(&d.turn) => {}
+                Some(lane) if lane.holds_older(&d) => {}
                 Some(_) => self.keep(d),
             }
         }
@@ -95,6 +95,7 @@ impl Lanes {
             Pushed::Full => due,
         };
         lane.more = true;
+        lane.firsts |= gone.attempt == 0;
         if lane.behind.len() < BEHIND {
             lane.behind.insert(gone.turn);
         }
@@ -179,10 +180,13 @@ impl Lanes {
             lane.more = true;
             lane.behind.extend(read.others.iter().chain(&read.oldest).map(|due| due.turn));
         }
+        // Those that were not asked for, or are too many.
+        let unread = read.firsts.len() >= FIRSTS || read.oldest.iter().all(|due| due.attempt == 0);
+        lane.firsts = read.more && unread;
         lane.turn = read.turn;
         lane.waits = read.waits.map(|next| (next.turn, next.due_at.min(now.plus(BLOCKED))));
-        // Those of other URLs first: they are the few.
-        for due in read.others.into_iter().chain(read.oldest) {
+        // Those of other URLs first: they are the few. Then those that retries would hide.
+        for due in read.others.into_iter().chain(read.firsts).chain(read.oldest) {
             self.keep(due);
         }
     }

@@ -43,6 +43,14 @@ const DUE_IN_LANE: &str = concat!(
       ORDER BY lane_id, due_at LIMIT $3"
 );
 
+const FIRST_IN_LANE: &str = concat!(
+    "SELECT ",
+    due_columns!(),
+    " FROM delivery_queue
+      WHERE attempt = 0 AND (lane_id, due_at) >= ($1, 0) AND (lane_id, due_at) <= ($1, $2)
+      ORDER BY lane_id, due_at LIMIT $3"
+);
+
 // The same from turn to turn: one probe of the index for each, however much it owes. One row more than is
 // asked for tells where the next look begins.
 const TURNS: &str = "
@@ -286,7 +294,8 @@ impl Store {
     }
 
     /// Due deliveries of one lane: the oldest, and where these are not all the oldest of other turns, from
-    /// behind `turn` on. So what one URL owes hides no other.
+    /// behind `turn` on, and the oldest first attempts. So what one URL owes hides no other, and retries hide no
+    /// first attempt.
     pub async fn due_in_lane(
         &self,
         lane: LaneId,
@@ -299,6 +308,11 @@ impl Store {
         if oldest.len() < limit as usize {
             return Ok(InLane { oldest, ..InLane::default() });
         }
+        let firsts = match oldest.iter().any(|d| d.attempt > 0) {
+            true => self.scout(FIRST_IN_LANE, args![lane, now, limit / 2]).await?,
+            false => Vec::new(),
+        };
+        let firsts = firsts.iter().map(due).collect::<Result<_>>()?;
         let turns = self.scout(TURNS, args![lane, now, turn.unwrap_or(i64::MIN), TURNS_READ]).await?;
         let last = turns.last().map(|row| row.int(0)).transpose()?;
         let next = last.filter(|_| turns.len() == TURNS_READ as usize);
@@ -309,7 +323,7 @@ impl Store {
         let ids = ids.into_iter().map(|id| args![id]).collect();
         let others =
             self.scout_batch(&BY_ID, args![now], ids).await?.iter().map(due).collect::<Result<_>>()?;
-        Ok(InLane { oldest, others, more: true, turn: next, ..InLane::default() })
+        Ok(InLane { oldest, others, firsts, more: true, turn: next, ..InLane::default() })
     }
 
     /// The next delivery in the order of an ordered lane, if it is due. Whatever its state it holds the others back.

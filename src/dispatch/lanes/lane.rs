@@ -33,6 +33,8 @@ pub(super) struct Lane {
     pub(super) more: bool,
     /// A turn has nothing in mind any more while others do.
     pub(super) dry: bool,
+    /// The store may hold first attempts that are not in mind.
+    pub(super) firsts: bool,
     /// Turns of which the store holds more than is in mind.
     pub(super) behind: HashSet<i64>,
     /// Behind which turn the next read of the store looks for others.
@@ -69,6 +71,7 @@ impl Lane {
             ready: Ready::default(),
             more: true,
             dry: false,
+            firsts: false,
             behind: HashSet::new(),
             turn: None,
             fed: 0,
@@ -157,6 +160,11 @@ impl Lane {
         self.more && wants && self.room(now) > 0
     }
 
+    /// Whether the store holds something older of its kind that is not in mind, which it would overtake.
+    pub(super) fn holds_older(&self, due: &DueDelivery) -> bool {
+        self.more && self.behind.contains(&due.turn) && (due.attempt > 0 || self.firsts)
+    }
+
     /// Takes what is sent next. Retries leave the last quarter of the slots to first attempts, and one URL
     /// leaves it to the others.
     pub(super) fn take(&mut self, now: Millis, retries: bool) -> Option<DueDelivery> {
@@ -171,7 +179,10 @@ impl Lane {
             let path = paths.get(&turn).copied().unwrap_or(fresh);
             (probing || path.in_flight < share.min(path.window as usize)).then_some(path.in_flight)
         };
-        let (due, dry) = self.ready.take(under_way, first_only)?;
+        let taken = self.ready.take(under_way, first_only);
+        // Only retries are in mind, and may not go.
+        self.dry |= taken.is_none() && first_only && self.firsts && !self.ready.is_empty();
+        let (due, dry) = taken?;
         self.dry |= dry;
         self.begin(due.turn, now);
         let (breaker, probe) = self.breaker.sent(now);

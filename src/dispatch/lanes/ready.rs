@@ -7,12 +7,14 @@ use crate::types::DeliveryId;
 
 /// Due deliveries of one lane that are kept in mind; the rest stays in the store.
 pub(super) const IN_MIND: usize = 64;
+/// So many of them may be first attempts that retries have made room for.
+pub(super) const FIRSTS: usize = IN_MIND / 2;
 
 /// What became of a delivery that was offered.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     Kept,
-    /// Kept in the place of this one, of the turn that had most.
+    /// Kept in the place of this one, of the turn that had most, or the last retry.
     Instead(DueDelivery),
     /// There is no room for it.
     Full,
@@ -25,6 +27,8 @@ pub(super) struct Ready {
     /// Who waits longest for a turn comes first.
     order: VecDeque<i64>,
     len: usize,
+    /// How many of them are first attempts.
+    firsts: usize,
 }
 
 impl Ready {
@@ -36,17 +40,14 @@ impl Ready {
         self.queues.values().flatten().map(|due| due.id)
     }
 
-    /// Keeps it. When there is no room, the turn that has most gives up its last for one that has less.
+    /// Keeps it. When there is no room, the turn that has most gives up its last for one that has less, and retries
+    /// leave first attempts half of the room.
     pub(super) fn push(&mut self, due: DueDelivery) -> Pushed {
         let mut pushed = Pushed::Kept;
         if self.len >= IN_MIND {
-            let own = self.queues.get(&due.turn).map_or(0, VecDeque::len);
-            let most = self.queues.values_mut().max_by_key(|queue| queue.len());
-            let Some(last) = most.filter(|m| m.len() > own + 1).and_then(VecDeque::pop_back) else {
-                return Pushed::Full;
-            };
-            self.len -= 1;
-            pushed = Pushed::Instead(last);
+            let Some(gone) = self.make_room(&due) else { return Pushed::Full };
+            self.forget(&gone);
+            pushed = Pushed::Instead(gone);
         }
         let queue = self.queues.entry(due.turn).or_default();
         if queue.is_empty() {
@@ -54,7 +55,35 @@ impl Ready {
         }
         queue.push_back(due);
         self.len += 1;
+        self.firsts += usize::from(due.attempt == 0);
         pushed
+    }
+
+    fn make_room(&mut self, due: &DueDelivery) -> Option<DueDelivery> {
+        let own = self.queues.get(&due.turn).map_or(0, VecDeque::len);
+        let most = self.queues.values_mut().max_by_key(|queue| queue.len())?;
+        if most.len() > own + 1 {
+            return most.pop_back();
+        }
+        if due.attempt > 0 || self.firsts >= FIRSTS {
+            return None;
+        }
+        // Of its own turn if it has a retry: the turns keep what they have.
+        let turn = [due.turn].into_iter().chain(self.order.iter().copied());
+        let retry = |turn: i64| Some((turn, self.queues.get(&turn)?.iter().rposition(|d| d.attempt > 0)?));
+        let (turn, at) = turn.filter_map(retry).next()?;
+        let queue = self.queues.get_mut(&turn)?;
+        let gone = queue.remove(at);
+        if queue.is_empty() {
+            self.queues.remove(&turn);
+            self.order.retain(|t| *t != turn);
+        }
+        gone
+    }
+
+    fn forget(&mut self, gone: &DueDelivery) {
+        self.len -= 1;
+        self.firsts -= usize::from(gone.attempt == 0);
     }
 
     /// Takes the next delivery of the turn that has least under way, and among equals of the one that waits longest.
@@ -75,8 +104,8 @@ impl Ready {
         let turn = self.order.remove(at)?;
         let queue = self.queues.get_mut(&turn)?;
         let due = queue.iter().position(fits).and_then(|n| queue.remove(n))?;
-        self.len -= 1;
         let dry = queue.is_empty();
+        self.forget(&due);
         if dry {
             self.queues.remove(&turn);
         } else {

@@ -255,7 +255,7 @@ fn read(store: &[DueDelivery], turn: Option<i64>) -> InLane {
     let behind = first.into_values().filter(|d| turn.is_none_or(|t| d.turn > t));
     let others: Vec<_> = behind.take(IN_MIND).collect();
     let turn = others.last().map(|d| d.turn).filter(|_| others.len() == IN_MIND);
-    InLane { oldest, others, more: true, turn, waits: None }
+    InLane { oldest, others, more: true, turn, ..InLane::default() }
 }
 
 proptest! {

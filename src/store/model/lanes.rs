@@ -81,6 +81,8 @@ pub struct InLane {
     pub oldest: Vec<DueDelivery>,
     /// The oldest of some of the turns, where `oldest` did not show all.
     pub others: Vec<DueDelivery>,
+    /// The oldest first attempts, where `oldest` did not show all and had retries among them.
+    pub firsts: Vec<DueDelivery>,
     /// There may be more.
     pub more: bool,
     /// Behind which turn the next read is to look; None: from the first.

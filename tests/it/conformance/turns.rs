@@ -15,6 +15,7 @@ use crate::support::store::{Bed, attempted, both_stores, callback, complete, pag
 
 both_stores! {
     a_hundred_thousand_deliveries_to_one_url_hide_no_other,
+    retries_of_one_url_hide_no_first_attempt,
     many_urls_are_read_in_turn,
     a_short_lane_is_read_whole,
     an_ordered_lane_gives_the_first_and_holds_the_rest_behind_it,
@@ -70,6 +71,25 @@ async fn a_hundred_thousand_deliveries_to_one_url_hide_no_other(bed: &Bed) {
     assert!(read.oldest.iter().all(|d| d.turn == turn && d.id != dead && d.id != well));
     assert_eq!(read.others.len(), 2, "the oldest of each URL");
     assert!(read.others.iter().any(|d| d.id == well), "{:?}", read.others);
+}
+
+async fn retries_of_one_url_hide_no_first_attempt(bed: &Bed) {
+    let (lane, _) = told(bed, "/a").await;
+    let turn = bed.store.due(Millis(0), bed.now(), 9).await.unwrap()[0].turn;
+    flood(bed, lane, 200, &turn.to_string()).await;
+    bed.rows("UPDATE delivery_queue SET attempt = 1").await;
+    bed.pass_seconds(1);
+    let mut firsts = Vec::new();
+    for _ in 0..2 {
+        firsts.push(told(bed, "/a").await.1);
+        bed.pass_seconds(1);
+    }
+
+    let read = bed.store.due_in_lane(lane, bed.now(), 64, None).await.unwrap();
+
+    assert!(read.oldest.len() == 64 && read.oldest.iter().all(|d| d.attempt == 1));
+    assert_eq!(read.firsts.iter().map(|d| d.id).collect::<Vec<_>>(), firsts);
+    bed.spoil();
 }
 
 async fn many_urls_are_read_in_turn(bed: &Bed) {

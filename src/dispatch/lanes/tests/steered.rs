@@ -245,3 +245,56 @@ fn an_ordered_lane_that_waits_for_its_next_is_not_read_before() {
     book.offer(vec![to(1, due(1, 1))], after(25));
     assert_eq!(book.hungry(after(25), 9).len(), 1, "someone has it sent at once");
 }
+
+fn retry(n: u128) -> DueDelivery {
+    DueDelivery { attempt: 1, ..due(1, n) }
+}
+
+#[test]
+fn due_retries_keep_no_first_attempt_out_of_mind() {
+    let mut book = owning(&[1]);
+    book.offer((0..200).map(retry).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 8, "of ten");
+
+    book.offer((1_000..1_100).map(|n| due(1, n)).collect(), NOW);
+
+    let picked = book.pick(NOW);
+    assert_eq!(picked, [due(1, 1_000), due(1, 1_001)], "the last quarter, in their order");
+}
+
+#[test]
+fn a_lane_with_many_due_retries_is_read_for_its_first_attempts() {
+    let mut book = owning(&[1]);
+    book.offer((0..200).map(retry).collect(), NOW);
+    let mut retries = VecDeque::from(book.pick(NOW));
+    let mut waiting: VecDeque<DueDelivery> = (1_000..1_200).map(|n| due(1, n)).collect();
+    book.offer(waiting.iter().copied().collect(), NOW);
+    let (mut reads, mut firsts, mut of_retries) = (0, Vec::new(), 0);
+    for _ in 0..300 {
+        for d in book.pick(NOW) {
+            match d.attempt {
+                0 => {
+                    waiting.retain(|w| w.id != d.id);
+                    firsts.push(d.id);
+                    done(&mut book, d, NOW);
+                }
+                _ => retries.push_back(d),
+            }
+        }
+        // The receiver answers retries slowly.
+        if let Some(d) = retries.pop_front() {
+            of_retries += 1;
+            done(&mut book, d, NOW);
+        }
+        for hungry in book.hungry(NOW, 9) {
+            reads += 1;
+            let oldest = (10_000 * reads..).take(IN_MIND).map(retry).collect();
+            let read = waiting.iter().take(FIRSTS).copied().collect();
+            let read = InLane { oldest, firsts: read, more: true, ..InLane::default() };
+            book.refill(hungry.lane, read, NOW);
+        }
+    }
+    assert_eq!(firsts.len(), 200, "all of them went, though the retries never end");
+    assert!(firsts.is_sorted(), "none overtook another");
+    assert!(of_retries >= 290 && reads < 40, "{of_retries} retries went, {reads} reads");
+}
