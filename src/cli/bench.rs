@@ -3,7 +3,9 @@
 //! A program and no test: it says what it saw and judges nothing.
 
 mod figures;
+mod isolation;
 mod lifecycle;
+mod load;
 mod node;
 mod part;
 mod readers;
@@ -25,6 +27,7 @@ pub struct BenchArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    Isolation(isolation::IsolationArgs),
     Lifecycle(lifecycle::LifecycleArgs),
     Streams(streams::StreamsArgs),
     Receiver(receiver::ReceiverArgs),
@@ -34,6 +37,7 @@ enum What {
 /// Runs `ringback bench`.
 pub async fn run(args: BenchArgs, out: Out) -> anyhow::Result<ExitCode> {
     match args.what {
+        What::Isolation(args) => isolation::run(args, out).await,
         What::Lifecycle(args) => lifecycle::run(args, out).await,
         What::Streams(args) => streams::run(args, out).await,
         What::Receiver(args) => receiver::run(args, out).await,

@@ -1,6 +1,5 @@
 //! `bench lifecycle`: submit, claim, complete, signed POST, recorded; as many a second as this machine can do.
 
-mod load;
 mod stage;
 
 use std::process::ExitCode;
@@ -12,9 +11,9 @@ use serde::Serialize;
 use super::super::exit::Exit;
 use super::super::print::Out;
 use super::figures::{Spread, moment};
+use super::load::{Load, Until};
 use super::part::Cpu;
 use super::receiver::Seen;
-use load::Load;
 use stage::Stage;
 
 /// The whole way of a job, measured: server, worker, receiver and load driver are processes of this machine.
@@ -75,27 +74,23 @@ const DRAIN: Duration = Duration::from_secs(120);
 /// Runs `ringback bench lifecycle`.
 pub async fn run(args: LifecycleArgs, out: Out) -> anyhow::Result<ExitCode> {
     let stage = Stage::set(args.store.clone(), !args.submit_only).await?;
-    let load = Load {
-        connections: args.connections,
-        payload_bytes: usize::try_from(args.payload_bytes)?,
-        rate: args.rate,
-        window: args.window,
-    };
     if args.warm_up > 0 {
-        once(&stage, &load, args.warm_up).await?;
+        once(&stage, &args, args.warm_up).await?;
     }
-    let report = once(&stage, &load, args.jobs).await?;
+    let report = once(&stage, &args, args.jobs).await?;
     stage.strike().await?;
     tell(&report, out)?;
     Ok(Exit::Done.into())
 }
 
 /// `jobs` jobs from the first submission to the last record.
-async fn once(stage: &Stage, load: &Load, jobs: u64) -> anyhow::Result<Report> {
+async fn once(stage: &Stage, args: &LifecycleArgs, jobs: u64) -> anyhow::Result<Report> {
+    let load = Load { connections: args.connections, rate: args.rate, window: args.window };
+    let posts = stage.jobs(usize::try_from(args.payload_bytes)?);
     stage.reset().await?;
     let before = stage.read().await?;
     let start = moment();
-    let submit = load.drive(stage, jobs).await?;
+    let submit = load.drive(posts, Until::Posted(jobs)).await?.times;
     stage.recorded(&before, jobs, DRAIN).await?;
     let took = moment().saturating_sub(start);
     let after = stage.read().await?;

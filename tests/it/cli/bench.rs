@@ -50,3 +50,41 @@ fn what_cannot_be_measured_is_refused() {
     run(&mut streams(&["--streams", "0"])).refused(2, "--streams");
     run(&mut streams(&["--store", "mysql://x"])).refused(2, "sqlite:// or postgres://");
 }
+
+fn isolation(more: &[&str]) -> std::process::Command {
+    let mut command = ringback();
+    command.args(["bench", "isolation", "--seconds", "1", "--rounds", "1", "--rate", "10", "--window", "60"]);
+    command.args(["--healthy", "20", "--black-holes", "2", "--slow-bodies", "1", "--busy", "1"]).args(more);
+    command
+}
+
+#[test]
+fn healthy_endpoints_are_measured_alone_and_beside_bad_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = run(isolation(&[]).env("TMPDIR", dir.path()));
+    for word in ["20 healthy endpoints beside 2 black holes", "sqlite", "p99", "none lost", "alone", "beside"]
+    {
+        assert!(said.done().contains(word), "{word}: {said:?}");
+    }
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing is left behind");
+}
+
+#[tokio::test]
+async fn bad_neighbours_are_met_on_postgresql() {
+    let store = postgres::database().await;
+    let seen = run(&mut isolation(&["--store", &store, "--json"])).json();
+    for (name, wanted) in [("healthy", 20), ("blackHoles", 2), ("slowBodies", 1), ("busy", 1), ("rounds", 1)]
+    {
+        assert_eq!(seen[name], wanted, "{seen}");
+    }
+    assert_eq!(seen["engine"], "postgres");
+    for phase in ["alone", "beside"].map(|name| &seen[name]) {
+        assert_eq!(phase["publishedToSeen"].as_array().map(Vec::len), Some(1), "{seen}");
+        assert!(
+            phase["perSecond"][0].as_f64() > Some(0.0) && phase["deliveries"].as_u64() > Some(20),
+            "{seen}"
+        );
+    }
+    assert!(seen["beside"]["failedAttempts"].as_f64() > Some(0.0), "{seen}");
+    assert!(seen["p99Ratio"].as_f64() > Some(0.0) && seen["throughputRatio"].as_f64() > Some(0.0), "{seen}");
+}

@@ -7,6 +7,7 @@ use http::Method;
 use serde::Deserialize;
 
 use super::super::figures::{counter, moment};
+use super::super::load::Posts;
 use super::super::node::Node;
 use super::super::part::{self, Cpu, Part};
 use super::super::receiver::{Ready, Seen};
@@ -22,15 +23,14 @@ const ASK_EVERY: Duration = Duration::from_millis(5);
 
 /// Server, receiver and worker.
 pub struct Stage {
-    /// The server.
-    pub server: Node,
+    server: Node,
     receiver: Part,
     worker: Option<Part>,
     store: String,
-    /// A key that may do everything.
-    pub key: String,
+    /// May do everything.
+    key: String,
     /// Where the receiver listens.
-    pub hooks: String,
+    hooks: String,
     _place: Place,
 }
 
@@ -79,6 +79,24 @@ impl Stage {
     /// Whether jobs are worked off and called back.
     pub fn whole(&self) -> bool {
         self.worker.is_some()
+    }
+
+    /// Submissions of jobs with inputs of so many bytes, called back where jobs are worked off.
+    pub fn jobs(&self, payload_bytes: usize) -> Posts {
+        let pad = "x".repeat(payload_bytes);
+        let callback =
+            if self.whole() { format!(r#","callbackUrl":"{}/hook""#, self.hooks) } else { String::new() };
+        let rest = format!(r#","input":{{"pad":"{pad}"}}{callback}}}"#);
+        Posts {
+            url: self.server.url.clone(),
+            key: self.key.clone(),
+            path: "/v1/jobs",
+            body: Box::new(move |_, due| {
+                format!(r#"{{"type":"bench","metadata":{{"submittedAtMicros":{due}}}{rest}"#)
+            }),
+            hooks: self.whole().then(|| self.hooks.clone()),
+            callbacks: 1,
+        }
     }
 
     /// The store's engine.

@@ -1,0 +1,180 @@
+//! The server, the receivers, and the endpoints that stand in it.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use http::Method;
+
+use super::super::figures::{Spread, counter, moment};
+use super::super::load::{Driven, Load, Posts, Until};
+use super::super::node::Node;
+use super::super::part::Part;
+use super::super::receiver::{self, Ready};
+use super::super::wire::Wire;
+use super::crowd::Crowd;
+use crate::cli::place::Place;
+use crate::client::SubmitOptions;
+use crate::dice::Dice;
+use crate::types::EndpointId;
+use crate::types::api::NewEndpoint;
+use crate::types::key::ApiKey;
+
+/// The longest that a healthy delivery may take beyond the end of its phase; then it is lost.
+const LOST: Duration = Duration::from_secs(60);
+/// The longest until nothing is owed to bad endpoints that were deleted.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+/// How often is asked.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+/// Endpoints that are being made or deleted at once.
+const AT_ONCE: usize = 8;
+
+/// A server with healthy endpoints, and their receiver.
+pub struct Stage {
+    server: Node,
+    receiver: Part,
+    hooks: String,
+    key: String,
+    crowd: Crowd,
+    sqlite: bool,
+    place: Place,
+}
+
+/// Bad endpoints, and the process that receives them.
+pub struct Neighbours {
+    receiver: Part,
+    endpoints: Vec<EndpointId>,
+}
+
+/// What one phase came to for the healthy.
+pub struct Seen {
+    pub deliveries: u64,
+    pub repeats: usize,
+    /// From the first event to the last delivery.
+    pub took: Duration,
+    /// From the publication to the receiver.
+    pub times: Option<Spread>,
+    pub failed_attempts: f64,
+}
+
+impl Stage {
+    /// Starts them and makes the healthy endpoints.
+    pub async fn set(store: Option<String>, crowd: Crowd) -> anyhow::Result<Stage> {
+        let place = Place::make("bench")?;
+        let store = store.unwrap_or_else(|| place.store());
+        let key = ApiKey::mint(Dice::Os.bytes()).reveal().to_owned();
+        let server = Node::start(&store, &key, place.path()).await?;
+        let (receiver, Ready { listening: hooks }) = receiver(&place).await?;
+        let stage = Stage { server, receiver, hooks, key, crowd, sqlite: store.starts_with("sqlite"), place };
+        stage.endpoints(&[(format!("{}/hook", stage.hooks), crowd.healthy)]).await?;
+        Ok(stage)
+    }
+
+    /// The store's engine.
+    pub fn engine(&self) -> &'static str {
+        if self.sqlite { "sqlite" } else { "postgres" }
+    }
+
+    /// Bad endpoints move in beside the healthy ones.
+    pub async fn neighbours(&self) -> anyhow::Result<Neighbours> {
+        let (receiver, Ready { listening }) = receiver(&self.place).await?;
+        let kinds = self.crowd.neighbours().map(|(path, many)| (format!("{listening}{path}"), many));
+        Ok(Neighbours { receiver, endpoints: self.endpoints(&kinds).await? })
+    }
+
+    /// They move out again, and what they were owed is forgotten.
+    pub async fn part_from(&self, neighbours: Neighbours) -> anyhow::Result<()> {
+        // Ends the requests that hang there.
+        neighbours.receiver.stop().await?;
+        let deleted = neighbours.endpoints.iter().map(|id| self.server.client.delete_endpoint(*id));
+        stream::iter(deleted).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+        let gone = async {
+            loop {
+                let late = counter(&self.metrics().await?, "ringback_deliveries_oldest_due_seconds");
+                if late <= 1.0 {
+                    return anyhow::Ok(());
+                }
+                tokio::time::sleep(ASK_EVERY * 10).await;
+            }
+        };
+        tokio::time::timeout(FORGOTTEN, gone).await?
+    }
+
+    /// So many endpoints of each URL, over all accounts.
+    async fn endpoints(&self, kinds: &[(String, u32)]) -> anyhow::Result<Vec<EndpointId>> {
+        let accounts = self.crowd.accounts();
+        let all = kinds.iter().flat_map(|(url, many)| (0..*many).map(move |n| (url, n)));
+        let made = all.map(|(url, n)| async move {
+            let new = NewEndpoint {
+                url: format!("{url}/{n}"),
+                account: Some(format!("a{}", n % accounts)),
+                ..NewEndpoint::default()
+            };
+            let made = self.server.client.create_endpoint(&new, SubmitOptions::default()).await?;
+            anyhow::Ok(made.endpoint_id)
+        });
+        stream::iter(made).buffer_unordered(AT_ONCE).try_collect().await
+    }
+
+    /// Publishes under this load, and waits for what the healthy endpoints are owed.
+    pub async fn phase(&self, load: Load, until: Until) -> anyhow::Result<Seen> {
+        let mut receiver = Wire::open(&self.hooks, None).await?;
+        receiver.must(Method::POST, "/reset", "").await?;
+        let failed_before = failed(&self.metrics().await?);
+        let begun = moment();
+        let Driven { requests, .. } = load.drive(self.events(), until).await?;
+        let owed = self.crowd.healthy_told(requests);
+        let sent = moment();
+        loop {
+            let come: u64 = str::from_utf8(&receiver.must(Method::GET, "/count", "").await?)?.parse()?;
+            if come >= owed {
+                break;
+            }
+            let waited = moment().saturating_sub(sent);
+            ensure!(waited < LOST, "{} of {owed} healthy deliveries are lost", owed - come);
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        let took = moment().saturating_sub(begun);
+        let seen: receiver::Seen =
+            serde_json::from_slice(&receiver.must(Method::GET, "/figures", "").await?)?;
+        ensure!(seen.deliveries as u64 == owed, "{} deliveries of {owed} came", seen.deliveries);
+        let failed_attempts = failed(&self.metrics().await?) - failed_before;
+        let times = seen.submitted_to_seen;
+        Ok(Seen { deliveries: owed, repeats: seen.repeats, took, times, failed_attempts })
+    }
+
+    fn events(&self) -> Posts {
+        let accounts = u64::from(self.crowd.accounts());
+        Posts {
+            url: self.server.url.clone(),
+            key: self.key.clone(),
+            path: "/v1/events",
+            body: Box::new(move |n, due| {
+                let account = n % accounts;
+                format!(r#"{{"type":"bench","account":"a{account}","data":{{"submittedAtMicros":{due}}}}}"#)
+            }),
+            hooks: Some(self.hooks.clone()),
+            callbacks: u64::from(self.crowd.healthy).div_ceil(accounts),
+        }
+    }
+
+    async fn metrics(&self) -> anyhow::Result<String> {
+        let mut wire = Wire::open(&self.server.url, Some(&self.key)).await?;
+        Ok(String::from_utf8(wire.must(Method::GET, "/metrics", "").await?.to_vec())?)
+    }
+
+    /// Stops all of it, the server first.
+    pub async fn strike(self) -> anyhow::Result<()> {
+        self.server.stop().await?;
+        self.receiver.stop().await
+    }
+}
+
+async fn receiver(place: &Place) -> anyhow::Result<(Part, Ready)> {
+    // Each endpoint signs with a secret of its own; `bench lifecycle` verifies.
+    Part::start("receiver", &["bench", "receiver"], &[], place.path()).await
+}
+
+fn failed(metrics: &str) -> f64 {
+    counter(metrics, r#"ringback_delivery_verdicts_total{word="retry"}"#)
+}
