@@ -2,12 +2,15 @@
 //!
 //! A lane is a standing endpoint or one tenant's ad-hoc URLs of one origin. What a receiver does
 //! to its lane harms no other: each has its own slots, and turns are taken lane by lane. Within a
-//! lane turns are taken URL by URL, so that one dead path starves no other.
+//! lane turns are taken URL by URL, so that one dead path starves no other. And as a receiver that
+//! hangs keeps what it has for a whole time-out, the node's slots are for those that answer
+//! (see [`trust`]).
 
 mod lane;
 mod ready;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -17,11 +20,14 @@ use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
 use lane::Lane;
 use ready::{FIRSTS, IN_MIND, Pushed};
+use trust::Held;
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
 /// Beyond so many only first attempts are sent: a storm of retries leaves them a quarter.
 const RETRY_SLOTS: usize = NODE_SLOTS / 4 * 3;
+/// A receiver that takes longer to answer is not one whose slots are soon free again.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 /// A lane without work is let go after this long.
 const IDLE: Duration = Duration::from_secs(60);
 /// Turns of one lane that are known to have more in the store; one that is not known may overtake its own.
@@ -53,6 +59,8 @@ pub struct Lanes {
     /// Lanes that other nodes own, and when to look again.
     foreign: HashMap<LaneId, Millis>,
     in_flight: usize,
+    /// Those of them in lanes that are not known to answer.
+    held: Held,
     /// Reads of lanes so far.
     fed: u64,
     /// Lanes that are to be written down at once.
@@ -199,13 +207,19 @@ impl Lanes {
     /// Picks what is to be claimed: one delivery per lane and turn, as far as slots reach.
     /// The slots are taken; [`Lanes::done`] gives them back.
     pub fn pick(&mut self, now: Millis) -> Vec<DueDelivery> {
-        let mut picked = Vec::new();
+        let (mut picked, mut shut_out) = (Vec::new(), Vec::new());
         let mut passed = 0;
         while self.in_flight < NODE_SLOTS && passed < self.turns.len() {
             let Some(id) = self.turns.pop_front() else { break };
+            let Some(lane) = self.lanes.get(&id) else { continue };
+            let share = self.held.share(lane.standing, self.in_flight);
+            if share == 0 {
+                shut_out.push(id);
+                continue;
+            }
             self.turns.push_back(id);
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            match lane.take(now, self.in_flight < RETRY_SLOTS) {
+            let retries = self.in_flight < RETRY_SLOTS;
+            match self.change(id, |lane| lane.take(now, retries, share)).flatten() {
                 None => passed += 1,
                 Some(due) => {
                     passed = 0;
@@ -215,13 +229,17 @@ impl Lanes {
                 }
             }
         }
+        // They keep their places: were they sent to the end, those before them would take all that is ever free.
+        shut_out.into_iter().rev().for_each(|id| self.turns.push_front(id));
         picked
     }
 
     /// Reserves a slot for a delivery that is about to be made. It must not overtake those that wait.
     pub fn reserve(&mut self, id: LaneId, turn: i64, now: Millis) -> bool {
-        let Some(lane) = self.lanes.get_mut(&id) else { return false };
-        let reserved = self.in_flight < NODE_SLOTS && lane.reserve(turn, now);
+        let (in_flight, held) = (self.in_flight, self.held);
+        let reserved = in_flight < NODE_SLOTS
+            && self.change(id, |lane| lane.reserve(turn, now, held.share(lane.standing, in_flight)))
+                == Some(true);
         self.in_flight += usize::from(reserved);
         reserved
     }
@@ -229,20 +247,33 @@ impl Lanes {
     /// Gives a slot back; `delivery` is what had it, if it was sent or was to be.
     pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.end(turn, delivery, now);
+        self.change(id, |lane| lane.end(turn, delivery, now));
+    }
+
+    /// What a receiver did after `took` shapes its lane.
+    pub fn learn(&mut self, of: (LaneId, i64, DeliveryId), outcome: &Outcome, took: Duration, now: Millis) {
+        let (id, turn, delivery) = of;
+        self.change(id, |lane| {
+            lane.learn(turn, delivery, outcome, now);
+            lane.standing = lane.standing.after(outcome, took);
+        });
+        if self.lanes.get(&id).is_some_and(|lane| lane.urgent) {
+            self.urgent.insert(id);
         }
     }
 
-    /// What a receiver did shapes its lane.
-    pub fn learn(&mut self, of: (LaneId, i64, DeliveryId), outcome: &Outcome, now: Millis) {
-        let (id, turn, delivery) = of;
-        if let Some(lane) = self.lanes.get_mut(&id) {
-            lane.learn(turn, delivery, outcome, now);
-            if lane.urgent {
-                self.urgent.insert(id);
-            }
-        }
+    /// A request of this lane has been under way for [`PATIENCE`].
+    pub fn waits(&mut self, id: LaneId) {
+        self.change(id, |lane| lane.standing = lane.standing.waiting());
+    }
+
+    /// Changes a lane, and keeps count of what is held by lanes of its standing.
+    fn change<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Lane) -> R) -> Option<R> {
+        let lane = self.lanes.get_mut(&id)?;
+        self.held.give_back(lane.standing, lane.in_flight);
+        let changed = change(lane);
+        self.held.take(lane.standing, lane.in_flight);
+        Some(changed)
     }
 
     /// Whether this node soon has no slot left for its lanes.

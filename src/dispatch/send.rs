@@ -1,9 +1,13 @@
 //! What becomes of a claimed delivery: it is sent, and its outcome is written.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::desk::Slot;
+use super::lanes::PATIENCE;
 use super::{Inner, attempt};
 use crate::store::{Attempted, ClaimedDelivery};
 
@@ -11,7 +15,14 @@ impl Inner {
     pub(super) fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
         let inner = self.clone();
         self.sends.spawn(async move {
-            let attempted = inner.courier.attempt(&d).await;
+            let mut attempt = pin!(inner.courier.attempt(&d));
+            let attempted = match timeout(PATIENCE, &mut attempt).await {
+                Ok(attempted) => attempted,
+                Err(_) => {
+                    inner.lanes().waits(d.lane);
+                    attempt.await
+                }
+            };
             inner.record(&d, attempted).await;
             drop(slot);
         });
@@ -20,7 +31,8 @@ impl Inner {
     /// Writes the outcome; while the store is away it is kept until the lease runs out.
     async fn record(&self, d: &ClaimedDelivery, attempted: Attempted) {
         if let Some(exchange) = &attempted.exchange {
-            self.lanes().learn((d.lane, d.turn, d.id), &exchange.outcome, self.clock.now());
+            let of = (d.lane, d.turn, d.id);
+            self.lanes().learn(of, &exchange.outcome, exchange.duration, self.clock.now());
         }
         loop {
             match self.store.record(vec![attempted.clone()], self.clock.now()).await {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::super::BEAT;
 use super::ready::Ready;
+use super::trust::Standing;
 use crate::store::{DueDelivery, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::lane::{Breaker, Bucket, Leave, Sign};
@@ -28,6 +29,7 @@ pub(super) struct Lane {
     /// How many requests may be under way; adapts between 1 and the lane's ceiling.
     slots: f64,
     pub(super) in_flight: usize,
+    pub(super) standing: Standing,
     pub(super) ready: Ready,
     /// The store may hold more that is due than is kept in mind.
     pub(super) more: bool,
@@ -68,6 +70,7 @@ impl Lane {
         Lane {
             slots: f64::from(state.concurrency).clamp(1.0, f64::from(set.limits.ceiling())),
             in_flight: 0,
+            standing: if state.failures > 0 { Standing::Failing } else { Standing::Unknown },
             ready: Ready::default(),
             more: true,
             dry: false,
@@ -165,10 +168,10 @@ impl Lane {
         self.more && self.behind.contains(&due.turn) && (due.attempt > 0 || self.firsts)
     }
 
-    /// Takes what is sent next. Retries leave the last quarter of the slots to first attempts, and one URL
-    /// leaves it to the others.
-    pub(super) fn take(&mut self, now: Millis, retries: bool) -> Option<DueDelivery> {
-        if self.room(now) == 0 {
+    /// Takes what is sent next, if the lane has fewer than `of_node` slots. Retries leave the last quarter of its
+    /// own to first attempts, and one URL leaves it to the others.
+    pub(super) fn take(&mut self, now: Millis, retries: bool, of_node: usize) -> Option<DueDelivery> {
+        if self.in_flight >= of_node || self.room(now) == 0 {
             return None;
         }
         let (most, share) = self.shares();
@@ -194,9 +197,9 @@ impl Lane {
     }
 
     /// Whether a delivery that is about to be made may go at once: it must not overtake those that wait.
-    pub(super) fn reserve(&mut self, turn: i64, now: Millis) -> bool {
+    pub(super) fn reserve(&mut self, turn: i64, now: Millis, of_node: usize) -> bool {
         let waits = self.more || !self.ready.is_empty() || self.set.limits.ordered;
-        let free = self.breaker.leave(now) == Leave::Freely && self.room(now) > 0;
+        let free = self.in_flight < of_node && self.breaker.leave(now) == Leave::Freely && self.room(now) > 0;
         let path = self.paths.get(&turn).copied().unwrap_or(self.fresh());
         if waits || !free || path.in_flight >= self.shares().1.min(path.window as usize) {
             // It will be in the store: whoever has a slot next reads it there.

@@ -1,4 +1,5 @@
 mod steered;
+mod trusted;
 
 use super::*;
 use crate::types::TenantId;
@@ -8,6 +9,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 const NOW: Millis = Millis(1_000_000);
+/// How long a receiver takes to answer.
+const SOON: Duration = Duration::from_millis(5);
 
 fn lane_id(n: u128) -> LaneId {
     LaneId::from_uuid(Uuid::from_u128(n))
@@ -68,13 +71,13 @@ fn done(book: &mut Lanes, d: DueDelivery, now: Millis) {
 
 /// A request comes back with an outcome.
 fn back(book: &mut Lanes, d: DueDelivery, outcome: &Outcome, now: Millis) {
-    book.learn((d.lane, d.turn, d.id), outcome, now);
+    book.learn((d.lane, d.turn, d.id), outcome, SOON, now);
     done(book, d, now);
 }
 
 /// The outcome of some request of a lane whose deliveries go to one URL.
 fn learn(book: &mut Lanes, lane: u128, outcome: &Outcome) {
-    book.learn((lane_id(lane), 0, due(lane, 0).id), outcome, NOW);
+    book.learn((lane_id(lane), 0, due(lane, 0).id), outcome, SOON, NOW);
 }
 
 const GOOD: Outcome = Outcome::Answered { status: 200, retry_after: None, abort: false };
