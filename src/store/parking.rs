@@ -21,8 +21,6 @@ const FIRST_STEP: i64 = 10;
 const STEP_MAX: i64 = 2_000;
 /// The pace of the steps.
 const STEP_EVERY: Duration = Duration::from_secs(1);
-/// What is let go is due so many milliseconds before now at most.
-const LATE: i64 = 500;
 /// Deliveries of a deleted endpoint cancelled in one transaction.
 const CANCEL_STEP: i64 = 1_000;
 /// So long after its change an endpoint is looked at again: a transaction that read it before may still park.
@@ -37,16 +35,15 @@ const DUE: &str = "
 const ONE: &str = "
     SELECT e.id, e.state, e.state_since, e.deleted_at, e.drain_step, e.drain_at
     FROM endpoints e WHERE e.id = $1 AND e.drain_at <= $2";
-// The oldest first: parking has kept their order. What would have been due long ago is due within the half second
-// before now, in its order still: further back no look at what falls due would find it, only the pass without a floor.
+// The oldest first, for parking has kept their order, and evenly over the time until the next step. None falls due in the
+// past: who looks for what is due begins where the last look ended.
 static LET_GO: Sql = Sql::plain(
-    "UPDATE delivery_queue
-     SET due_at = CASE WHEN due_at - $3 > $5 + p.n * $6 / $2 THEN due_at - $3 ELSE $5 + p.n * $6 / $2 END
-     FROM (SELECT o.delivery_id, ROW_NUMBER() OVER (ORDER BY o.due_at) AS n
-           FROM (SELECT q.delivery_id, q.due_at FROM delivery_queue q
+    "UPDATE delivery_queue SET due_at = CASE WHEN p.due_at > p.turn_at THEN p.due_at ELSE p.turn_at END
+     FROM (SELECT o.delivery_id, o.due_at, $5 + (row_number() OVER (ORDER BY o.due_at) - 1) * $6 / $2 AS turn_at
+           FROM (SELECT q.delivery_id, q.due_at - $3 AS due_at FROM delivery_queue q
                  WHERE (q.lane_id, q.due_at) >= ($1, $3) AND (q.lane_id, q.due_at) <= ($1, $4)
                  ORDER BY q.lane_id, q.due_at LIMIT $2) AS o) AS p
-     WHERE delivery_queue.delivery_id = p.delivery_id AND due_at >= $3",
+     WHERE delivery_queue.delivery_id = p.delivery_id AND delivery_queue.due_at >= $3",
 );
 static CANCEL_QUEUE: Sql = Sql::plain(
     "DELETE FROM delivery_queue
@@ -120,8 +117,9 @@ async fn let_go_some(tx: &mut Tx, id: EndpointId, row: &Row, step: i64, now: Mil
     let since = row.time(2)?;
     // Paused again meanwhile: what is parked stays so.
     let enabled = row.text(1)? == "enabled";
+    let pace = i64::try_from(STEP_EVERY.as_millis()).unwrap_or(i64::MAX);
     let moved = match enabled {
-        true => tx.run(&LET_GO, args![lane_of(id), step, PARKED, i64::MAX, now.0 - LATE, LATE]).await?,
+        true => tx.run(&LET_GO, args![lane_of(id), step, PARKED, i64::MAX, now, pace]).await?,
         false => 0,
     };
     if !enabled || (moved == 0 && now.since(since) >= STRAGGLERS) {

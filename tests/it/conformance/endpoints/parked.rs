@@ -77,12 +77,18 @@ async fn a_resumed_endpoint_is_let_go_at_a_ramp_in_order(bed: &Bed) {
     let mut made: Vec<_> = pending.iter().map(|d| d.delivery_id).collect();
     made.reverse();
     let mut let_go = Vec::new();
-    for step in [10, 20, 20] {
+    for (step, soon) in [(10, 5), (20, 10), (20, 20)] {
         assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), step);
         assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 0, "the next step has its time");
-        let due = bed.store.due_in_lane(there.lane(), bed.now(), 100, None).await.unwrap().oldest;
-        let_go.extend(due.iter().skip(let_go.len()).map(|d| d.id));
-        bed.pass_seconds(1);
+        let due = async |at| bed.store.due_in_lane(there.lane(), at, 100, None).await.unwrap().oldest;
+        let began = bed.now();
+        bed.pass(std::time::Duration::from_millis(499));
+        let there_now = due(bed.now()).await.len() - let_go.len();
+        assert_eq!(there_now, soon, "evenly over the time until the next");
+        bed.pass(std::time::Duration::from_millis(501));
+        let all = due(bed.now()).await;
+        assert!(all[let_go.len()..].iter().all(|d| d.due_at >= began), "where the next look finds it");
+        let_go.extend(all.iter().skip(let_go.len()).map(|d| d.id));
     }
     assert_eq!(let_go, made, "the oldest first");
     // A transaction that read it as paused may still park something: it is looked after for a minute.
@@ -143,8 +149,8 @@ async fn an_endpoint_paused_again_keeps_the_rest_parked(bed: &Bed) {
     bed.submit_n(30).await;
     pause(bed, &there, false).await;
     assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 10);
-    pause(bed, &there, true).await;
     bed.pass_seconds(1);
+    pause(bed, &there, true).await;
     assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 0);
     assert!(bed.claim().await.is_empty(), "those let go are parked again");
     pause(bed, &there, false).await;
