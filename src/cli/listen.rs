@@ -3,6 +3,7 @@
 
 mod forward;
 mod show;
+mod standing;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ use super::stop;
 use crate::clock::Clock;
 use forward::Forward;
 use show::{Shown, Signature};
+use standing::{Standing, Wanted};
 
 /// The largest webhook that is taken, in bytes.
 const BODY_MAX: usize = 8 << 20;
@@ -45,6 +47,8 @@ pub struct ListenArgs {
     /// Signing secret, `whsec_...`, or for v1a `whpk_...`; repeatable, any of them may have signed.
     #[arg(long = "secret", env = "RINGBACK_SECRET", hide_env_values = true, value_delimiter = ',')]
     secrets: Vec<SecretText>,
+    #[command(flatten)]
+    wanted: Wanted,
 }
 
 /// What every request needs.
@@ -62,31 +66,48 @@ pub async fn run(args: ListenArgs, out: Out) -> anyhow::Result<ExitCode> {
         let why = "listen takes webhooks of this machine only";
         return Err(Usage(format!("--listen {}: {why}", args.listen)).into());
     }
+    let forward = args.forward_to.as_deref().map(Forward::to).transpose()?;
+    // Before anything is asked of a service: what cannot be read is wrong usage.
+    Verifiers::parse(&args.secrets)?;
+    let stop = stop::on_signal()?;
+    let listener = TcpListener::bind(args.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let here = format!("http://{}", listener.local_addr()?);
+    let standing = args.wanted.stand(&here).await?;
+    let own = standing.as_ref().and_then(|standing| standing.secret.parse().ok());
+    let secrets: Vec<SecretText> = args.secrets.into_iter().chain(own).collect();
     let desk = Desk {
-        verifiers: Verifiers::parse(&args.secrets)?,
-        forward: args.forward_to.as_deref().map(Forward::to).transpose()?,
+        verifiers: Verifiers::parse(&secrets)?,
+        forward,
         clock: Clock::system(),
         places: Semaphore::new(AT_ONCE),
         out,
     };
-    let stop = stop::on_signal()?;
-    let listener = TcpListener::bind(args.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
-    announce(&format!("http://{}", listener.local_addr()?), out)?;
+    announce(&here, standing.as_ref(), out)?;
     let router =
         Router::new().fallback(receive).layer(DefaultBodyLimit::max(BODY_MAX)).with_state(Arc::new(desk));
-    tokio::select! {
-        () = stop.cancelled() => {}
-        served = async { axum::serve(listener, router).await } => served?,
+    let served = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        served = async { axum::serve(listener, router).await } => served,
+    };
+    if let Some(standing) = standing {
+        standing.delete().await?;
     }
+    served?;
     Ok(Exit::Done.into())
 }
 
-fn announce(url: &str, out: Out) -> anyhow::Result<()> {
+fn announce(url: &str, standing: Option<&Standing>, out: Out) -> anyhow::Result<()> {
+    let endpoint = standing.map(|standing| standing.id);
     if out.json {
-        return out.value(&serde_json::json!({"listening": url}));
+        let mut told = serde_json::json!({"listening": url});
+        if let Some(id) = endpoint {
+            told["endpointId"] = id.to_string().into();
+        }
+        return out.value(&told);
     }
-    Ok(print::raw(&format!("listening on {url}\n"))?)
+    let endpoint = endpoint.map_or_else(String::new, |id| format!(", as endpoint {id} until it ends"));
+    Ok(print::raw(&format!("listening on {url}{endpoint}\n"))?)
 }
 
 async fn receive(State(desk): State<Arc<Desk>>, method: Method, headers: HeaderMap, body: Bytes) -> Response {

@@ -327,6 +327,7 @@ mod tests {
             "sign --scheme stripe --secret s --timestamp 1",
             "verify --scheme github --secret s --signature x",
             "listen --listen 127.0.0.1:0 --forward-to http://x --secret s --secret t",
+            "listen --events invoice.*,job.failed --account a --public-url https://x --url http://y --api-key k",
             "doctor https://x --secret s --allow-loopback --allow-cidr 10.0.0.0/8 --allow-port 1 --allow-http",
             "bench streams --kind websocket --streams 20 --changes 5 --nodes 2 --store postgres://h/d --rest-seconds 1",
             "verify --secret s --id i --timestamp 1 --signature v1,x --at 1 --json",

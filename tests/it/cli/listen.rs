@@ -101,10 +101,33 @@ async fn without_a_secret_and_a_way_on_everything_is_taken() {
     process.signal("TERM");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_is_asked_for_events_for_as_long_as_someone_listens() {
+    let desk = Desk::open();
+    let mut command = desk.command(&["listen", "--events", "invoice.*,x.y", "--account", "acme", "--json"]);
+    let mut process = Process::start(&mut command, desk.dir.path(), "listen.log");
+    let endpoint = next(&process)["endpointId"].as_str().unwrap().to_owned();
+    let made = desk.json(&["endpoints", "show", &endpoint]);
+    assert_eq!((&made["account"], &made["events"]), (&json!("acme"), &json!(["invoice.*", "x.y"])), "{made}");
+
+    let publish =
+        |kind| desk.json(&["events", "publish", "--type", kind, "--data", "7", "--account", "acme"]);
+    assert_eq!(publish("other")["deliveries"], 0);
+    assert_eq!(publish("invoice.paid")["deliveries"], 1);
+    let shown = next(&process);
+    assert_eq!((&shown["type"], &shown["signature"]), (&json!("invoice.paid"), &json!("good")), "{shown}");
+
+    process.signal("TERM");
+    assert_eq!(process.ended(), 0);
+    desk.run(&["endpoints", "show", &endpoint]).refused(1, "not-found");
+}
+
 #[test]
 fn only_this_machine_is_listened_to() {
     let listen = |args: &[&str]| run(ringback().arg("listen").args(args));
     listen(&["--listen", "0.0.0.0:0"]).refused(2, "of this machine only");
     listen(&["--forward-to", "ftp://x"]).refused(2, "http(s)");
     listen(&["--secret", "canary"]).refused(2, "--secret number 1");
+    listen(&["--public-url", "https://x"]).refused(2, "--events");
+    listen(&["--events", "*", "--url", "http://127.0.0.1:9"]).refused(3, "cannot reach the service");
 }
