@@ -202,6 +202,10 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_expiry ON idempotency (expires_at);
 
+-- Added to a transaction's number, it makes a position of the feed. A dump brings it along; `migrate` raises it where the
+-- dump was restored, because numbers begin anew there.
+CREATE FUNCTION feed_base() RETURNS BIGINT LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT CAST(0 AS BIGINT)';
+
 -- What happened. The first job.queued and the job.started of a running or last attempt are
 -- told by the job's own columns and stand here only when a receiver asked for them.
 CREATE TABLE events (
@@ -214,7 +218,7 @@ CREATE TABLE events (
     created_at BIGINT NOT NULL,
     data       TEXT NOT NULL,
     -- the transaction that wrote it, by which the feed pages: none below the oldest running one is still to come
-    position   BIGINT NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),
+    position   BIGINT NOT NULL DEFAULT (pg_current_xact_id()::text::bigint + feed_base()),
     -- how many a published one had
     deliveries BIGINT,
     -- set where no job keeps it

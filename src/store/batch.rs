@@ -55,7 +55,7 @@ impl Sql {
                     self.unnest(),
                     "FOR NO KEY UPDATE OF q SKIP LOCKED",
                     "FOR NO KEY UPDATE OF q",
-                    "pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+                    "(pg_snapshot_xmin(pg_current_snapshot())::text::bigint + feed_base())",
                 ),
             };
             let text = self.text.replace("{b}", &source).replace("{lock}", lock);

@@ -19,6 +19,28 @@ pub const SQLITE: &[(i64, &str, &str)] =
 pub const POSTGRES: &[(i64, &str, &str)] =
     &[(1, "init", include_str!("../../migrations/postgres/0001_init.sql"))];
 
+/// Positions of the feed grow with the numbers of transactions, which are a server's own. A store that finds itself in
+/// another database than before goes on far above all that anyone can have read: a follower may have read more than is in
+/// the dump. Which database it was is kept beside the base, so that a dump has both.
+const SETTLE: &str = "
+DO $$
+DECLARE
+    home TEXT := (SELECT c.system_identifier || '/' || d.oid FROM pg_control_system() c, pg_database d
+                  WHERE d.datname = current_database());
+    known TEXT;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('ringback feed_base', 0));
+    known := obj_description('feed_base()'::regprocedure, 'pg_proc');
+    IF known IS NOT DISTINCT FROM home THEN
+        RETURN;
+    END IF;
+    IF known IS NOT NULL THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION feed_base() RETURNS BIGINT LANGUAGE sql IMMUTABLE PARALLEL SAFE AS %L',
+                       format('SELECT CAST(%s AS BIGINT)', feed_base() + (1::BIGINT << 40)));
+    END IF;
+    EXECUTE format('COMMENT ON FUNCTION feed_base() IS %L', home);
+END $$";
+
 /// Brings the schema up to date. Nodes that start together wait for each other.
 pub(super) async fn migrate(target: &Target) -> Result<()> {
     let conn = target.connect(false).await?;
@@ -57,7 +79,8 @@ async fn postgres(mut conn: Box<PgConnection>) -> Result<()> {
     let migrator = Migrator::with_migrations(POSTGRES.iter().map(migration).collect());
     // A migration may take longer than a verb.
     let _ = sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0").execute(&mut *conn).await;
-    migrator.run_direct(None, &mut *conn, false).await.map_err(bug)
+    migrator.run_direct(None, &mut *conn, false).await.map_err(bug)?;
+    Ok(sqlx::raw_sql(SETTLE).execute(&mut *conn).await.map(drop)?)
 }
 
 /// Held for as long as the process uses the file. None for PostgreSQL and for memory.

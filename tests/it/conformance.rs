@@ -19,6 +19,7 @@ mod push;
 mod queues;
 mod read;
 mod redrives;
+mod restored;
 mod retention;
 mod rotation;
 mod stop;
