@@ -159,6 +159,73 @@ async fn claims_walk_their_indexes() {
     assert_eq!(bed.lease(7).await.len(), 7, "never more than was asked for");
 }
 
+/// Events of this tenant and more of another one, put there behind the store's back.
+async fn many_events(bed: &Bed, tenant: ringback::types::TenantId, n: usize) {
+    let id = match bed.engine() {
+        Engine::Sqlite => "randomblob(16)",
+        Engine::Postgres => "gen_random_uuid()",
+    };
+    let tenant = bed.literal(tenant.uuid());
+    bed.rows(&format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {n})
+         INSERT INTO events (id, tenant_id, kind, created_at, data)
+         SELECT {id}, {tenant}, CASE WHEN n.i % 3 = 0 THEN 'job.started' ELSE 'a.b' END, {}, '{{}}' FROM n",
+        bed.now().0
+    ))
+    .await;
+}
+
+/// What the feed asks for a page, and for how far it is; the horizon is of PostgreSQL.
+fn feed_statements(tenant: &str, below: &str) -> [String; 2] {
+    let told = "e.kind NOT IN ('job.queued', 'job.started', 'webhook.test', 'webhook.verify')";
+    let of = format!("FROM events e WHERE e.tenant_id = {tenant}");
+    [
+        format!(
+            "SELECT e.position, e.id, e.kind, e.account {of} AND (e.position, e.id) > (10, {tenant})
+             AND e.position < {below} AND {told} ORDER BY e.position, e.id LIMIT 10"
+        ),
+        format!(
+            "SELECT e.position {of} AND e.position < {below} AND {told} ORDER BY e.position DESC LIMIT 1"
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn the_feed_walks_its_index_on_postgres() {
+    let bed = Bed::postgres().await;
+    let other = bed.store.tenant("two", bed.now()).await.unwrap();
+    for (tenant, n) in [(bed.tenant, 2_000), (other, 10_000)] {
+        many_events(&bed, tenant, n).await;
+    }
+    bed.rows("ANALYZE events").await;
+    let horizon = "(pg_snapshot_xmin(pg_current_snapshot())::text::bigint + feed_base())";
+    for sql in feed_statements(&bed.literal(bed.tenant.uuid()), horizon) {
+        let plan = explain(&bed, &sql).await;
+        assert!(plan.contains("events_feed") && plan.contains("Index Cond"), "{plan}");
+        for no in ["Seq Scan", "Sort", "Bitmap"] {
+            assert!(!plan.contains(no), "{plan}");
+        }
+        for line in plan.lines() {
+            let rows = line.split("rows=").last().and_then(|r| r.split(' ').next()?.parse::<f64>().ok());
+            assert!(rows.is_none_or(|n| n <= 10.0), "no step touches more rows than the limit: {plan}");
+        }
+    }
+    bed.spoil(); // they are nobody's
+}
+
+#[tokio::test]
+async fn the_feed_walks_its_index_on_sqlite() {
+    let bed = Bed::sqlite().await;
+    many_events(&bed, bed.tenant, 200).await;
+    for sql in feed_statements(&bed.literal(bed.tenant.uuid()), "9223372036854775807") {
+        let rows = bed.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
+        let plan: Vec<_> = rows.iter().map(|r| r.text(3).unwrap()).collect();
+        let wanted = "SEARCH e USING INDEX events_feed (tenant_id=? AND ";
+        assert!(plan.len() == 1 && plan[0].starts_with(wanted), "{plan:?}");
+    }
+    bed.spoil(); // they are nobody's
+}
+
 /// The plan as the pinned connections of the hot verbs would make it, run.
 async fn explain(bed: &Bed, sql: &str) -> String {
     let text: &'static str =
