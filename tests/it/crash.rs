@@ -1,7 +1,9 @@
 //! The real binary, killed with SIGKILL at random points while 1,000 jobs run.
 //!
-//! The oracle compares what was acknowledged with 202, what the receiver saw, and what the
+//! Meanwhile events are published to standing endpoints, one of them ordered. The oracle compares what was acknowledged with 202, what the receiver saw, and what the
 //! store says after quiet: invariants I1-I5 of `docs/guarantees.md`.
+
+mod events;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -17,7 +19,7 @@ use ringback::types::{DeliveryId, JobId};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::process::{KEY, Node, free_port, ringback};
-use crate::support::receiver::Receiver;
+use crate::support::receiver::{Received, Receiver};
 
 const JOBS: usize = 1_000;
 const KILLS: usize = 8;
@@ -39,6 +41,8 @@ async fn no_acknowledged_job_is_lost_on_postgres() {
 #[derive(Default)]
 struct Oracle {
     acknowledged: Mutex<Vec<JobId>>,
+    /// Numbers of events, in the order in which they were acknowledged.
+    published: Mutex<Vec<u64>>,
     completed: AtomicUsize,
     stop: AtomicBool,
 }
@@ -49,7 +53,9 @@ async fn run(store: &str, dir: &Path) {
     let mut node = Node::dev(store, port, dir);
     let client = Client::new(&node.url, Some(KEY)).unwrap();
     let oracle = Arc::new(Oracle::default());
+    let endpoints = events::endpoints(&client, &receiver).await;
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(events::publish(client.clone(), oracle.clone()));
     for n in 0..8 {
         tasks.spawn(submit(client.clone(), oracle.clone(), receiver.url("/hook"), n));
     }
@@ -78,6 +84,9 @@ async fn run(store: &str, dir: &Path) {
         done.unwrap();
     }
     judge(&client, &receiver, &node.secret, &acknowledged).await;
+    for endpoint in &endpoints {
+        endpoint.judge(&client, &receiver).await;
+    }
     // `check` reads beside the running service ...
     check(store, dir);
     // ... and a stop on request is clean.
@@ -155,12 +164,13 @@ async fn quiet(client: &Client, oracle: &Oracle) -> Vec<JobId> {
     let until = Instant::now() + Duration::from_secs(150);
     loop {
         let acknowledged: Vec<JobId> = oracle.acknowledged.lock().unwrap().clone();
-        if acknowledged.len() == JOBS && owed(client).await == Some(0) {
+        let published = oracle.published.lock().unwrap().len();
+        if acknowledged.len() == JOBS && published == events::EVENTS && owed(client).await == Some(0) {
             return acknowledged;
         }
         assert!(
             Instant::now() < until,
-            "not quiet: {} acknowledged, {:?} owed",
+            "not quiet: {} acknowledged, {published} published, {:?} owed",
             acknowledged.len(),
             owed(client).await
         );
@@ -185,26 +195,8 @@ async fn owed(client: &Client) -> Option<usize> {
 async fn judge(client: &Client, receiver: &Receiver, secret: &str, acknowledged: &[JobId]) {
     let unique: HashSet<_> = acknowledged.iter().collect();
     assert_eq!(unique.len(), JOBS, "each key made one job");
-    let mut seen: HashMap<String, Vec<_>> = HashMap::new();
-    for request in receiver.log() {
-        request.verify(secret);
-        seen.entry(request.webhook_id().to_owned()).or_default().push(request);
-    }
-    let mut told = HashSet::new();
-    for (id, requests) in &seen {
-        // I3: a duplicate has the same id and byte-equal body.
-        assert!(requests.iter().all(|r| r.body == requests[0].body), "{id}: bodies differ");
-        // I2: every request that was seen has an attempt that was committed before.
-        let delivery = client.delivery(id.parse::<DeliveryId>().unwrap()).await.unwrap();
-        let attempts = delivery.attempts.unwrap();
-        let numbers: HashSet<u32> = attempts.iter().map(|a| a.number).collect();
-        for request in requests {
-            let number: u32 = request.header("webhook-attempt").parse().unwrap();
-            assert!(numbers.contains(&number), "{id}: request {number} has no attempt: {attempts:?}");
-        }
-        assert_eq!(delivery.state, DeliveryState::Delivered, "{id}");
-        told.insert(delivery.job_id.unwrap());
-    }
+    let seen = told(client, receiver.at("/hook"), secret).await;
+    let told: HashSet<_> = seen.iter().map(|(delivery, _)| delivery.job_id.unwrap()).collect();
     for id in acknowledged {
         // I1: every acknowledged job is terminal, and its reply was seen.
         let job = client.job(*id).await.unwrap();
@@ -213,8 +205,38 @@ async fn judge(client: &Client, receiver: &Receiver, secret: &str, acknowledged:
     }
     // One delivery per job: nothing was made twice.
     assert_eq!(seen.len(), JOBS);
-    let requests: usize = seen.values().map(Vec::len).sum();
+    let requests: usize = seen.iter().map(|(_, requests)| requests.len()).sum();
     println!("{JOBS} jobs, {KILLS} kills, {requests} requests seen, {} duplicates", requests - JOBS);
+}
+
+/// Each delivery that was seen, with its requests, in the order of the first ones.
+async fn told(client: &Client, requests: Vec<Received>, secret: &str) -> Vec<(api::Delivery, Vec<Received>)> {
+    let (mut order, mut seen) = (Vec::new(), HashMap::<String, Vec<Received>>::new());
+    for request in requests {
+        request.verify(secret);
+        let of_it = seen.entry(request.webhook_id().to_owned()).or_default();
+        if of_it.is_empty() {
+            order.push(request.webhook_id().to_owned());
+        }
+        of_it.push(request);
+    }
+    let mut told = Vec::new();
+    for id in order {
+        let requests = seen.remove(&id).unwrap();
+        // I3: a duplicate has the same id and byte-equal body.
+        assert!(requests.iter().all(|r| r.body == requests[0].body), "{id}: bodies differ");
+        // I2: every request that was seen has an attempt that was committed before.
+        let delivery = client.delivery(id.parse::<DeliveryId>().unwrap()).await.unwrap();
+        let attempts = delivery.attempts.as_ref().unwrap();
+        let numbers: HashSet<u32> = attempts.iter().map(|a| a.number).collect();
+        for request in &requests {
+            let number: u32 = request.header("webhook-attempt").parse().unwrap();
+            assert!(numbers.contains(&number), "{id}: request {number} has no attempt: {attempts:?}");
+        }
+        assert_eq!(delivery.state, DeliveryState::Delivered, "{id}");
+        told.push((delivery, requests));
+    }
+    told
 }
 
 fn check(store: &str, dir: &Path) {
