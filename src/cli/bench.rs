@@ -7,6 +7,7 @@ mod isolation;
 mod lifecycle;
 mod load;
 mod node;
+mod parked;
 mod part;
 mod readers;
 mod receiver;
@@ -30,6 +31,7 @@ enum What {
     Isolation(isolation::IsolationArgs),
     Lifecycle(lifecycle::LifecycleArgs),
     Streams(streams::StreamsArgs),
+    Parked(parked::ParkedArgs),
     Receiver(receiver::ReceiverArgs),
     Worker(worker::WorkerArgs),
 }
@@ -40,6 +42,7 @@ pub async fn run(args: BenchArgs, out: Out) -> anyhow::Result<ExitCode> {
         What::Isolation(args) => isolation::run(args, out).await,
         What::Lifecycle(args) => lifecycle::run(args, out).await,
         What::Streams(args) => streams::run(args, out).await,
+        What::Parked(args) => parked::run(args, out).await,
         What::Receiver(args) => receiver::run(args, out).await,
         What::Worker(args) => worker::run(args).await,
     }

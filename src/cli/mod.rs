@@ -330,6 +330,7 @@ mod tests {
             "listen --events invoice.*,job.failed --account a --public-url https://x --url http://y --api-key k",
             "doctor https://x --secret s --allow-loopback --allow-cidr 10.0.0.0/8 --allow-port 1 --allow-http",
             "bench streams --kind websocket --streams 20 --changes 5 --nodes 2 --store postgres://h/d --rest-seconds 1",
+            "bench parked --deliveries 1 --rate-limit 2 --max-in-flight 3 --answer-ms 0 --store s",
             "verify --secret s --id i --timestamp 1 --signature v1,x --at 1 --json",
         ] {
             let words = std::iter::once("ringback").chain(line.split(' '));

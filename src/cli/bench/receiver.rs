@@ -30,7 +30,7 @@ use crate::types::signature::{self, Secret, TOLERANCE_SECONDS};
 /// A receiver on loopback that verifies and counts, until SIGTERM.
 ///
 /// `/figures` answers what it saw, `/count` only how many deliveries, `/reset` begins anew. A path that begins with `/black-hole` is never answered,
-/// `/slow-body` gets its answer a byte a second, `/busy` gets 429; all else gets 200.
+/// `/slow-body` gets its answer a byte a second, `/busy` gets 429; all else gets 200, `/after/MS` so many milliseconds later.
 #[derive(Debug, clap::Args)]
 pub struct ReceiverArgs {
     /// Where it listens; port 0 picks one.
@@ -55,7 +55,17 @@ pub struct Seen {
     pub done_to_seen: Option<Spread>,
     /// From the client's submission to the receiver.
     pub submitted_to_seen: Option<Spread>,
+    /// The most requests that were under way at once.
+    pub most_in_flight: usize,
+    /// The most requests that began within any one second.
+    pub busiest_second: usize,
+    /// How many requests began in each of the first seconds after the reset.
+    pub first_seconds: Vec<usize>,
 }
+
+/// Seconds that are told one by one.
+const FIRST: usize = 10;
+const SECOND: u64 = 1_000_000;
 
 /// Where a receiver listens, as its first line says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +81,11 @@ struct Log {
     bad_signatures: usize,
     done: Vec<Duration>,
     submitted: Vec<Duration>,
+    in_flight: usize,
+    most_in_flight: usize,
+    /// When it was reset, and when each request since began; microseconds.
+    since: u64,
+    began: Vec<u64>,
 }
 
 struct Shared {
@@ -105,13 +120,14 @@ type Answer = Response<http_body_util::combinators::UnsyncBoxBody<Bytes, Infalli
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let (head, body) = request.into_parts();
+    let began = micros();
     let Ok(body) = body.collect().await else { return Ok(plain(StatusCode::BAD_REQUEST, Bytes::new())) };
     let now = micros();
     Ok(match head.uri.path() {
         "/figures" => plain(StatusCode::OK, shared.figures()),
         "/count" => plain(StatusCode::OK, shared.log().ids.len().to_string().into()),
         "/reset" => {
-            *shared.log() = Log::default();
+            *shared.log() = Log { since: micros(), ..Log::default() };
             plain(StatusCode::OK, Bytes::new())
         }
         path if path.starts_with("/black-hole") => {
@@ -121,8 +137,13 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
         }
         path if path.starts_with("/slow-body") => slow(),
         path if path.starts_with("/busy") => plain(StatusCode::TOO_MANY_REQUESTS, Bytes::new()),
-        _ => {
+        path => {
+            shared.log().begin(began);
             shared.take(&head.headers, &body.to_bytes(), now);
+            if let Some(wait) = path.strip_prefix("/after/").and_then(|ms| ms.parse().ok()) {
+                tokio::time::sleep(Duration::from_millis(wait)).await;
+            }
+            shared.log().end();
             plain(StatusCode::OK, Bytes::new())
         }
     })
@@ -178,9 +199,44 @@ impl Shared {
             bad_signatures: log.bad_signatures,
             done_to_seen: Spread::of(log.done.clone()),
             submitted_to_seen: Spread::of(log.submitted.clone()),
+            most_in_flight: log.most_in_flight,
+            busiest_second: busiest_second(&log.began),
+            first_seconds: first_seconds(log.since, &log.began),
         };
         serde_json::to_vec(&seen).unwrap_or_default().into()
     }
+}
+
+impl Log {
+    fn begin(&mut self, at: u64) {
+        self.began.push(at);
+        self.in_flight += 1;
+        self.most_in_flight = self.most_in_flight.max(self.in_flight);
+    }
+
+    /// Of a request that may have begun before a reset.
+    fn end(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+    }
+}
+
+/// The most of these moments that lie within one second, wherever it begins.
+fn busiest_second(began: &[u64]) -> usize {
+    let mut began = began.to_vec();
+    began.sort_unstable();
+    let within = |first: usize| began.partition_point(|at| *at < began[first] + SECOND) - first;
+    (0..began.len()).map(within).max().unwrap_or(0)
+}
+
+fn first_seconds(since: u64, began: &[u64]) -> Vec<usize> {
+    let mut seconds = vec![0; FIRST];
+    for at in began {
+        let second = usize::try_from(at.saturating_sub(since) / SECOND).unwrap_or(usize::MAX);
+        if let Some(n) = seconds.get_mut(second) {
+            *n += 1;
+        }
+    }
+    seconds
 }
 
 fn since(then: u64, now: u64) -> Duration {
@@ -198,6 +254,13 @@ fn stamp(body: &[u8], name: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_busiest_second_may_begin_anywhere() {
+        let began = [0, 900_000, 1_100_000, 1_899_999, 1_900_000, 9_500_000, 60_000_000];
+        assert_eq!((busiest_second(&began), busiest_second(&[])), (3, 0));
+        assert_eq!(first_seconds(0, &began), [2, 3, 0, 0, 0, 0, 0, 0, 0, 1]);
+    }
 
     #[test]
     fn a_stamp_is_read_from_the_midst_of_a_body() {

@@ -43,6 +43,32 @@ async fn sockets_are_measured_over_two_nodes() {
     assert!(number(&seen["changeAndWake"]["p50Ms"]) > number(&seen["wake"]["p50Ms"]), "{seen}");
 }
 
+/// The limits themselves are held by the command, at its receiver; it fails where one is exceeded.
+fn parked(more: &[&str]) {
+    let mut command = ringback();
+    command.args(["bench", "parked", "--deliveries", "1000", "--rate-limit", "300", "--max-in-flight", "4"]);
+    let seen = run(command.args(["--answer-ms", "10", "--json"]).args(more)).json();
+    let number = |name: &str| seen[name].as_f64().unwrap_or_else(|| panic!("{seen}"));
+    assert_eq!((number("deliveries"), number("badSignatures")), (1_000.0, 0.0), "{seen}");
+    assert!((1.0..=4.0).contains(&number("mostInFlight")), "{seen}");
+    // 10 + 20 + 40 + 80 + 160 + 320 + 640 is the ramp, and the rate is slower at its end.
+    assert!(number("seconds") > 5.0 && number("deliveriesPerSecond") < 200.0, "{seen}");
+    let seconds: Vec<_> =
+        seen["firstSeconds"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+    assert!(seconds[0] <= 10 && seconds[..2].iter().sum::<u64>() <= 30, "{seen}");
+}
+
+#[test]
+fn what_was_parked_is_drained_within_the_lanes_limits() {
+    parked(&[]);
+}
+
+#[tokio::test]
+async fn what_was_parked_is_drained_within_the_lanes_limits_on_postgres() {
+    let store = postgres::database().await;
+    parked(&["--store", &store]);
+}
+
 #[test]
 fn what_cannot_be_measured_is_refused() {
     run(&mut streams(&["--nodes", "2"])).refused(2, "PostgreSQL");
