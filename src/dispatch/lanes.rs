@@ -262,6 +262,11 @@ impl Lanes {
         }
     }
 
+    /// Whether what goes to this lane goes one after the other.
+    pub fn in_order(&self, id: LaneId) -> bool {
+        self.lanes.get(&id).is_some_and(|lane| lane.set.limits.ordered)
+    }
+
     /// A request of this lane has been under way for [`PATIENCE`].
     pub fn waits(&mut self, id: LaneId) {
         self.change(id, |lane| lane.standing = lane.standing.waiting());

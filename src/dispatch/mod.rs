@@ -13,6 +13,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -91,6 +92,8 @@ struct Inner {
     node: NodeId,
     lanes: Mutex<Lanes>,
     sends: TaskTracker,
+    /// Outcomes that are still to be written.
+    unwritten: AtomicUsize,
     looked: Mutex<Looked>,
     stopping: CancellationToken,
 }
@@ -149,6 +152,7 @@ impl Dispatcher {
             node,
             lanes: Mutex::default(),
             sends: TaskTracker::new(),
+            unwritten: AtomicUsize::new(0),
             looked: Mutex::default(),
             stopping: CancellationToken::new(),
         }));
@@ -175,7 +179,7 @@ impl Dispatcher {
             let nudge = inner.wake.deliveries.listen();
             let wait = match self.pass(&mut pace).await {
                 Ok(true) => Duration::ZERO,
-                Ok(false) => self.pause(&pace).await,
+                Ok(false) => self.pause(&pace),
                 Err(e) => {
                     tracing::warn!(error = %e, "the dispatcher cannot read the store");
                     // What was taken in hand and not claimed lies behind the floor by now.
@@ -235,7 +239,8 @@ impl Dispatcher {
         if pace.is_time() {
             let began = Instant::now();
             more = self.look(now).await?;
-            pace.looked(began);
+            let next = if more { None } else { inner.store.next_due(now).await? };
+            pace.looked(began, next);
         }
         more |= self.feed(now).await?;
         let picked = inner.lanes().pick(now);
@@ -250,7 +255,7 @@ impl Dispatcher {
     pub async fn settle(&self) {
         loop {
             let nudge = self.0.wake.deliveries.listen();
-            if self.0.lanes().in_flight() == 0 {
+            if self.0.lanes().in_flight() == 0 && self.0.unwritten.load(Ordering::Relaxed) == 0 {
                 return;
             }
             nudge.wait(POLL).await;
@@ -380,12 +385,9 @@ impl Dispatcher {
     }
 
     /// How long there is nothing to do as far as this node knows.
-    async fn pause(&self, pace: &Pace) -> Duration {
+    fn pause(&self, pace: &Pace) -> Duration {
         let now = self.0.clock.now();
-        let look = match pace.rest() {
-            Some(rest) => Some(rest),
-            None => self.0.store.next_due(now).await.ok().flatten().map(|at| at.since(now)),
-        };
+        let look = pace.rest().or(pace.next_due.map(|at| at.since(now)));
         let opens = self.0.lanes().opens_at(now).map(|at| at.since(now));
         [look, opens].into_iter().flatten().min().map_or(POLL, |wait| wait.min(POLL))
     }

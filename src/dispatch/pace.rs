@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::POLL;
+use crate::types::Millis;
 
 /// After a look so many times its duration passes without one. What is made meanwhile by this node is handed over,
 /// or its lane is read again by itself.
@@ -15,6 +16,8 @@ const REST: u32 = 9;
 pub(super) struct Pace {
     rest_until: Option<Instant>,
     left_out: bool,
+    /// What falls due next, as the last look saw it.
+    pub(super) next_due: Option<Millis>,
 }
 
 impl Pace {
@@ -24,8 +27,9 @@ impl Pace {
         !self.left_out
     }
 
-    /// Notes that a look began then and has ended.
-    pub(super) fn looked(&mut self, began: Instant) {
+    /// Notes that a look began then and has ended, and what it saw of the time to come.
+    pub(super) fn looked(&mut self, began: Instant, next_due: Option<Millis>) {
+        self.next_due = next_due;
         self.rest_until = Some(Instant::now() + (began.elapsed() * REST).min(POLL));
     }
 

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -10,6 +11,33 @@ use super::desk::Slot;
 use super::lanes::PATIENCE;
 use super::{Inner, attempt};
 use crate::store::{Attempted, ClaimedDelivery};
+
+/// With so many outcomes still to be written an attempt keeps its slot until its own is: a store that is away holds
+/// up new requests.
+const MANY: usize = 1_024;
+
+/// An outcome that is still to be written.
+struct Unwritten(Arc<Inner>);
+
+impl Unwritten {
+    fn begin(inner: &Arc<Inner>) -> Unwritten {
+        inner.unwritten.fetch_add(1, Ordering::Relaxed);
+        Unwritten(inner.clone())
+    }
+
+    fn are_many(&self) -> bool {
+        self.0.unwritten.load(Ordering::Relaxed) > MANY
+    }
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        if self.0.unwritten.fetch_sub(1, Ordering::Relaxed) == 1 {
+            // Someone may wait for silence.
+            self.0.wake.deliveries.nudge();
+        }
+    }
+}
 
 impl Inner {
     pub(super) fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
@@ -23,6 +51,15 @@ impl Inner {
                     attempt.await
                 }
             };
+            if let Some(exchange) = &attempted.exchange {
+                let of = (d.lane, d.turn, d.id);
+                inner.lanes().learn(of, &exchange.outcome, exchange.duration, inner.clock.now());
+            }
+            let unwritten = Unwritten::begin(&inner);
+            // The receiver has answered: the next one need not wait for the disk. Only in order it must, for the store
+            // tells of the next one when this one is written.
+            let keeps = unwritten.are_many() || inner.lanes().in_order(d.lane);
+            let slot = keeps.then_some(slot);
             inner.record(&d, attempted).await;
             drop(slot);
         });
@@ -30,10 +67,6 @@ impl Inner {
 
     /// Writes the outcome; while the store is away it is kept until the lease runs out.
     async fn record(&self, d: &ClaimedDelivery, attempted: Attempted) {
-        if let Some(exchange) = &attempted.exchange {
-            let of = (d.lane, d.turn, d.id);
-            self.lanes().learn(of, &exchange.outcome, exchange.duration, self.clock.now());
-        }
         loop {
             match self.store.record(vec![attempted.clone()], self.clock.now()).await {
                 Ok(written) => {
