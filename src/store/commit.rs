@@ -3,6 +3,8 @@
 //! While one flush is in flight the next gathers; an idle system adds no delay. Every caller
 //! gets its own answer after the commit.
 
+mod op;
+
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,18 +20,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::db::Engine;
 use super::emit::{After, Handed, Outbox};
 use super::error::{Error, Result};
-use super::model::{
-    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Right, Submitted,
-    What,
-};
+use super::model::{Attempted, JobChange, LeasedJob, Right, What};
 use super::pool::{Pool, Tx};
-use super::publish::{Answer, Publication};
-use super::submit::Many;
 use super::{Inner, Store, change, deliveries, lease, limits, publish, record, submit};
 use crate::types::Millis;
-use crate::types::delivery::Verdict;
-use crate::types::id::NodeId;
 use crate::types::job::Change;
+use op::Weight;
+pub(super) use op::{Op, Reply};
 
 /// Calls that may wait for a flush, and their bytes; beyond either the caller is told to come back.
 const QUEUE: usize = 8_192;
@@ -42,80 +39,11 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Transactions that met another one are repeated so often.
 const REPEATS: u32 = 5;
 
-/// One call of a hot verb.
-pub(super) enum Op {
-    Submit(Many),
-    /// With about as many deliveries.
-    Publish(Publication, usize),
-    Change(Vec<JobChange>),
-    Lease(LeaseRequest),
-    Claim {
-        due: Vec<DueDelivery>,
-        node: NodeId,
-        lease: Duration,
-    },
-    Record(Vec<Attempted>),
-}
-
-/// The answer to an [`Op`] of the same name.
-pub(super) enum Reply {
-    Submit(Vec<Submitted>),
-    Publish(Vec<Answer>),
-    Change(Vec<Result<Changed>>),
-    Lease(Vec<LeasedJob>),
-    Claim(Vec<ClaimedDelivery>),
-    Record(Vec<Option<Verdict>>),
-}
-
 pub(super) struct Call {
     op: Op,
     now: Millis,
     weight: Weight,
     reply: oneshot::Sender<Result<Reply>>,
-}
-
-/// How much a call writes, roughly.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Weight {
-    rows: usize,
-    bytes: usize,
-}
-
-impl Op {
-    fn weight(&self) -> Weight {
-        match self {
-            Op::Submit(jobs) => {
-                let bytes = jobs.iter().map(|j| j.input.len() + j.metadata.len()).sum();
-                Weight { rows: jobs.len(), bytes }
-            }
-            Op::Publish(publication, rows) => Weight { rows: *rows, bytes: publication.bytes() },
-            Op::Change(changes) => {
-                Weight { rows: changes.len(), bytes: changes.iter().map(change::result_bytes).sum() }
-            }
-            Op::Lease(want) => Weight { rows: want.max as usize, bytes: 0 },
-            Op::Claim { due, .. } => Weight { rows: due.len(), bytes: 0 },
-            Op::Record(attempted) => {
-                let kept = |a: &Attempted| a.exchange.as_ref().map_or(0, |e| e.body.len());
-                Weight { rows: attempted.len(), bytes: attempted.iter().map(kept).sum() }
-            }
-        }
-    }
-}
-
-impl Op {
-    fn retries(&self) -> bool {
-        matches!(self, Op::Change(changes) if changes.iter().any(|c| matches!(c.what, What::Retry)))
-    }
-
-    /// Whether both change the same job.
-    fn meets(&self, other: &Op) -> bool {
-        match (self, other) {
-            (Op::Change(ours), Op::Change(theirs)) => {
-                ours.iter().any(|one| theirs.iter().any(|two| one.id == two.id))
-            }
-            _ => false,
-        }
-    }
 }
 
 /// The callers' end.

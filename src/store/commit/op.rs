@@ -1,0 +1,80 @@
+//! What a committer is asked, and how much it is.
+
+use std::time::Duration;
+
+use crate::store::change;
+use crate::store::error::Result;
+use crate::store::model::{
+    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Submitted, What,
+};
+use crate::store::publish::{Answer, Publication};
+use crate::store::submit::Many;
+use crate::types::delivery::Verdict;
+use crate::types::id::NodeId;
+
+/// One call of a hot verb.
+pub(in crate::store) enum Op {
+    Submit(Many),
+    /// With about as many deliveries.
+    Publish(Publication, usize),
+    Change(Vec<JobChange>),
+    Lease(LeaseRequest),
+    Claim {
+        due: Vec<DueDelivery>,
+        node: NodeId,
+        lease: Duration,
+    },
+    Record(Vec<Attempted>),
+}
+
+/// The answer to an [`Op`] of the same name.
+pub(in crate::store) enum Reply {
+    Submit(Vec<Submitted>),
+    Publish(Vec<Answer>),
+    Change(Vec<Result<Changed>>),
+    Lease(Vec<LeasedJob>),
+    Claim(Vec<ClaimedDelivery>),
+    Record(Vec<Option<Verdict>>),
+}
+
+/// How much a call writes, roughly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
+}
+
+impl Op {
+    pub(super) fn weight(&self) -> Weight {
+        match self {
+            Op::Submit(jobs) => {
+                let bytes = jobs.iter().map(|j| j.input.len() + j.metadata.len()).sum();
+                Weight { rows: jobs.len(), bytes }
+            }
+            Op::Publish(publication, rows) => Weight { rows: *rows, bytes: publication.bytes() },
+            Op::Change(changes) => {
+                Weight { rows: changes.len(), bytes: changes.iter().map(change::result_bytes).sum() }
+            }
+            Op::Lease(want) => Weight { rows: want.max as usize, bytes: 0 },
+            Op::Claim { due, .. } => Weight { rows: due.len(), bytes: 0 },
+            Op::Record(attempted) => {
+                let kept = |a: &Attempted| a.exchange.as_ref().map_or(0, |e| e.body.len());
+                Weight { rows: attempted.len(), bytes: attempted.iter().map(kept).sum() }
+            }
+        }
+    }
+
+    pub(super) fn retries(&self) -> bool {
+        matches!(self, Op::Change(changes) if changes.iter().any(|c| matches!(c.what, What::Retry)))
+    }
+
+    /// Whether both change the same job.
+    pub(super) fn meets(&self, other: &Op) -> bool {
+        match (self, other) {
+            (Op::Change(ours), Op::Change(theirs)) => {
+                ours.iter().any(|one| theirs.iter().any(|two| one.id == two.id))
+            }
+            _ => false,
+        }
+    }
+}
