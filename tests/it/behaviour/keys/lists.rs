@@ -82,8 +82,13 @@ async fn a_narrowed_key_is_kept_from_what_cannot_be_narrowed(site: &Site) {
     let scopes = ["deliveries:read", "deadletters:replay", "admin", "operator"];
     for narrowing in ["queues", "accounts"] {
         let narrow = key(&app, json!({"scopes": scopes, narrowing: ["a"]})).await;
-        for path in ["/v1/lanes", "/v1/redrives", &format!("/v1/redrives/{redrive}"), "/v1/tenants"] {
+        for path in ["/v1/lanes", "/v1/tenants"] {
             app.get(path).key(&narrow).await.refused(403, "forbidden", "");
+        }
+        if narrowing == "queues" {
+            for path in ["/v1/redrives", &format!("/v1/redrives/{redrive}")] {
+                app.get(path).key(&narrow).await.refused(403, "forbidden", "");
+            }
         }
         let tenant = app.get("/v1/tenants").await.ok(200)["items"][0]["tenantId"].clone();
         let wider = app.post(&format!("/v1/tenants/{}/keys", id(&tenant)), &json!({"scopes": ["admin"]}));
