@@ -53,7 +53,7 @@ pub(super) async fn attempt(tools: &Tools<'_>, d: &ClaimedDelivery, clock: impl 
 }
 
 /// Nothing left the house: no attempt is spent and none is shown.
-fn not_sent(d: &ClaimedDelivery, verdict: Verdict) -> Attempted {
+pub(super) fn not_sent(d: &ClaimedDelivery, verdict: Verdict) -> Attempted {
     Attempted {
         id: d.id,
         tenant: d.tenant,

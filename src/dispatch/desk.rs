@@ -1,10 +1,10 @@
 //! What the store hands over: a delivery that is born claimed finds its slot reserved.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Inner;
-use crate::store::{ClaimedDelivery, HandOver};
+use super::lanes::Place;
+use crate::store::{ClaimedDelivery, HandOver, Reserved};
 use crate::types::id::NodeId;
 use crate::types::{DeliveryId, LaneId};
 
@@ -29,28 +29,31 @@ impl Drop for Slot {
 pub(super) struct Desk(pub(super) std::sync::Weak<Inner>);
 
 impl HandOver for Desk {
-    fn reserve(&self, lane: LaneId, turn: i64) -> Option<Duration> {
+    fn reserve(&self, lane: LaneId, turn: i64, bytes: usize) -> Option<Reserved> {
         let inner = self.0.upgrade()?;
         if inner.stopping.is_cancelled() {
             return None;
         }
-        let now = inner.clock.now();
-        let reserved = inner.lanes().reserve(lane, turn, now);
-        reserved.then(|| inner.options.deadline + inner.options.margin)
+        let place = inner.lanes().reserve(lane, turn, bytes, inner.clock.now())?;
+        Some(Reserved { lease: inner.options.deadline + inner.options.margin, waits: place == Place::Hand })
     }
 
-    fn give_back(&self, lane: LaneId, turn: i64) {
-        if let Some(inner) = self.0.upgrade() {
-            drop(Slot { inner, lane, turn, delivery: None });
+    fn give_back(&self, lane: LaneId, turn: i64, waits: bool) {
+        let Some(inner) = self.0.upgrade() else { return };
+        match waits {
+            true => inner.lanes().out_of_hand(lane, 1),
+            false => drop(Slot { inner, lane, turn, delivery: None }),
         }
     }
 
-    fn take(&self, claimed: ClaimedDelivery) {
-        if let Some(inner) = self.0.upgrade() {
-            let (lane, turn, delivery) = (claimed.lane, claimed.turn, Some(claimed.id));
-            let slot = Slot { inner: inner.clone(), lane, turn, delivery };
-            inner.start(claimed, slot);
+    fn take(&self, claimed: ClaimedDelivery, waits: bool) {
+        let Some(inner) = self.0.upgrade() else { return };
+        if waits {
+            return inner.keep(claimed);
         }
+        let (lane, turn, delivery) = (claimed.lane, claimed.turn, Some(claimed.id));
+        let slot = Slot { inner: inner.clone(), lane, turn, delivery };
+        inner.start(claimed, slot);
     }
 
     fn node(&self) -> NodeId {

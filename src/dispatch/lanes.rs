@@ -6,6 +6,7 @@
 //! hangs keeps what it has for a whole time-out, the node's slots are for those that answer
 //! (see [`trust`]).
 
+mod hand;
 mod lane;
 mod ready;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use std::time::Duration;
 use crate::store::{DueDelivery, InLane, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
+pub use hand::{FromHand, Place};
 use lane::Lane;
 use ready::{FIRSTS, IN_MIND, Pushed};
 use trust::Held;
@@ -59,6 +61,7 @@ pub struct Lanes {
     /// Lanes that other nodes own, and when to look again.
     foreign: HashMap<LaneId, Millis>,
     in_flight: usize,
+    in_hand: usize,
     /// Those of them in lanes that are not known to answer.
     held: Held,
     /// Reads of lanes so far.
@@ -124,7 +127,7 @@ impl Lanes {
 
     /// Gives up every lane. What is in flight stays counted until it ends.
     pub fn forget(&mut self) {
-        *self = Lanes { in_flight: self.in_flight, ..Lanes::default() };
+        *self = Lanes { in_flight: self.in_flight, in_hand: self.in_hand, ..Lanes::default() };
     }
 
     /// The answer to a try to own `asked`: those not in `owned` belong to another node.
@@ -234,16 +237,6 @@ impl Lanes {
         picked
     }
 
-    /// Reserves a slot for a delivery that is about to be made. It must not overtake those that wait.
-    pub fn reserve(&mut self, id: LaneId, turn: i64, now: Millis) -> bool {
-        let (in_flight, held) = (self.in_flight, self.held);
-        let reserved = in_flight < NODE_SLOTS
-            && self.change(id, |lane| lane.reserve(turn, now, held.share(lane.standing, in_flight)))
-                == Some(true);
-        self.in_flight += usize::from(reserved);
-        reserved
-    }
-
     /// Gives a slot back; `delivery` is what had it, if it was sent or was to be.
     pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) {
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -328,7 +321,7 @@ impl Lanes {
         let mut save = Vec::new();
         for (id, lane) in &mut self.lanes {
             let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
-            let release = lane.in_flight == 0 && (idle || lane.leaving);
+            let release = lane.in_flight + lane.in_hand == 0 && (idle || lane.leaving);
             if release || lane.dirty {
                 (lane.dirty, lane.urgent) = (false, false);
                 save.push((lane.state(*id), release));

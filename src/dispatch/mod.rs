@@ -6,6 +6,7 @@
 mod attempt;
 mod courier;
 mod desk;
+mod hand;
 mod hide;
 pub mod lanes;
 mod pace;
@@ -95,6 +96,7 @@ struct Inner {
     /// Outcomes that are still to be written.
     unwritten: AtomicUsize,
     looked: Mutex<Looked>,
+    hand: Mutex<hand::Hand>,
     stopping: CancellationToken,
 }
 
@@ -154,6 +156,7 @@ impl Dispatcher {
             sends: TaskTracker::new(),
             unwritten: AtomicUsize::new(0),
             looked: Mutex::default(),
+            hand: Mutex::default(),
             stopping: CancellationToken::new(),
         }));
         dispatcher.0.store.hand_over_to(Arc::new(Desk(Arc::downgrade(&dispatcher.0))));
@@ -193,6 +196,7 @@ impl Dispatcher {
             }
         }
         inner.stopping.cancel();
+        inner.empty_hands();
         inner.sends.close();
         let _ = timeout(GRACE, self.hand_on()).await;
         // How the lanes stand now, for who has them next.
@@ -235,6 +239,7 @@ impl Dispatcher {
         self.heed(now).await?;
         self.beat(now).await?;
         self.save_urgent().await?;
+        inner.serve_all();
         let mut more = false;
         if pace.is_time() {
             let began = Instant::now();
@@ -255,7 +260,11 @@ impl Dispatcher {
     pub async fn settle(&self) {
         loop {
             let nudge = self.0.wake.deliveries.listen();
-            if self.0.lanes().in_flight() == 0 && self.0.unwritten.load(Ordering::Relaxed) == 0 {
+            let resting = {
+                let lanes = self.0.lanes();
+                lanes.in_flight() + lanes.in_hand() == 0
+            };
+            if resting && self.0.unwritten.load(Ordering::Relaxed) == 0 {
                 return;
             }
             nudge.wait(POLL).await;

@@ -60,8 +60,12 @@ impl Inner {
             // tells of the next one when this one is written.
             let keeps = unwritten.are_many() || inner.lanes().in_order(d.lane);
             let slot = keeps.then_some(slot);
+            inner.serve(d.lane);
             inner.record(&d, attempted).await;
-            drop(slot);
+            if slot.is_some() {
+                drop(slot);
+                inner.serve(d.lane);
+            }
         });
     }
 

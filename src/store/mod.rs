@@ -120,17 +120,26 @@ pub struct Options {
 
 /// Takes over a delivery in the moment it is made, without a second claim.
 ///
-/// The dispatcher of this node stands behind it. Slots are reserved before the commit and given
-/// back if it fails, so what is handed over can always be sent.
+/// The dispatcher of this node stands behind it. Places are reserved before the commit and given
+/// back if it fails, so what is handed over can always be taken.
 pub trait HandOver: Send + Sync {
-    /// Reserves a slot of the node and of the lane. Gives how long the lease must hold.
-    fn reserve(&self, lane: LaneId, turn: i64) -> Option<Duration>;
-    /// Gives the slots back.
-    fn give_back(&self, lane: LaneId, turn: i64);
-    /// The commit is durable: send it.
-    fn take(&self, claimed: ClaimedDelivery);
+    /// Reserves a slot of the node and of the lane, or a place to wait for one, for a body of so many bytes.
+    fn reserve(&self, lane: LaneId, turn: i64, bytes: usize) -> Option<Reserved>;
+    /// Gives the place back.
+    fn give_back(&self, lane: LaneId, turn: i64, waits: bool);
+    /// The commit is durable: send it, at once or, where it waits, when the lane has a slot.
+    fn take(&self, claimed: ClaimedDelivery, waits: bool);
     /// The node that holds the lease.
     fn node(&self) -> NodeId;
+}
+
+/// A place for a delivery that is about to be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Reserved {
+    /// How long its lease must hold.
+    pub lease: Duration,
+    /// It has no slot yet, and waits for one.
+    pub waits: bool,
 }
 
 /// Is told how far jobs have come, right after the commit that moved them and before its caller is answered.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::super::BEAT;
 use super::ready::Ready;
 use super::trust::Standing;
+use super::{FromHand, Place};
 use crate::store::{DueDelivery, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::lane::{Breaker, Bucket, Leave, Sign};
@@ -13,6 +14,8 @@ use crate::types::{DeliveryId, LaneId, Millis};
 /// What one turn of a lane is allowed at first, and how many turns are remembered.
 const WINDOW: f64 = 10.0;
 const PATHS: usize = 256;
+/// So many times its slots a lane may have in hand.
+const IN_HAND: usize = 8;
 /// Where several URLs share a lane, it keeps so many slots however badly one of them behaves.
 const SHARED_SLOTS: f64 = 4.0;
 
@@ -29,6 +32,8 @@ pub(super) struct Lane {
     /// How many requests may be under way; adapts between 1 and the lane's ceiling.
     slots: f64,
     pub(super) in_flight: usize,
+    /// What was handed over and waits in memory for a slot.
+    pub(super) in_hand: usize,
     pub(super) standing: Standing,
     pub(super) ready: Ready,
     /// The store may hold more that is due than is kept in mind.
@@ -70,6 +75,7 @@ impl Lane {
         Lane {
             slots: f64::from(state.concurrency).clamp(1.0, f64::from(set.limits.ceiling())),
             in_flight: 0,
+            in_hand: 0,
             standing: if state.failures > 0 { Standing::Failing } else { Standing::Unknown },
             ready: Ready::default(),
             more: true,
@@ -196,18 +202,53 @@ impl Lane {
         Some(due)
     }
 
-    /// Whether a delivery that is about to be made may go at once: it must not overtake those that wait.
-    pub(super) fn reserve(&mut self, turn: i64, now: Millis, of_node: usize) -> bool {
+    /// Where a delivery that is about to be made goes: it must not overtake those that wait.
+    pub(super) fn reserve(&mut self, turn: i64, now: Millis, of_node: usize, hand: bool) -> Option<Place> {
         let waits = self.more || !self.ready.is_empty() || self.set.limits.ordered;
+        let place = match waits {
+            true => None,
+            false if self.in_hand == 0 && self.is_free(turn, now, of_node) => {
+                self.begin(turn, now);
+                Some(Place::Slot)
+            }
+            false if hand && self.in_hand < self.slots as usize * IN_HAND && self.may_keep(now) => {
+                self.in_hand += 1;
+                Some(Place::Hand)
+            }
+            false => None,
+        };
+        // It will be in the store: whoever has a slot next reads it there.
+        self.more |= place.is_none();
+        place
+    }
+
+    /// Takes the slot that what is next in hand waits for, if it is there.
+    pub(super) fn serve_hand(&mut self, turn: i64, now: Millis, of_node: usize) -> FromHand {
+        if self.leaving
+            || self.opens_at(now).is_none_or(|at| at > now)
+            || self.breaker.leave(now) != Leave::Freely
+        {
+            return FromHand::Never;
+        }
+        if !self.is_free(turn, now, of_node) {
+            return FromHand::Later;
+        }
+        self.in_hand = self.in_hand.saturating_sub(1);
+        self.begin(turn, now);
+        FromHand::Now
+    }
+
+    fn is_free(&self, turn: i64, now: Millis, of_node: usize) -> bool {
         let free = self.in_flight < of_node && self.breaker.leave(now) == Leave::Freely && self.room(now) > 0;
         let path = self.paths.get(&turn).copied().unwrap_or(self.fresh());
-        if waits || !free || path.in_flight >= self.shares().1.min(path.window as usize) {
-            // It will be in the store: whoever has a slot next reads it there.
-            self.more = true;
-            return false;
-        }
-        self.begin(turn, now);
-        true
+        free && path.in_flight < self.shares().1.min(path.window as usize)
+    }
+
+    /// Whether what it has no slot for may wait in memory: it answers, its pace is its own, and nobody's turn is passed over.
+    fn may_keep(&self, now: Millis) -> bool {
+        let answers = self.standing == Standing::Answers && self.breaker.failures() == 0;
+        let opens = self.opens_at(now).is_some_and(|at| at <= now);
+        answers && opens && !self.leaving && !self.shared && self.set.limits.rate_per_second.is_none()
     }
 
     /// How many slots retries may take, and how many one URL.

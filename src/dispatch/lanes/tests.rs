@@ -1,3 +1,4 @@
+mod hand;
 mod steered;
 mod trusted;
 
@@ -122,10 +123,10 @@ fn one_delivery_seen_twice_is_sent_once() {
 #[test]
 fn a_new_delivery_never_overtakes_those_that_wait() {
     let mut book = owning(&[1]);
-    assert!(book.reserve(lane_id(1), 0, NOW));
+    assert_eq!(book.reserve(lane_id(1), 0, 1, NOW), Some(Place::Slot));
     book.offer(vec![due(1, 1)], NOW);
-    assert!(!book.reserve(lane_id(1), 0, NOW));
-    assert!(!book.reserve(lane_id(2), 0, NOW), "a lane that is not owned hands nothing over");
+    assert_eq!(book.reserve(lane_id(1), 0, 1, NOW), None);
+    assert_eq!(book.reserve(lane_id(2), 0, 1, NOW), None, "a lane that is not owned hands nothing over");
 }
 
 #[test]
@@ -193,7 +194,7 @@ fn a_crowded_node_lets_lanes_go_once_nothing_is_in_flight() {
     assert!(book.to_save(NOW).iter().all(|(_, release)| !release), "a fair share stays");
     book.shed(2);
     let picked = book.pick(NOW);
-    assert!(picked.is_empty() && !book.reserve(lane_id(2), 0, NOW), "{picked:?}");
+    assert!(picked.is_empty() && book.reserve(lane_id(2), 0, 1, NOW).is_none(), "{picked:?}");
     assert!(book.to_save(NOW).iter().all(|(_, release)| !release), "two requests are under way");
     book.done(lane_id(2), 0, None, NOW);
     book.done(lane_id(2), 0, None, NOW);

@@ -25,13 +25,14 @@ const MARGIN: Duration = Duration::from_secs(15);
 pub(in crate::store) struct Handed {
     desk: Arc<dyn HandOver>,
     claimed: Option<ClaimedDelivery>,
+    waits: bool,
 }
 
 impl Handed {
     /// After the commit: the dispatcher sends it.
     pub(in crate::store) fn pass(mut self) {
         if let Some(claimed) = self.claimed.take() {
-            self.desk.take(claimed);
+            self.desk.take(claimed, self.waits);
         }
     }
 }
@@ -39,7 +40,7 @@ impl Handed {
 impl Drop for Handed {
     fn drop(&mut self) {
         if let Some(claimed) = &self.claimed {
-            self.desk.give_back(claimed.lane, claimed.turn);
+            self.desk.give_back(claimed.lane, claimed.turn, self.waits);
         }
     }
 }
@@ -207,10 +208,10 @@ impl Outbox<'_> {
         let desk = self.inner.desk.get()?;
         // It has no number yet, and others may wait before it.
         let ordered = matches!(new.to, To::Endpoint(e) if e.settings.limits.ordered);
-        let lease = if ordered { None } else { desk.reserve(place.lane, place.turn) }?;
-        let claimed = self.in_hand(id, place, new, lease);
+        let reserved = if ordered { None } else { desk.reserve(place.lane, place.turn, new.body.len()) }?;
+        let claimed = self.in_hand(id, place, new, reserved.lease);
         let lease_until = claimed.lease_until;
-        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed) });
+        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed), waits: reserved.waits });
         Some((desk.node(), lease_until))
     }
 

@@ -1,6 +1,7 @@
 //! What a receiver gets.
 
 mod explained;
+mod hand;
 mod repeats;
 mod shown;
 

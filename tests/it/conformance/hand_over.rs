@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringback::store::{ClaimedDelivery, Error, HandOver};
+use ringback::store::{ClaimedDelivery, Error, HandOver, Reserved};
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
 use ringback::types::{LaneId, Millis};
@@ -40,21 +40,21 @@ impl Desk {
 }
 
 impl HandOver for Desk {
-    fn reserve(&self, _: LaneId, _: i64) -> Option<Duration> {
+    fn reserve(&self, _: LaneId, _: i64, _: usize) -> Option<Reserved> {
         let mut state = self.state.lock().unwrap();
         if state.slots == 0 {
             return None;
         }
         (state.slots, state.reserved) = (state.slots - 1, state.reserved + 1);
-        Some(Duration::from_secs(30))
+        Some(Reserved { lease: Duration::from_secs(30), waits: false })
     }
 
-    fn give_back(&self, _: LaneId, _: i64) {
+    fn give_back(&self, _: LaneId, _: i64, _: bool) {
         let mut state = self.state.lock().unwrap();
         (state.slots, state.given_back) = (state.slots + 1, state.given_back + 1);
     }
 
-    fn take(&self, claimed: ClaimedDelivery) {
+    fn take(&self, claimed: ClaimedDelivery, _: bool) {
         self.state.lock().unwrap().taken.push(claimed);
     }
 

@@ -19,7 +19,7 @@ fn a_broken_lane_sends_one_probe_and_goes_on_when_it_is_answered() {
     assert_eq!((state.opened, state.held_reason.as_deref()), (1, Some("breaker")));
     assert_eq!(state.held_until, Some(after(30)));
 
-    assert!(!book.reserve(lane_id(1), 0, after(30)), "what is made now is no probe");
+    assert_eq!(book.reserve(lane_id(1), 0, 1, after(30)), None, "what is made now is no probe");
     let probe = book.pick(after(30)).remove(0);
     assert!(book.pick(after(99)).is_empty(), "exactly one");
     back(&mut book, probe, &DOWN, after(30));
@@ -127,7 +127,7 @@ fn a_rate_is_kept_and_its_bucket_handed_on() {
     assert_eq!(book.pick(NOW).len(), 1);
     assert_eq!(book.opens_at(NOW), Some(Millis(NOW.0 + 200)));
     assert!(book.pick(Millis(NOW.0 + 199)).is_empty());
-    assert!(!book.reserve(lane_id(1), 0, Millis(NOW.0 + 199)));
+    assert_eq!(book.reserve(lane_id(1), 0, 1, Millis(NOW.0 + 199)), None);
     assert_eq!(book.pick(Millis(NOW.0 + 200)).len(), 1);
     let state = book.to_save(NOW).remove(0).0;
     let mut heir = Lanes::default();
@@ -193,7 +193,7 @@ fn an_ordered_lane_sends_one_at_a_time_and_asks_which() {
     let mut book = owning_with(&[1], limited(limits));
     let hungry = vec![Hungry { lane: lane_id(1), turn: None, ordered: true }];
     book.offer(vec![to(2, due(1, 2)), to(1, due(1, 1))], NOW);
-    assert!(book.pick(NOW).is_empty() && !book.reserve(lane_id(1), 3, NOW));
+    assert!(book.pick(NOW).is_empty() && book.reserve(lane_id(1), 3, 1, NOW).is_none());
     assert_eq!(book.hungry(NOW, 9), hungry);
     book.refill(lane_id(1), InLane { oldest: vec![to(1, due(1, 1))], ..InLane::default() }, NOW);
     let first = book.pick(NOW).remove(0);

@@ -1,0 +1,97 @@
+//! What was handed over while its lane had no slot free: it waits in memory, leased, instead of being claimed anew.
+//!
+//! Only lanes that answer have something in hand, and only for moments: what waits for longer, or whose lane may
+//! not send any more, goes back to the store as it was, and no attempt is spent.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::desk::Slot;
+use super::lanes::FromHand;
+use super::{Inner, attempt};
+use crate::store::ClaimedDelivery;
+use crate::types::delivery::Verdict;
+use crate::types::{LaneId, Millis};
+
+/// The longest that something is in hand.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// By lane, the oldest first.
+pub(super) type Hand = HashMap<LaneId, VecDeque<ClaimedDelivery>>;
+
+impl Inner {
+    fn hand(&self) -> MutexGuard<'_, Hand> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts it into the hand, for which its place is reserved.
+    pub(super) fn keep(self: &Arc<Self>, claimed: ClaimedDelivery) {
+        let lane = claimed.lane;
+        self.hand().entry(lane).or_default().push_back(claimed);
+        self.serve(lane);
+    }
+
+    /// Sends of a lane's hand what it has slots for.
+    pub(super) fn serve(self: &Arc<Self>, lane: LaneId) {
+        while let Some(claimed) = self.next_in_hand(lane) {
+            let slot = Slot { inner: self.clone(), lane, turn: claimed.turn, delivery: Some(claimed.id) };
+            self.start(claimed, slot);
+        }
+    }
+
+    fn next_in_hand(self: &Arc<Self>, lane: LaneId) -> Option<ClaimedDelivery> {
+        let now = self.clock.now();
+        let mut hand = self.hand();
+        let waiting = hand.get_mut(&lane)?;
+        let next = waiting.front()?;
+        // Before the match: what it looks at is held until its end, and its arms need the lanes themselves.
+        let served = self.lanes().serve_hand(lane, next.turn, now);
+        match served {
+            FromHand::Later if now.since(next.started_at) < LONGEST => None,
+            FromHand::Now => {
+                let mut claimed = waiting.pop_front()?;
+                // It was claimed earlier; its attempt begins now.
+                claimed.started_at = now;
+                if waiting.is_empty() {
+                    hand.remove(&lane);
+                }
+                Some(claimed)
+            }
+            FromHand::Later | FromHand::Never => {
+                let back = hand.remove(&lane).unwrap_or_default();
+                self.lanes().out_of_hand(lane, back.len());
+                drop(hand);
+                self.put_back(back.into(), now);
+                None
+            }
+        }
+    }
+
+    /// Looks at every hand: slots may have come free otherwise than by an answer, and nothing may wait for long.
+    pub(super) fn serve_all(self: &Arc<Self>) {
+        let lanes: Vec<LaneId> = self.hand().keys().copied().collect();
+        lanes.into_iter().for_each(|lane| self.serve(lane));
+    }
+
+    /// Puts back all that is in hand: nothing more is sent.
+    pub(super) fn empty_hands(self: &Arc<Self>) {
+        let hand = std::mem::take(&mut *self.hand());
+        for (lane, back) in hand {
+            self.lanes().out_of_hand(lane, back.len());
+            self.put_back(back.into(), self.clock.now());
+        }
+    }
+
+    // Where the store is away their leases run out.
+    fn put_back(self: &Arc<Self>, back: Vec<ClaimedDelivery>, now: Millis) {
+        let inner = self.clone();
+        let unsent = back.iter().map(|d| attempt::not_sent(d, Verdict::RetryAt(now))).collect();
+        self.sends.spawn(async move {
+            if let Err(e) = inner.store.record(unsent, now).await {
+                tracing::warn!(error = %e, "what was in hand is claimed again when its lease runs out");
+            }
+            inner.wake.deliveries.nudge();
+        });
+    }
+}

@@ -1,0 +1,74 @@
+//! Places for deliveries that are about to be made: a slot, or one in this node's hand.
+
+use super::lane::Lane;
+use super::{Lanes, NODE_SLOTS};
+use crate::types::{LaneId, Millis};
+
+/// Deliveries in hand that wait for a slot, over all lanes, and the largest body that may: together they are memory.
+const NODE_HAND: usize = 2_048;
+pub(super) const HAND_BYTES: usize = 16 << 10;
+
+/// Where a delivery goes that is about to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It has a slot of its lane and of the node.
+    Slot,
+    /// It waits in memory for one.
+    Hand,
+}
+
+/// What becomes of the next that is in a lane's hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FromHand {
+    /// Its slot is taken.
+    Now,
+    /// There is none.
+    Later,
+    /// Its lane may not send.
+    Never,
+}
+
+impl Lanes {
+    /// Reserves a place for a delivery of so many bytes that is about to be made. It must not overtake those that wait.
+    pub fn reserve(&mut self, id: LaneId, turn: i64, bytes: usize, now: Millis) -> Option<Place> {
+        let (in_flight, held) = (self.in_flight, self.held);
+        let hand = self.in_hand < NODE_HAND && bytes <= HAND_BYTES;
+        let share = |lane: &Lane| match in_flight < NODE_SLOTS {
+            true => held.share(lane.standing, in_flight),
+            false => 0,
+        };
+        let place = self.change(id, |lane| lane.reserve(turn, now, share(lane), hand)).flatten();
+        self.in_flight += usize::from(place == Some(Place::Slot));
+        self.in_hand += usize::from(place == Some(Place::Hand));
+        place
+    }
+
+    /// Takes a slot for what is next in a lane's hand.
+    pub fn serve_hand(&mut self, id: LaneId, turn: i64, now: Millis) -> FromHand {
+        let (in_flight, held) = (self.in_flight, self.held);
+        if in_flight >= NODE_SLOTS {
+            return FromHand::Later;
+        }
+        let taken = self.change(id, |lane| lane.serve_hand(turn, now, held.share(lane.standing, in_flight)));
+        if taken == Some(FromHand::Now) {
+            self.in_flight += 1;
+            self.in_hand = self.in_hand.saturating_sub(1);
+        }
+        taken.unwrap_or(FromHand::Never)
+    }
+
+    /// So many of a lane are no longer in hand, and were not sent.
+    pub fn out_of_hand(&mut self, id: LaneId, n: usize) {
+        self.in_hand = self.in_hand.saturating_sub(n);
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.in_hand = lane.in_hand.saturating_sub(n);
+            // They are in the store again.
+            lane.more = true;
+        }
+    }
+
+    /// What waits in memory for a slot.
+    pub fn in_hand(&self) -> usize {
+        self.in_hand
+    }
+}
