@@ -11,7 +11,8 @@ use crate::types::{DeliveryId, LaneId, Millis, TenantId};
 const STANDING: &str = "
     SELECT d.lane_id, d.turn, d.expires_at, q.due_at, q.used, m.reason, ep.state_reason,
            (SELECT COUNT(*) FROM lanes l JOIN nodes n ON n.id = l.owner_id WHERE l.id = d.lane_id AND n.alive_until > $3),
-           (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $3)
+           (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $3),
+           CAST(CASE WHEN d.endpoint_id IS NOT NULL AND (ep.id IS NULL OR ep.deleted_at IS NOT NULL) THEN 1 ELSE 0 END AS BIGINT)
     FROM deliveries d
     LEFT JOIN endpoints ep ON ep.id = d.endpoint_id
     LEFT JOIN delivery_queue q ON q.delivery_id = d.id
@@ -66,6 +67,7 @@ impl Store {
             lane,
             hands,
             state_reason: row.text_opt(6)?,
+            endpoint_gone: row.int(9)? != 0,
             ahead: before.first().map_or(Ok(0), |row| row.count(0))?,
         })
     }

@@ -56,9 +56,12 @@ static ADVANCE: Sql = Sql::plain(
 static PUT_OFF: Sql = Sql::plain("UPDATE redrives SET next_at = $2 WHERE id = $1 AND state = 'running'");
 static STILL_THERE: Sql = Sql::plain("SELECT x.delivery_id FROM dead_letters x WHERE x.delivery_id = $1");
 const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
-const DELIVERIES: &str = "SELECT id FROM deliveries WHERE tenant_id = $1";
+// Tests and challenges are over when they are answered: nobody waits for one of yesterday.
+const DELIVERIES: &str =
+    "SELECT id FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN ('webhook.test', 'webhook.verify')";
 const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
-const COUNT_DELIVERIES: &str = "SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1";
+const COUNT_DELIVERIES: &str = "SELECT COUNT(*) FROM deliveries
+     WHERE tenant_id = $1 AND event_kind NOT IN ('webhook.test', 'webhook.verify')";
 
 impl Store {
     /// Begins to queue again what matches now.

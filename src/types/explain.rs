@@ -45,6 +45,8 @@ pub struct Facts {
     pub hands: Hands,
     /// Why its endpoint is not enabled, if so.
     pub state_reason: Option<String>,
+    /// Its endpoint is deleted.
+    pub endpoint_gone: bool,
     /// Deliveries that go before it in its lane, counted up to [`AHEAD`].
     pub ahead: u32,
 }
@@ -81,22 +83,22 @@ pub fn explain(facts: Facts) -> Explanation {
 
 fn say(facts: &Facts) -> Said {
     let nothing = |why: String, next| Said { why, step: NextStep::Nothing, next, at: None };
+    let again = |next| if facts.endpoint_gone { "nothing; its endpoint is deleted" } else { next };
     match facts.delivery.state {
         DeliveryState::Delivered => {
             let status = facts.delivery.last_status.map_or("2xx".to_owned(), |status| status.to_string());
-            nothing(
-                format!("the receiver answered {status}"),
-                "nothing; a retry or a replay would send it again",
-            )
+            let next = again("nothing; a retry or a replay would send it again");
+            nothing(format!("the receiver answered {status}"), next)
         }
         DeliveryState::Cancelled => {
-            nothing("it was taken back".to_owned(), "nothing; a retry or a replay would send it again")
+            let next = again("nothing; a retry or a replay would send it again");
+            nothing("it was taken back".to_owned(), next)
         }
         DeliveryState::Dead => {
             let why = facts.dead.map_or("it was given up, and its dead letter was discarded", dead);
             let last = facts.delivery.last_error.as_deref().map(|e| format!("; last error: {e}"));
             let why = format!("{why}{}", last.unwrap_or_default());
-            nothing(why, "nothing; a replay of its dead letter or a retry would send it again")
+            nothing(why, again("nothing; a replay of its dead letter or a retry would send it again"))
         }
         DeliveryState::InFlight => Said {
             why: format!("request {} is under way", facts.delivery.attempt),

@@ -56,6 +56,7 @@ fn facts(state: DeliveryState) -> Facts {
         lane: Some(lane()),
         hands: Hands::Owned,
         state_reason: None,
+        endpoint_gone: false,
         ahead: 0,
     }
 }
@@ -145,4 +146,14 @@ fn what_has_ended_says_why() {
     }
     let flying = Facts { due_at: Some(LATER), ..facts(DeliveryState::InFlight) };
     told(flying, NextStep::Outcome, Some(LATER), "request 2 is under way");
+}
+
+#[test]
+fn what_has_ended_for_a_deleted_endpoint_promises_nothing() {
+    for state in [DeliveryState::Delivered, DeliveryState::Dead, DeliveryState::Cancelled] {
+        let ended = Facts { due_at: None, ..facts(state) };
+        assert!(explain(ended.clone()).next.contains("would send it again"));
+        let gone = explain(Facts { endpoint_gone: true, ..ended });
+        assert_eq!((gone.next_step, &*gone.next), (NextStep::Nothing, "nothing; its endpoint is deleted"));
+    }
 }

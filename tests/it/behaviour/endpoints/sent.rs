@@ -106,6 +106,9 @@ async fn a_test_is_sent_at_once_and_told(site: &Site) {
     );
     let delivery = app.get(&format!("/v1/deliveries/{}", id(&told["deliveryId"]))).await.ok(200);
     assert_eq!((&delivery["state"], &delivery["attempts"][0]["status"]), (&json!("delivered"), &json!(202)));
+    let again = json!({"filter": {"endpointId": there["endpointId"]}, "dryRun": true});
+    let matched = app.post("/v1/deliveries/replay", &again).await.ok(200);
+    assert_eq!(matched["matched"], 0, "a test is not sent again: {matched}");
 }
 
 async fn who_has_many_tests_under_way_waits_alone(site: &Site) {
