@@ -3,6 +3,9 @@
 //! A program and no test: it says what it saw and judges nothing.
 
 mod figures;
+mod flood;
+mod growth;
+mod idle;
 mod isolation;
 mod lifecycle;
 mod load;
@@ -12,6 +15,7 @@ mod part;
 mod readers;
 mod receiver;
 mod streams;
+mod stub;
 mod wire;
 mod worker;
 
@@ -30,9 +34,19 @@ pub struct BenchArgs {
 enum What {
     Isolation(isolation::IsolationArgs),
     Lifecycle(lifecycle::LifecycleArgs),
+    Submit(lifecycle::SubmitArgs),
+    Backlog(growth::BacklogArgs),
+    Snapshot(growth::SnapshotArgs),
+    Endpoints(growth::EndpointsArgs),
+    Fanout(growth::FanoutArgs),
+    Nodes(growth::NodesArgs),
+    Flood(flood::FloodArgs),
+    Idle(idle::IdleArgs),
     Streams(streams::StreamsArgs),
     Parked(parked::ParkedArgs),
     Receiver(receiver::ReceiverArgs),
+    #[command(hide = true)]
+    Stub(stub::StubArgs),
     Worker(worker::WorkerArgs),
 }
 
@@ -41,8 +55,17 @@ pub async fn run(args: BenchArgs, out: Out) -> anyhow::Result<ExitCode> {
     match args.what {
         What::Isolation(args) => isolation::run(args, out).await,
         What::Lifecycle(args) => lifecycle::run(args, out).await,
+        What::Submit(args) => lifecycle::submit(args, out).await,
+        What::Backlog(args) => growth::backlog(args, out).await,
+        What::Snapshot(args) => growth::snapshot(args, out).await,
+        What::Endpoints(args) => growth::endpoints(args, out).await,
+        What::Fanout(args) => growth::fanout(args, out).await,
+        What::Nodes(args) => growth::nodes(args, out).await,
+        What::Flood(args) => flood::run(args, out).await,
+        What::Idle(args) => idle::run(args, out).await,
         What::Streams(args) => streams::run(args, out).await,
         What::Parked(args) => parked::run(args, out).await,
+        What::Stub(args) => stub::run(args, out).await,
         What::Receiver(args) => receiver::run(args, out).await,
         What::Worker(args) => worker::run(args).await,
     }

@@ -1,7 +1,7 @@
 //! `change`: complete, fail, release, heartbeat, cancel, retry and whatever the clock brings.
 
 mod beat;
-mod write;
+pub(super) mod write;
 
 use std::collections::{HashMap, HashSet};
 

@@ -11,18 +11,30 @@ use crate::args;
 pub struct ServerCounts {
     /// Bytes of write-ahead log since the server was made.
     pub wal_bytes: i64,
-    /// Dead row versions that wait for vacuum, an estimate of the server's.
+    /// Row versions of this database that an update or a delete has made useless.
     pub dead_rows: i64,
+    /// Updates among them that touched no index.
+    pub hot_updates: i64,
+    /// Transactions of this database, ended in whatever way.
+    pub transactions: i64,
     /// The process id of one of its processes, if it runs on this machine.
     pub pid: u32,
 }
 
 const COUNTS: &str = "
     SELECT CAST(pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') AS BIGINT),
-           CAST(COALESCE((SELECT SUM(t.n_dead_tup) FROM pg_stat_user_tables t), 0) AS BIGINT),
-           CAST(pg_backend_pid() AS BIGINT)";
+           CAST(COALESCE(t.dead, 0) AS BIGINT),
+           CAST(COALESCE(t.hot, 0) AS BIGINT),
+           -- not its own, which ends as soon as this is read
+           CAST(COALESCE((SELECT a.pid FROM pg_stat_activity a
+                          WHERE a.usename = current_user AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+                          ORDER BY a.backend_start LIMIT 1), pg_backend_pid()) AS BIGINT),
+           CAST(d.xact_commit + d.xact_rollback AS BIGINT)
+    FROM (SELECT SUM(n_tup_upd + n_tup_del) AS dead, SUM(n_tup_hot_upd) AS hot FROM pg_stat_user_tables) AS t,
+         pg_stat_database d
+    WHERE d.datname = current_database()";
 
-/// Reads the server's counts; `None` for SQLite, which keeps none.
+/// Reads the server's counts; a session tells of its last second only later. `None` for SQLite, which keeps none.
 pub async fn server_counts(url: &str) -> Result<Option<ServerCounts>> {
     let target = Target::parse(url)?;
     if target.engine() == Engine::Sqlite {
@@ -31,7 +43,13 @@ pub async fn server_counts(url: &str) -> Result<Option<ServerCounts>> {
     let ask = async {
         let (_, done) = target.connect(true).await?.call(Call::All(COUNTS, args![])).await?;
         let row = done.rows.first().ok_or(Error::NotFound)?;
-        Ok(Some(ServerCounts { wal_bytes: row.int(0)?, dead_rows: row.int(1)?, pid: row.count(2)? }))
+        Ok(Some(ServerCounts {
+            wal_bytes: row.int(0)?,
+            dead_rows: row.int(1)?,
+            hot_updates: row.int(2)?,
+            pid: row.count(3)?,
+            transactions: row.int(4)?,
+        }))
     };
     let answer = tokio::time::timeout(Duration::from_secs(10), ask).await;
     answer.map_err(|_| Error::Down("no answer in 10 s".to_owned()))?

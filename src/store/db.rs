@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
-use sqlx::{ConnectOptions, Connection, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row as _};
 use uuid::Uuid;
 
 use super::batch::Sql;
@@ -143,6 +143,8 @@ pub enum Call {
     Run(&'static str, Vec<Value>),
     /// The rows of one statement over a batch: its scalars, and the cells of each row.
     Batch(&'static Sql, Vec<Value>, Vec<Vec<Value>>),
+    /// Nothing of any number of statements, which are no verb's.
+    Script(String),
 }
 
 /// A value on its way into a statement. Times and ids are integers and UUIDs by then.
@@ -185,6 +187,7 @@ impl Call {
                 sqlite::each(conn, sql.text(Engine::Sqlite), &scalars, &batch).map(rows)
             }
             Call::Run(sql, args) => Ok(Done { rows: Vec::new(), touched: sqlite::run(conn, sql, &args)? }),
+            Call::Script(text) => Ok(conn.execute_batch(&text).map(|()| Done::default())?),
         }
     }
 
@@ -194,6 +197,10 @@ impl Call {
             Call::Run(sql, args) => {
                 let touched = query(sql, args).execute(conn).await?.rows_affected();
                 return Ok(Done { rows: Vec::new(), touched });
+            }
+            Call::Script(text) => {
+                sqlx::raw_sql(AssertSqlSafe(text)).execute(conn).await?;
+                return Ok(Done::default());
             }
             Call::All(sql, args) => (sql, args),
             Call::Batch(sql, scalars, batch) => (sql.text(Engine::Postgres), sql.arrays(scalars, batch)?),

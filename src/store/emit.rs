@@ -4,7 +4,7 @@ mod body;
 mod delivery;
 mod news;
 mod published;
-mod rows;
+pub(super) mod rows;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

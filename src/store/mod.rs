@@ -14,6 +14,7 @@
 //! 10. Every verb takes the tenant; nothing reads across tenants but the loops of the service itself.
 
 pub mod batch;
+pub mod bench;
 mod change;
 mod commit;
 mod counts;

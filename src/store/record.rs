@@ -14,7 +14,7 @@ use crate::args;
 use crate::types::delivery::{DeadReason, Exchange, Fault, Outcome, Verdict};
 use crate::types::{DeliveryId, Millis};
 
-static END_QUEUE: Sql = Sql::batch(
+pub(super) static END_QUEUE: Sql = Sql::batch(
     "DELETE FROM delivery_queue
      WHERE (delivery_id, fence, again) IN (SELECT b.delivery_id, b.fence, b.again FROM {b}) AND phase = 'leased'
      RETURNING delivery_id",
@@ -68,7 +68,7 @@ pub(super) static UPDATE_DELIVERIES: Sql = Sql::batch(
     ],
 );
 
-static INSERT_ATTEMPTS: Sql = Sql::batch(
+pub(super) static INSERT_ATTEMPTS: Sql = Sql::batch(
     "INSERT INTO attempts (delivery_id, number, started_at, duration_ms, phases, address, status, error, headers, body,
                            next_at)
      SELECT b.delivery_id, b.number, b.started_at, b.duration_ms, b.phases, b.address, b.status, b.error, b.headers,

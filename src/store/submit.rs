@@ -20,7 +20,7 @@ use crate::types::{JobId, Millis};
 /// The column for which a callback's secrets are sealed.
 pub(super) const SEALED_COLUMN: &str = "jobs.sealed";
 
-static INSERT_JOBS: Sql = Sql::batch(
+pub(super) static INSERT_JOBS: Sql = Sql::batch(
     "INSERT INTO jobs (id, tenant_id, kind, queue, reference, priority, worker, input, callback, sealed, run_at,
                        deadline_at, timeout_seconds, max_attempts, metadata, retain_seconds, traceparent,
                        estimated_seconds, created_at, state, attempt, sequence, version, fence)
@@ -167,7 +167,7 @@ async fn insert(
     jobs: &[&NewJob],
     now: Millis,
 ) -> Result<()> {
-    let rows = jobs.iter().map(|j| document_row(inner, j)).collect::<Result<_>>()?;
+    let rows = jobs.iter().map(|j| document_row(j, seal(inner, j)?)).collect::<Result<_>>()?;
     let mut made = std::collections::HashSet::new();
     for row in tx.batch(&INSERT_JOBS, args![now], rows).await? {
         made.insert(row.id(0)?);
@@ -214,7 +214,7 @@ fn seal(inner: &Inner, new: &NewJob) -> Result<Option<Vec<u8>>> {
     Ok(Some(inner.keys.now().ring.seal(inner.dice.bytes(), &aad, &plain)))
 }
 
-fn document_row(inner: &Inner, j: &NewJob) -> Result<Vec<Value>> {
+pub(super) fn document_row(j: &NewJob, sealed: Option<Vec<u8>>) -> Result<Vec<Value>> {
     Ok(args![
         j.id,
         j.tenant,
@@ -225,7 +225,7 @@ fn document_row(inner: &Inner, j: &NewJob) -> Result<Vec<Value>> {
         j.worker.as_str(),
         j.input.as_str(),
         j.callback.as_ref().map(super::emit::callback_text).transpose()?,
-        seal(inner, j)?,
+        sealed,
         j.run_at,
         j.deadline_at,
         j.timeout_seconds,
@@ -237,7 +237,7 @@ fn document_row(inner: &Inner, j: &NewJob) -> Result<Vec<Value>> {
     ])
 }
 
-fn queue_row(j: &NewJob, wants: i64, now: Millis) -> Vec<Value> {
+pub(super) fn queue_row(j: &NewJob, wants: i64, now: Millis) -> Vec<Value> {
     let external = j.worker == WorkerKind::External;
     let (phase, fence, attempt, left, sequence) = if external {
         ("leased", 1i64, 1i64, 0, 2i64)
@@ -278,7 +278,7 @@ pub(super) fn level(priority: i8) -> i64 {
 }
 
 /// The job as it stands right after its submission.
-fn accepted(j: &NewJob, now: Millis) -> Submitted {
+pub(super) fn accepted(j: &NewJob, now: Millis) -> Submitted {
     let external = j.worker == WorkerKind::External;
     let due = if external { now.plus(seconds(j.lease_seconds)) } else { j.run_at.unwrap_or(now).max(now) };
     let state = if external {

@@ -49,6 +49,12 @@ pub fn counter(metrics: &str, name: &str) -> f64 {
     metrics.lines().find_map(value).unwrap_or(0.0)
 }
 
+/// All counters together whose name begins so and whose labels hold `part`.
+pub fn sum(metrics: &str, begin: &str, part: &str) -> f64 {
+    let ours = metrics.lines().filter(|line| line.starts_with(begin) && line.contains(part));
+    ours.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
 /// With two places behind the point.
 fn ms(time: &Duration) -> f64 {
     (time.as_secs_f64() * 100_000.0).round() / 100.0
@@ -64,6 +70,12 @@ mod tests {
         assert_eq!(counter(text, "a_total{x=\"y\"}"), 3.0);
         assert_eq!(counter(text, "a_total"), 2.0);
         assert_eq!(counter(text, "b_total"), 0.0);
+    }
+
+    #[test]
+    fn counters_are_added_up_by_a_part_of_their_labels() {
+        let text = "a_total{r=\"/x/claim\",s=\"200\"} 3\na_total{r=\"/x/claim\",s=\"429\"} 2\na_total{r=\"/y\"} 9\nb_total{r=\"/x/claim\"} 1\n";
+        assert_eq!(sum(text, "a_total{", "/claim"), 5.0);
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub struct Load {
 
 /// What is posted.
 pub struct Posts {
-    /// `http://ADDR` of the server.
-    pub url: String,
+    /// `http://ADDR` of each server; connections take them in turn.
+    pub urls: Vec<String>,
     /// A key that may do it.
     pub key: String,
     /// Where.
@@ -71,8 +71,8 @@ impl Load {
         let (schedule, tickets) = self.schedule(&posts, until).await?;
         let tickets = Arc::new(Mutex::new(tickets));
         let mut posters = JoinSet::new();
-        for _ in 0..self.connections {
-            let wire = Wire::open(&posts.url, Some(&posts.key)).await?;
+        for url in posts.urls.iter().cycle().take(usize::try_from(self.connections)?) {
+            let wire = Wire::open(url, Some(&posts.key)).await?;
             posters.spawn(post(wire, Arc::clone(&tickets), Arc::clone(&posts)));
         }
         let mut times = Vec::new();

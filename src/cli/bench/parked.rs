@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use http::{Method, StatusCode};
+use http::Method;
 use serde::Serialize;
 use serde_json::json;
 
@@ -52,8 +52,6 @@ const RAMP: (u64, u64) = (10, 2_000);
 /// Nothing may stand still for so long.
 const STILL: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
-/// How often in a row the store may be too busy to publish.
-const PATIENCE: u32 = 20;
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -142,22 +140,13 @@ async fn measure(args: &ParkedArgs) -> anyhow::Result<Report> {
 
 /// Publishes so many events. A busy store is asked again; an event's own id keeps it from being made twice.
 async fn publish(wire: &mut Wire, deliveries: u32) -> anyhow::Result<()> {
-    let (run, mut done, mut asked_again) = (micros(), 0, 0);
+    let (run, mut done) = (micros(), 0);
     while done < deliveries {
         let end = deliveries.min(done + BATCH);
         let event = |n: u32| json!({"type": "bench.parked", "id": format!("{run}-{n}"), "data": {"n": n}});
         let batch = json!({"events": (done..end).map(event).collect::<Vec<_>>()}).to_string();
-        let (status, answer) = wire.ask(Method::POST, "/v1/events/batch", batch).await?;
-        match status {
-            StatusCode::SERVICE_UNAVAILABLE if asked_again < PATIENCE => {
-                asked_again += 1;
-                tokio::time::sleep(LOOK).await;
-            }
-            status => {
-                ensure!(status.is_success(), "{status} {}", String::from_utf8_lossy(&answer));
-                (done, asked_again) = (end, 0);
-            }
-        }
+        wire.must(Method::POST, "/v1/events/batch", batch).await?;
+        done = end;
     }
     Ok(())
 }

@@ -56,10 +56,19 @@ impl Part {
 
     /// Bytes of memory that it holds now: its resident set.
     pub fn memory(&self) -> anyhow::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most that it has ever held.
+    pub fn peak(&self) -> anyhow::Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> anyhow::Result<u64> {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))
             .context("benchmarks read Linux' /proc")?;
-        let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        Ok(1024 * kib.context("no VmRSS")?.trim().parse::<u64>()?)
+        let kib = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        Ok(1024 * kib.with_context(|| format!("no {name}"))?.trim().parse::<u64>()?)
     }
 
     /// The processor time that it has used.
@@ -81,7 +90,7 @@ pub type Cpu = BTreeMap<&'static str, f64>;
 pub fn cpu(pids: &[(&'static str, u32)], database: Option<u32>) -> anyhow::Result<Cpu> {
     let mut used = Cpu::new();
     for (name, pid) in pids {
-        used.insert(*name, stat(*pid)?.own);
+        *used.entry(*name).or_default() += stat(*pid)?.own;
     }
     if let Some(server) = database {
         let parent = stat(server)?.parent;

@@ -31,15 +31,18 @@ pub struct WorkerArgs {
     batch: u32,
 }
 
+/// The answer to a claim.
 #[derive(Deserialize)]
-struct Claimed<'a> {
+pub struct Claimed<'a> {
+    /// At most as many as were asked for.
     #[serde(borrow)]
-    jobs: Vec<Job<'a>>,
+    pub jobs: Vec<Job<'a>>,
 }
 
+/// A claimed job, as far as it takes to complete it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Job<'a> {
+pub struct Job<'a> {
     job_id: &'a str,
     lease_token: &'a str,
 }
@@ -77,7 +80,8 @@ async fn claim_and_complete(mut wire: Wire, queue: String, batch: u32) -> anyhow
     }
 }
 
-fn acks(jobs: &[Job<'_>]) -> String {
+/// The report that completes them all.
+pub fn acks(jobs: &[Job<'_>]) -> String {
     let mut body = String::with_capacity(jobs.len() * 160);
     body.push_str(r#"{"items":["#);
     for (n, job) in jobs.iter().enumerate() {

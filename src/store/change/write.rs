@@ -13,13 +13,13 @@ use crate::store::submit::{INSERT_QUEUE, level};
 use crate::types::job::{CANCEL_GRACE, Outcome};
 use crate::types::{JobId, Millis};
 
-static END_QUEUE: Sql = Sql::batch(
+pub(in crate::store) static END_QUEUE: Sql = Sql::batch(
     "DELETE FROM job_queue WHERE job_id IN (SELECT b.job_id FROM {b})",
     0,
     &[("job_id", Col::Uuid)],
 );
 
-static END_JOBS: Sql = Sql::batch(
+pub(in crate::store) static END_JOBS: Sql = Sql::batch(
     "UPDATE jobs
      SET state = b.state, attempt = b.attempt, sequence = b.sequence, version = b.version, fence = b.fence, token = b.token,
          started_at = b.started_at, started_sequence = b.started_sequence, ended_at = b.ended_at, error = b.error,

@@ -10,7 +10,7 @@ use crate::store::error::Result;
 use crate::store::pool::Tx;
 use crate::types::LaneId;
 
-static INSERT_EVENTS: Sql = Sql::batch(
+pub(in crate::store) static INSERT_EVENTS: Sql = Sql::batch(
     "INSERT INTO events (id, tenant_id, job_id, sequence, kind, account, created_at, data, remove_at)
      SELECT b.id, b.tenant_id, b.job_id, b.sequence, b.kind, b.account, b.created_at, b.data, b.remove_at FROM {b}
      WHERE true  -- a beginning may have been told before, as a row of the same id
@@ -29,7 +29,7 @@ static INSERT_EVENTS: Sql = Sql::batch(
     ],
 );
 
-static INSERT_BODIES: Sql = Sql::batch(
+pub(in crate::store) static INSERT_BODIES: Sql = Sql::batch(
     "INSERT INTO bodies (event_id, variant, body) SELECT b.event_id, b.variant, b.body FROM {b}
      WHERE true  -- an earlier step of a fan-out may have written it
      ON CONFLICT (event_id, variant) DO NOTHING",
@@ -37,7 +37,7 @@ static INSERT_BODIES: Sql = Sql::batch(
     &[("event_id", Col::Uuid), ("variant", Col::Text), ("body", Col::Text)],
 );
 
-static INSERT_DELIVERIES: Sql = Sql::batch(
+pub(in crate::store) static INSERT_DELIVERIES: Sql = Sql::batch(
     "INSERT INTO deliveries (id, tenant_id, event_id, variant, event_kind, job_id, endpoint_id, account, lane_id,
                              turn, url, host, sealed, sealed_row, signer_id, policy, failure_url, traceparent, expires_at,
                              created_at, state, ended_at, remove_at, version, fence, attempt)
@@ -73,7 +73,7 @@ static INSERT_DELIVERIES: Sql = Sql::batch(
     ],
 );
 
-static INSERT_QUEUE: Sql = Sql::batch(
+pub(in crate::store) static INSERT_QUEUE: Sql = Sql::batch(
     "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, turn, due_at, phase, fence, attempt, used, unknowns,
                                  started_at, node_id)
      SELECT b.delivery_id, b.tenant_id, b.lane_id, b.turn, b.due_at, b.phase, b.fence, b.attempt, 0, 0, b.started_at,

@@ -1,5 +1,7 @@
 //! `bench`: that it measures what it says; the figures themselves are the machine's.
 
+mod runs;
+
 use serde_json::Value;
 
 use super::run;

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 
-use super::super::figures::{Spread, counter, moment};
+use super::super::figures::{Spread, counter, micros, moment};
 use super::super::load::{Driven, Load, Posts, Until};
 use super::super::node::Node;
 use super::super::part::Part;
@@ -145,13 +145,17 @@ impl Stage {
 
     fn events(&self) -> Posts {
         let accounts = u64::from(self.crowd.accounts());
+        // By its own id an event that is sent again after a 503 is known.
+        let run = micros();
         Posts {
-            url: self.server.url.clone(),
+            urls: vec![self.server.url.clone()],
             key: self.key.clone(),
             path: "/v1/events",
             body: Box::new(move |n, due| {
                 let account = n % accounts;
-                format!(r#"{{"type":"bench","account":"a{account}","data":{{"submittedAtMicros":{due}}}}}"#)
+                format!(
+                    r#"{{"type":"bench","id":"{run}-{n}","account":"a{account}","data":{{"submittedAtMicros":{due}}}}}"#
+                )
             }),
             hooks: Some(self.hooks.clone()),
             callbacks: u64::from(self.crowd.healthy).div_ceil(accounts),

@@ -1,0 +1,33 @@
+//! `bench endpoints`: callbacks over very many lanes.
+
+use std::process::ExitCode;
+
+use super::compare::{GrowthArgs, Pair, Words, tell};
+use crate::cli::bench::lifecycle::stage::{WHOLE, Wanted};
+use crate::cli::print::Out;
+
+/// Callbacks to 100,000 standing endpoints in turn, each a lane of its own, against as many callbacks to one.
+///
+/// Each endpoint signs with a secret of its own, so the receiver verifies nothing, on either side.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EndpointsArgs {
+    /// How many there are.
+    #[arg(long, env = "RINGBACK_ENDPOINTS", value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    endpoints: u64,
+    #[command(flatten)]
+    growth: GrowthArgs,
+}
+
+/// Runs `ringback bench endpoints`.
+pub async fn endpoints(args: EndpointsArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let wanted = Wanted { verified: false, ..WHOLE };
+    let mut pair = Pair::set(&args.growth, wanted, wanted).await?;
+    for (stage, endpoints) in [(&mut pair.base, 1), (&mut pair.other, args.endpoints)] {
+        let ids = stage.endpoints(endpoints, "[]").await?;
+        stage.call_back(&ids);
+    }
+    let seen = pair.jobs(&args.growth).await?;
+    pair.strike().await?;
+    let other = format!("{} endpoints", args.endpoints);
+    tell(&Words { what: "endpoints", base: "one endpoint", other: &other }, seen, out)
+}

@@ -1,0 +1,123 @@
+//! `bench idle`: what a server costs that has nothing to do, and how soon it is ready over a full store.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::figures::{Spread, moment};
+use super::lifecycle::stage::{Stage, WHOLE};
+use super::lifecycle::{Pace, once};
+use crate::cli::exit::Exit;
+use crate::cli::print::Out;
+use crate::store::bench::{Filled, fill, transactions};
+
+/// Measure a server at rest: alone, with a worker that waits, and over a store with a million finished jobs; and how
+/// long it takes to start over that.
+#[derive(Debug, Clone, clap::Args)]
+pub struct IdleArgs {
+    /// Beside which store the one that is measured is made, `sqlite://PATH` or `postgres://...`; in a temporary directory by default.
+    #[arg(long, env = "RINGBACK_STORE", hide_env_values = true, value_name = "URL")]
+    store: Option<String>,
+    /// Jobs in the full store.
+    #[arg(long, env = "RINGBACK_FINISHED", value_name = "N", default_value_t = 1_000_000)]
+    finished: u64,
+    /// How long each rest lasts.
+    #[arg(long, env = "RINGBACK_REST_SECONDS", value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
+    rest_seconds: u32,
+    /// How often it is started.
+    #[arg(long, env = "RINGBACK_STARTS", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    starts: u32,
+}
+
+/// What a rest cost.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Rest {
+    /// Processor time over time: 1 is one core.
+    cores: f64,
+    /// All of PostgreSQL's, those that wrote of SQLite's.
+    transactions_per_second: f64,
+    server_mib: f64,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    engine: &'static str,
+    finished: u64,
+    alone: Rest,
+    with_worker: Rest,
+    full: Rest,
+    /// From the start of the process to the line that says that it is ready.
+    ready: Option<Spread>,
+}
+
+/// Jobs that make the model of the copies.
+const MODELS: u64 = 100;
+/// Until a rest begins.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Runs `ringback bench idle`.
+pub async fn run(args: IdleArgs, out: Out) -> anyhow::Result<ExitCode> {
+    let mut stage = Stage::set(args.store.clone(), WHOLE).await?;
+    let pace = Pace { connections: 4, payload_bytes: 1_024, rate: None, window: MODELS };
+    once(&stage, &pace, MODELS).await?;
+    let length = Duration::from_secs(args.rest_seconds.into());
+    let with_worker = rest(&stage, length).await?;
+    stage.rest().await?;
+    let alone = rest(&stage, length).await?;
+    stage.down().await?;
+    fill(stage.store(), Filled { due: 0, finished: args.finished }).await?;
+    let mut starts = Vec::new();
+    for _ in 0..args.starts {
+        let begun = moment();
+        let node = stage.start_one().await?;
+        starts.push(moment().saturating_sub(begun));
+        node.stop().await?;
+    }
+    stage.serve().await?;
+    let full = rest(&stage, length).await?;
+    let (engine, finished) = (stage.engine(), args.finished);
+    let report = Report { engine, finished, alone, with_worker, full, ready: Spread::of(starts) };
+    stage.strike().await?;
+    tell(&report, out)?;
+    Ok(Exit::Done.into())
+}
+
+async fn rest(stage: &Stage, length: Duration) -> anyhow::Result<Rest> {
+    tokio::time::sleep(SETTLE).await;
+    let seen =
+        async || Ok::<_, anyhow::Error>((transactions(stage.store()).await?, stage.node().processor()?));
+    let (begun, before) = (moment(), seen().await?);
+    tokio::time::sleep(length).await;
+    let (after, took) = (seen().await?, moment().saturating_sub(begun).as_secs_f64());
+    Ok(Rest {
+        cores: (after.1 - before.1).as_secs_f64() / took,
+        transactions_per_second: after.0.saturating_sub(before.0) as f64 / took,
+        server_mib: stage.node().memory()? as f64 / f64::from(1 << 20),
+    })
+}
+
+fn tell(report: &Report, out: Out) -> anyhow::Result<()> {
+    if out.json {
+        return out.value(report);
+    }
+    let full = format!("alone over {} finished jobs", report.finished);
+    for (what, rest) in
+        [("alone", report.alone), ("with a worker that waits", report.with_worker), (&full, report.full)]
+    {
+        out.say(&format!(
+            "{} {what}: {:.2} % of a core, {:.1} transactions a second, {:.1} MiB",
+            report.engine,
+            100.0 * rest.cores,
+            rest.transactions_per_second,
+            rest.server_mib
+        ))?;
+    }
+    if let Some(ready) = report.ready {
+        out.say(&format!("ready over them: {}", ready.said()))?;
+    }
+    Ok(())
+}

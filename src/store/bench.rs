@@ -1,0 +1,15 @@
+//! What `ringback bench` asks of a database beside the service: what it can do alone, and stores that are full.
+//!
+//! No verb of the service: nothing here runs in a node.
+
+mod fill;
+mod hold;
+mod raw;
+mod scratch;
+mod transactions;
+
+pub use fill::{Filled, fill};
+pub use hold::Held;
+pub use raw::{Raw, Sample, writers};
+pub use scratch::Scratch;
+pub use transactions::transactions;
