@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup fmt lint client test run demo interop contract clean
+.PHONY: help setup fmt lint client test run demo interop contract bench-check bench-baseline clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z ]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install PostgreSQL for the tests, if there is none (Debian, Ubuntu)
 	@if compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || [ -x "$$(pg_config --bindir 2>/dev/null)/initdb" ]; \
@@ -46,6 +46,12 @@ interop: ## real deliveries, verified by the libraries that receivers use (Pytho
 
 contract: ## hold a running server against the published contract
 	tests/contract.sh
+
+bench-check: ## count the instructions of the hot paths against benches/baseline.txt; needs valgrind
+	benches/check.sh
+
+bench-baseline: ## write benches/baseline.txt anew
+	benches/check.sh --write
 
 clean: ## remove what was built
 	cargo clean

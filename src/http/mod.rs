@@ -13,7 +13,7 @@ mod extract;
 mod feed;
 mod followers;
 mod jobs;
-mod json;
+pub mod json;
 mod keys;
 mod lanes;
 mod layers;

@@ -4,6 +4,7 @@
 
 mod fill;
 mod hold;
+pub mod hot;
 mod raw;
 mod scratch;
 mod transactions;

@@ -18,6 +18,7 @@ use super::subscribers::{self, Audience, Group};
 use crate::args;
 use crate::types::endpoint::{Endpoint, any_matches};
 use crate::types::job::{Callback, Job, JobEvent, Outcome};
+use crate::types::key::TokenKey;
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis, TenantId, api};
 pub(super) use body::{DeadNotice, EndpointNotice};
 use body::{Shape, Told, json};
@@ -267,6 +268,19 @@ fn of_job<'n>(told: &Told<'n>, to: To<'n>, (variant, body): (&'static str, &'n s
         traceparent: told.job.traceparent.as_deref(),
         ..NewDelivery::of(told.job.tenant, to)
     }
+}
+
+/// The full body of a job's event, as a callback without wishes of its own gets it.
+pub(super) fn usual_body(
+    job: &Job,
+    view: &api::Job,
+    event: JobEvent,
+    outcome: Option<&Outcome>,
+    token_key: &TokenKey,
+) -> Result<String> {
+    let shape = Shape { format: api::Format::Standard, payload: api::Payload::Full, context: None };
+    let (event_id, at) = (derived_id(job.id, job.sequence), job.created_at);
+    Told { job, view, event, event_id, at, outcome, token_key }.body(shape)
 }
 
 /// The same id at every look: the job's own, with the sequence number mixed into its random bits.
