@@ -14,7 +14,7 @@ use super::super::receiver::{self, Ready};
 use super::super::wire::Wire;
 use super::crowd::Crowd;
 use crate::cli::place::Place;
-use crate::client::SubmitOptions;
+use crate::client::{self, SubmitOptions};
 use crate::dice::Dice;
 use crate::types::EndpointId;
 use crate::types::api::NewEndpoint;
@@ -22,6 +22,9 @@ use crate::types::key::ApiKey;
 
 /// The longest that a healthy delivery may take beyond the end of its phase; then it is lost.
 const LOST: Duration = Duration::from_secs(60);
+/// How long a server that is busy is left alone, and how often.
+const BUSY: Duration = Duration::from_secs(1);
+const TRIES: u32 = 10;
 /// The longest until nothing is owed to bad endpoints that were deleted.
 const FORGOTTEN: Duration = Duration::from_secs(300);
 /// How often is asked.
@@ -86,7 +89,9 @@ impl Stage {
     pub async fn part_from(&self, neighbours: Neighbours) -> anyhow::Result<()> {
         // Ends the requests that hang there.
         neighbours.receiver.stop().await?;
-        let deleted = neighbours.endpoints.iter().map(|id| self.server.client.delete_endpoint(*id));
+        let client = &self.server.client;
+        let deleted =
+            neighbours.endpoints.iter().map(|id| patiently(async || client.delete_endpoint(*id).await));
         stream::iter(deleted).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
         let gone = async {
             loop {
@@ -110,8 +115,8 @@ impl Stage {
                 account: Some(format!("a{}", n % accounts)),
                 ..NewEndpoint::default()
             };
-            let made = self.server.client.create_endpoint(&new, SubmitOptions::default()).await?;
-            anyhow::Ok(made.endpoint_id)
+            let create = async || self.server.client.create_endpoint(&new, SubmitOptions::default()).await;
+            anyhow::Ok(patiently(create).await?.endpoint_id)
         });
         stream::iter(made).buffer_unordered(AT_ONCE).try_collect().await
     }
@@ -171,6 +176,20 @@ impl Stage {
     pub async fn strike(self) -> anyhow::Result<()> {
         self.server.stop().await?;
         self.receiver.stop().await
+    }
+}
+
+/// Repeats what the server has no time for.
+async fn patiently<T>(call: impl AsyncFn() -> client::Result<T>) -> anyhow::Result<T> {
+    let mut tries = 0;
+    loop {
+        match call().await {
+            Err(client::Error::Problem(problem)) if problem.status == 503 && tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(BUSY).await;
+            }
+            answer => return Ok(answer?),
+        }
     }
 }
 
