@@ -142,9 +142,6 @@ impl Sender {
 impl Seen {
     async fn read(&mut self, answer: Response<Incoming>, wanted: Answer, now: Millis) -> Outcome {
         self.first_byte_ms = self.trail.answered().and_then(ms);
-        if let Some(link) = self.capture.as_ref().and_then(link) {
-            link.answered();
-        }
         let (head, mut body) = answer.into_parts();
         let shown = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
         self.headers = head.headers.iter().map(|(name, v)| (name.to_string(), shown(v))).collect();

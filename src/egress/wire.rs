@@ -22,22 +22,16 @@ pub(super) struct Link {
     pub peer: SocketAddr,
     made: Phases,
     used: Arc<AtomicBool>,
-    answered: Arc<AtomicBool>,
 }
 
 impl Link {
     pub fn new(peer: SocketAddr, made: Phases) -> Link {
-        Link { peer, made, used: Arc::default(), answered: Arc::default() }
+        Link { peer, made, used: Arc::default() }
     }
 
     /// The times it took to connect: for the first request only, the others did not wait for it.
     pub fn take_phases(&self) -> Phases {
         if self.used.swap(true, Ordering::Relaxed) { Phases::default() } else { self.made }
-    }
-
-    /// The head of the answer is complete.
-    pub fn answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
     }
 }
 
@@ -46,14 +40,14 @@ pub(super) enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// How far the answer to the request that was written last has come.
+/// How far the head of the answer to the last request has come.
 enum Head {
-    /// Nothing is asked, or the head is complete.
+    /// None is waited for.
     None,
     /// Not a byte of it has come.
     Asked,
-    /// It has begun; when this ends it must be complete.
-    Began(Pin<Box<Sleep>>),
+    /// It has begun, and must be complete when `end` comes.
+    Began { end: Pin<Box<Sleep>>, interim: bool, blank: bool },
 }
 
 pub(super) struct Wire {
@@ -68,30 +62,57 @@ impl Wire {
         Wire { io, link, head: Head::None, head_budget }
     }
 
-    fn asked(&mut self) {
-        self.link.answered.store(false, Ordering::Relaxed);
-        self.head = Head::Asked;
-    }
-
-    /// Bytes have come. An interim answer is none: what the receiver does after it may take its time.
-    fn came(&mut self, bytes: &[u8]) {
-        let interim =
-            bytes.get(..10).is_some_and(|start| start.starts_with(b"HTTP/1.") && start.ends_with(b" 1"));
-        if matches!(self.head, Head::Asked) && !bytes.is_empty() && !interim {
-            self.head = Head::Began(Box::pin(sleep(self.head_budget)));
+    /// Bytes have come. After an interim answer the wait for the real one begins anew.
+    fn came(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match &mut self.head {
+                Head::None => return,
+                Head::Asked => {
+                    let end = Box::pin(sleep(self.head_budget));
+                    self.head = Head::Began { end, interim: is_interim(bytes), blank: false };
+                }
+                Head::Began { interim, blank, .. } => {
+                    let Some(length) = end_of_head(blank, bytes) else { return };
+                    bytes = &bytes[length..];
+                    self.head = if *interim { Head::Asked } else { Head::None };
+                }
+            }
         }
     }
 
     /// Ends what drips its head.
     fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Head::Began(end) = &mut self.head else { return Ok(()) };
-        if self.link.answered.load(Ordering::Relaxed) {
-            self.head = Head::None;
-        } else if end.as_mut().poll(cx).is_ready() {
+        if let Head::Began { end, .. } = &mut self.head
+            && end.as_mut().poll(cx).is_ready()
+        {
             return Err(io::ErrorKind::TimedOut.into());
         }
         Ok(())
     }
+
+    /// A request is being written; its answer may come before its end.
+    fn asks(&mut self) {
+        if matches!(self.head, Head::None) {
+            self.head = Head::Asked;
+        }
+    }
+}
+
+fn is_interim(head: &[u8]) -> bool {
+    head.starts_with(b"HTTP/1.") && head.get(8..10) == Some(b" 1")
+}
+
+/// How many bytes there are up to the empty line; `blank` says whether the line so far is empty.
+fn end_of_head(blank: &mut bool, bytes: &[u8]) -> Option<usize> {
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'\n' if *blank => return Some(at + 1),
+            b'\n' => *blank = true,
+            b'\r' => {}
+            _ => *blank = false,
+        }
+    }
+    None
 }
 
 impl Connection for Wire {
@@ -116,7 +137,7 @@ impl AsyncRead for Wire {
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.asked();
+        this.asks();
         match &mut this.io {
             Io::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
@@ -143,7 +164,7 @@ impl AsyncWrite for Wire {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        this.asked();
+        this.asks();
         match &mut this.io {
             Io::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
