@@ -25,10 +25,9 @@ const COUNTS: &str = "
     SELECT CAST(pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') AS BIGINT),
            CAST(COALESCE(t.dead, 0) AS BIGINT),
            CAST(COALESCE(t.hot, 0) AS BIGINT),
-           -- not its own, which ends as soon as this is read
-           CAST(COALESCE((SELECT a.pid FROM pg_stat_activity a
-                          WHERE a.usename = current_user AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
-                          ORDER BY a.backend_start LIMIT 1), pg_backend_pid()) AS BIGINT),
+           -- one that is there for as long as the server, as those are that belong to no database
+           CAST(COALESCE((SELECT a.pid FROM pg_stat_activity a WHERE a.datid IS NULL
+                          ORDER BY a.backend_start, a.pid LIMIT 1), pg_backend_pid()) AS BIGINT),
            CAST(d.xact_commit + d.xact_rollback AS BIGINT)
     FROM (SELECT SUM(n_tup_upd + n_tup_del) AS dead, SUM(n_tup_hot_upd) AS hot FROM pg_stat_user_tables) AS t,
          pg_stat_database d

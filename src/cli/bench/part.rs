@@ -92,8 +92,9 @@ pub fn cpu(pids: &[(&'static str, u32)], database: Option<u32>) -> anyhow::Resul
     for (name, pid) in pids {
         *used.entry(*name).or_default() += stat(*pid)?.own;
     }
-    if let Some(server) = database {
-        let parent = stat(server)?.parent;
+    // One that runs on another machine is not told.
+    if let Some(server) = database.and_then(|pid| stat(pid).ok()) {
+        let parent = server.parent;
         // Those that have ended count in their parent's waited-for time.
         let mut sum = stat(parent).map_or(0.0, |s| s.own + s.ended);
         for entry in std::fs::read_dir("/proc")?.flatten() {
