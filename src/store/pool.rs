@@ -4,6 +4,7 @@
 //! leaks its permit for good (sqlx #4349). Here a call that fails or runs out of time drops
 //! its connection, which is synchronous and frees the place.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ impl Pool {
         let idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => in_time(self.inner.target.connect(self.inner.read_only)).await?,
+            None => in_time(Box::pin(self.inner.target.connect(self.inner.read_only))).await?,
         };
         Ok(Guard { pool: self.inner.clone(), here: self.here, conn: Some(conn), place: Some(place) })
     }
@@ -92,7 +93,9 @@ impl Pool {
     }
 }
 
-async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+// Boxed: what speaks to a server takes kilobytes, and every verb, handler and attempt that may wait for it would be as
+// large, several times over, and be moved about at that size for each request.
+async fn in_time<T>(call: Pin<Box<impl Future<Output = Result<T>>>>) -> Result<T> {
     timeout(CALL, call).await.unwrap_or_else(|_| Err(Error::Down("no answer in time".to_owned())))
 }
 
@@ -144,7 +147,7 @@ impl Guard {
                 let done = call.on_sqlite(&conn)?;
                 (Conn::Sqlite(conn), done)
             }
-            conn => in_time(conn.call(call)).await?,
+            conn => in_time(Box::pin(conn.call(call))).await?,
         };
         self.conn = Some(conn);
         Ok(done)
