@@ -1,4 +1,5 @@
 -- Times are epoch milliseconds, ids 16 bytes. The queue tables are clustered by their key.
+-- Words are compared one by one: for a list of three or more SQLite makes a table anew for each row that it checks.
 
 CREATE TABLE tenants (
     id         BLOB PRIMARY KEY,
@@ -50,14 +51,14 @@ CREATE TABLE endpoints (
     payload         TEXT NOT NULL,
     format          TEXT NOT NULL,
     schemes         TEXT NOT NULL,
-    state           TEXT NOT NULL CHECK (state IN ('enabled', 'paused', 'disabled')),
+    state           TEXT NOT NULL CHECK (state = 'enabled' OR state = 'paused' OR state = 'disabled'),
     state_reason    TEXT,
     state_since     INTEGER NOT NULL,
     verified_at     INTEGER,
     -- since its last success: when the first attempt failed, how many deliveries have failed, what has been told
     failing_since   INTEGER,
     failed          INTEGER NOT NULL,
-    told            TEXT NOT NULL CHECK (told IN ('nothing', 'day', 'three-days', 'disabled')),
+    told            TEXT NOT NULL CHECK (told = 'nothing' OR told = 'day' OR told = 'three-days' OR told = 'disabled'),
     created_at      INTEGER NOT NULL,
     updated_at      INTEGER NOT NULL,
     deleted_at      INTEGER,
@@ -91,7 +92,8 @@ CREATE TABLE jobs (
     estimated_seconds INTEGER NOT NULL,
     created_at        INTEGER NOT NULL,
     -- 'owed' while a row of job_queue tells the rest
-    state             TEXT NOT NULL CHECK (state IN ('owed', 'complete', 'failed', 'cancelled', 'expired')),
+    state             TEXT NOT NULL CHECK (state = 'owed' OR state = 'complete' OR state = 'failed' OR state = 'cancelled'
+                                            OR state = 'expired'),
     attempt           INTEGER NOT NULL,
     sequence          INTEGER NOT NULL,
     version           INTEGER NOT NULL,
@@ -131,7 +133,7 @@ CREATE TABLE job_queue (
     level            INTEGER NOT NULL,
     due_at           INTEGER NOT NULL,
     kind             TEXT NOT NULL,
-    phase            TEXT NOT NULL CHECK (phase IN ('ready', 'leased', 'retry')),
+    phase            TEXT NOT NULL CHECK (phase = 'ready' OR phase = 'leased' OR phase = 'retry'),
     fence            INTEGER NOT NULL,
     token            BLOB,
     attempt          INTEGER NOT NULL,
@@ -180,7 +182,7 @@ CREATE TABLE queues (
 -- being owed to the end, of a queue the milliseconds of wait and of run. Numbers between blanks, the newest last.
 CREATE TABLE learned (
     tenant_id  BLOB NOT NULL,
-    what       TEXT NOT NULL CHECK (what IN ('type', 'wait', 'run')),
+    what       TEXT NOT NULL CHECK (what = 'type' OR what = 'wait' OR what = 'run'),
     name       TEXT NOT NULL,
     samples    TEXT NOT NULL,
     updated_at INTEGER NOT NULL,
@@ -272,7 +274,7 @@ CREATE TABLE deliveries (
     expires_at     INTEGER,
     created_at     INTEGER NOT NULL,
     -- 'owed' while a row of delivery_queue tells the rest
-    state          TEXT NOT NULL CHECK (state IN ('owed', 'delivered', 'dead', 'cancelled')),
+    state          TEXT NOT NULL CHECK (state = 'owed' OR state = 'delivered' OR state = 'dead' OR state = 'cancelled'),
     version        INTEGER NOT NULL,
     fence          INTEGER NOT NULL,
     attempt        INTEGER NOT NULL,
@@ -360,7 +362,7 @@ CREATE TABLE redrives (
     -- that of the filter
     account         TEXT,
     rate_per_second INTEGER,
-    state           TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
+    state           TEXT NOT NULL CHECK (state = 'running' OR state = 'done' OR state = 'cancelled'),
     matched         INTEGER NOT NULL,
     -- 1: there were more to count
     at_least        INTEGER NOT NULL,

@@ -1,5 +1,8 @@
 //! One statement for any number of rows, and the fragments in which the engines differ.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt::Write as _;
 use std::sync::OnceLock;
 
@@ -48,18 +51,17 @@ impl Sql {
     /// The text for one engine.
     pub fn text(&self, engine: Engine) -> &'static str {
         self.built[engine as usize].get_or_init(|| {
-            let (source, lock, wait, horizon) = match engine {
+            let (text, lock, wait, horizon) = match engine {
                 // One writer: what is committed later has a higher number.
-                Engine::Sqlite => (self.row(), "", "", "9223372036854775807"),
+                Engine::Sqlite => (self.row_by_row(), "", "", "9223372036854775807"),
                 Engine::Postgres => (
-                    self.unnest(),
+                    self.text.replace("{b}", &self.unnest()),
                     "FOR NO KEY UPDATE OF q SKIP LOCKED",
                     "FOR NO KEY UPDATE OF q",
                     "(pg_snapshot_xmin(pg_current_snapshot())::text::bigint + feed_base())",
                 ),
             };
-            let text = self.text.replace("{b}", &source).replace("{lock}", lock);
-            let text = text.replace("{wait}", wait).replace("{horizon}", horizon);
+            let text = text.replace("{lock}", lock).replace("{wait}", wait).replace("{horizon}", horizon);
             // A handful of statements per process, each built once: leaking makes them constants.
             Box::leak(text.into_boxed_str())
         })
@@ -80,6 +82,58 @@ impl Sql {
         let names: Vec<_> = self.cols.iter().map(|(name, _)| *name).collect();
         let _ = write!(source, ") AS b({})", names.join(", "));
         source
+    }
+
+    /// For one row at a time. Its cells are parameters then, and no table is left: for the source of an update, for the
+    /// list of an `IN` and for what a statement would have to take back if it failed half-way, SQLite makes a table
+    /// anew for each row, which costs as much as the write. A statement that fails ends its transaction anyhow.
+    fn row_by_row(&self) -> String {
+        let joined = |rest: &str| matches!(rest.split_whitespace().next(), Some("JOIN" | "LEFT"));
+        if self.cols.is_empty() {
+            return self.text.to_owned();
+        }
+        if self.text.split("{b}").skip(1).any(joined) {
+            // The order in which rows are locked.
+            let order = self.text.find(" ORDER BY ").filter(|_| self.text.ends_with("{wait}"));
+            return self.text[..order.unwrap_or(self.text.len())].replace("{b}", &self.row());
+        }
+        let text = self.text.replace(" IN (SELECT b.", " = (SELECT b.").replace("FROM {b}", "");
+        let mut text = self.parameters(&text);
+        if self.gives_its_key() {
+            text.truncate(text.rfind("RETURNING").unwrap_or(text.len()));
+        }
+        for (word, with) in [("INSERT ", "INSERT OR FAIL "), ("UPDATE ", "UPDATE OR FAIL ")] {
+            if let Some(rest) = text.strip_prefix(word) {
+                return format!("{with}{rest}");
+            }
+        }
+        text
+    }
+
+    /// Whether what it gives is the first cell of each row that it touched. SQLite makes a table for `RETURNING` too, so
+    /// there the cell is given back instead ([`super::db`]).
+    pub fn gives_its_key(&self) -> bool {
+        self.cols.first().is_some_and(|(key, _)| self.text.ends_with(&format!("RETURNING {key}")))
+    }
+
+    /// The text with a parameter for each `b.column`.
+    fn parameters(&self, text: &str) -> String {
+        let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(at) = rest.find("b.") {
+            let (before, from) = rest.split_at(at);
+            let name = from[2..].split(|c| !part(c)).next().unwrap_or_default();
+            out.push_str(before);
+            match self.cols.iter().position(|(col, _)| *col == name) {
+                Some(i) if !before.ends_with(part) => {
+                    let _ = write!(out, "${}", self.scalars + 1 + i);
+                }
+                _ => out.push_str(&from[..2 + name.len()]),
+            }
+            rest = &from[2 + name.len()..];
+        }
+        out + rest
     }
 
     fn row(&self) -> String {

@@ -183,9 +183,7 @@ impl Call {
         let rows = |rows| Done { rows, touched: 0 };
         match self {
             Call::All(sql, args) => sqlite::all(conn, sql, &args).map(rows),
-            Call::Batch(sql, scalars, batch) => {
-                sqlite::each(conn, sql.text(Engine::Sqlite), &scalars, &batch).map(rows)
-            }
+            Call::Batch(sql, scalars, batch) => sqlite::each(conn, sql, &scalars, &batch).map(rows),
             Call::Run(sql, args) => Ok(Done { rows: Vec::new(), touched: sqlite::run(conn, sql, &args)? }),
             Call::Script(text) => Ok(conn.execute_batch(&text).map(|()| Done::default())?),
         }

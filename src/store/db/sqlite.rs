@@ -6,7 +6,8 @@ use std::time::Duration;
 use rusqlite::types::{ToSqlOutput, Value as Cell, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 
-use super::{Row, Value};
+use super::{Engine, Row, Value};
+use crate::store::batch::Sql;
 use crate::store::error::{Error, Result};
 
 /// How long a statement waits for another process that holds the file.
@@ -67,18 +68,33 @@ pub(super) fn run(conn: &Connection, sql: &str, args: &[Value]) -> Result<u64> {
 /// Runs a statement for each of `batch`, whose cells come behind the scalars, and gives the rows of all.
 pub(super) fn each(
     conn: &Connection,
-    sql: &str,
+    sql: &Sql,
     scalars: &[Value],
     batch: &[Vec<Value>],
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let mut statement = conn.prepare_cached(sql)?;
+    let mut statement = conn.prepare_cached(sql.text(Engine::Sqlite))?;
     let numbers = numbers(&statement)?;
+    let gives_its_key = sql.gives_its_key();
     for cells in batch {
         let arg = |n: usize| scalars.get(n).or_else(|| cells.get(n - scalars.len()));
         step(&mut statement, &numbers, arg, &mut rows)?;
+        if gives_its_key && conn.changes() > 0 {
+            rows.extend(cells.first().map(key));
+        }
     }
     Ok(rows)
+}
+
+/// The row in which a statement gives the key that it was given.
+fn key(value: &Value) -> Row {
+    let cell = match value {
+        Value::Uuid(Some(v)) => Cell::Blob(v.as_bytes().to_vec()),
+        Value::Int(Some(v)) => Cell::Integer(*v),
+        Value::Text(Some(v)) => Cell::Text(v.clone()),
+        _ => Cell::Null,
+    };
+    Row::Sqlite(Box::new([cell]))
 }
 
 /// Which argument each parameter stands for: `$1` is the first, wherever the text has it.

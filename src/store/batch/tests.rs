@@ -1,0 +1,53 @@
+use super::*;
+use crate::store::change::write as change;
+use crate::store::emit::rows as emit;
+use crate::store::{record, submit};
+
+/// The operations of the program that SQLite makes of a statement.
+fn program(sql: &Sql) -> Vec<String> {
+    let conn = rusqlite::Connection::open_in_memory().unwrap();
+    conn.execute_batch(include_str!("../../../migrations/sqlite/0001_init.sql")).unwrap();
+    let mut explained = conn.prepare(&format!("EXPLAIN {}", sql.text(Engine::Sqlite))).unwrap();
+    let operations = explained.raw_query().mapped(|row| row.get(1));
+    operations.collect::<rusqlite::Result<_>>().unwrap()
+}
+
+#[test]
+fn what_is_written_for_every_job_makes_no_table_on_sqlite() {
+    let written: [&Sql; 10] = [
+        &submit::INSERT_JOBS,
+        &submit::INSERT_QUEUE,
+        &change::END_QUEUE,
+        &change::END_JOBS,
+        &emit::INSERT_BODIES,
+        &emit::INSERT_DELIVERIES,
+        &emit::INSERT_QUEUE,
+        &record::END_QUEUE,
+        &record::UPDATE_DELIVERIES,
+        &record::INSERT_ATTEMPTS,
+    ];
+    for sql in written {
+        let made = program(sql).iter().filter(|op| *op == "OpenEphemeral" || *op == "SorterOpen").count();
+        assert_eq!(made, 0, "{}", sql.text(Engine::Sqlite));
+    }
+}
+
+#[test]
+fn a_row_alone_is_its_parameters() {
+    static UPDATE: Sql = Sql::batch(
+        "UPDATE t SET a = b.a, blob.a = a_b.a FROM {b} WHERE t.id = b.id RETURNING id",
+        1,
+        &[("id", Col::Uuid), ("a", Col::Int)],
+    );
+    let text = "UPDATE OR FAIL t SET a = $3, blob.a = a_b.a  WHERE t.id = $2 ";
+    assert_eq!(UPDATE.text(Engine::Sqlite), text);
+    static DELETE: Sql =
+        Sql::batch("DELETE FROM t WHERE (id, n) IN (SELECT b.id, b.n FROM {b}) AND b.idle = $1", 1, &[
+            ("id", Col::Uuid),
+            ("n", Col::Int),
+        ]);
+    assert_eq!(DELETE.text(Engine::Sqlite), "DELETE FROM t WHERE (id, n) = (SELECT $2, $3 ) AND b.idle = $1");
+    static LOCK: Sql =
+        Sql::batch("SELECT q.id FROM {b} JOIN t q ON q.id = b.id ORDER BY q.id {wait}", 0, &[("id", Col::Uuid)]);
+    assert_eq!(LOCK.text(Engine::Sqlite), "SELECT q.id FROM (SELECT $1 AS id) AS b JOIN t q ON q.id = b.id");
+}
