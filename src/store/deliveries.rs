@@ -71,7 +71,7 @@ const TURNS: &str = "
 static BY_ID: Sql = Sql::batch(
     "SELECT q.delivery_id, q.tenant_id, q.lane_id, q.fence, q.due_at, q.phase, q.attempt, q.used, q.unknowns,
             q.started_at, q.turn
-     FROM {b} JOIN delivery_queue q ON q.delivery_id = b.delivery_id WHERE q.due_at <= $1",
+     FROM {b} JOIN delivery_queue q ON q.delivery_id = b.delivery_id WHERE q.due_at + 0 <= $1",
     1,
     &[("delivery_id", Col::Uuid)],
 );
@@ -110,7 +110,7 @@ static CLAIM: Sql = Sql::batch(
      FROM {b}
      WHERE delivery_queue.delivery_id = b.delivery_id
        AND delivery_queue.fence = b.fence  -- as it was seen: no one else has taken it since
-       AND delivery_queue.due_at <= $2
+       AND delivery_queue.due_at + 0 <= $2  -- by the id, not through the index of what is due
      RETURNING delivery_queue.delivery_id, delivery_queue.fence, attempt, used, delivery_queue.unknowns",
     3,
     &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("unknowns", Col::Int)],

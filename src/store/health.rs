@@ -18,7 +18,8 @@ use crate::types::{EndpointId, Millis, TenantId};
 static CONCERNED: Sql = Sql::batch(
     "SELECT q.id, q.tenant_id, q.account, q.url, q.failing_since, q.failed, q.told
      FROM {b} JOIN endpoints q ON q.id = b.id
-     WHERE q.state = 'enabled' AND q.deleted_at IS NULL AND (b.ill = 1 OR q.failing_since IS NOT NULL)
+     WHERE q.state = 'enabled' AND COALESCE(q.deleted_at, 0) = 0  -- by the id, not through the index of all that there are
+       AND (b.ill = 1 OR q.failing_since IS NOT NULL)
      ORDER BY q.id {wait}",
     0,
     &[("id", Col::Uuid), ("ill", Col::Int)],

@@ -53,7 +53,9 @@ static CANCEL_QUEUE: Sql = Sql::plain(
 pub(super) static CANCEL: Sql = Sql::batch(
     "UPDATE deliveries SET state = 'cancelled', version = version + 1, fence = b.fence, attempt = b.attempt, ended_at = $1,
             remove_at = $2
-     FROM {b} WHERE deliveries.id = b.id AND deliveries.state = 'owed'",
+     FROM {b}
+     WHERE deliveries.id = b.id
+       AND deliveries.state || '' = 'owed'  -- by the id, not through the index of what is owed",
     2,
     &[("id", Col::Uuid), ("fence", Col::Int), ("attempt", Col::Int)],
 );

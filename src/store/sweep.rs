@@ -142,7 +142,9 @@ static DROP_EVENTS: Sql = Sql::batch(
     &[("id", Col::Uuid)],
 );
 static MARK_DISCARDED: Sql = Sql::batch(
-    "UPDATE deliveries SET discarded_at = $1 FROM {b} WHERE deliveries.id = b.id AND deliveries.state = 'dead'",
+    "UPDATE deliveries SET discarded_at = $1 FROM {b}
+     WHERE deliveries.id = b.id
+       AND deliveries.state || '' = 'dead'  -- by the id, not through the index of what is dead",
     1,
     &[("id", Col::Uuid)],
 );
