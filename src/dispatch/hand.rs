@@ -29,7 +29,11 @@ impl Inner {
     pub(super) fn keep(self: &Arc<Self>, claimed: ClaimedDelivery) {
         let lane = claimed.lane;
         self.hand().entry(lane).or_default().push_back(claimed);
-        self.serve(lane);
+        // Asked only now: a stop empties the hands once, and nobody else would put back what comes later.
+        match self.stopping.is_cancelled() {
+            true => self.empty_hands(),
+            false => self.serve(lane),
+        }
     }
 
     /// Sends of a lane's hand what it has slots for.

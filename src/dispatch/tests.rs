@@ -1,4 +1,13 @@
 use super::*;
+use crate::dice::Dice;
+use crate::egress;
+use crate::store::seal::KeyRing;
+use crate::store::{self, HandOver as _, NewEndpoint};
+use crate::types::api::{self, Urls};
+use crate::types::delivery::Outcome;
+use crate::types::endpoint;
+
+const NOW: Millis = Millis(1_767_225_600_000);
 
 #[test]
 fn a_look_goes_on_where_the_last_one_ended_and_never_stands_still() {
@@ -10,4 +19,50 @@ fn a_look_goes_on_where_the_last_one_ended_and_never_stands_still() {
     assert_eq!((looked.floor, looked.anew), (Millis(4_999), false), "the same instant may hold more");
     looked.after(Millis(4_999), Some(Millis(5_000)), now);
     assert_eq!((looked.floor, looked.anew), (Millis(5_000), true), "it does: the lanes are looked through");
+}
+
+/// A dispatcher over a store of its own, and where that is.
+async fn dispatcher() -> (Dispatcher, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(store::Options {
+        url: format!("sqlite://{}", dir.path().join("store.db").display()),
+        urls: Urls::new("https://api.example.com"),
+        ring: KeyRing::generate([7; 32]),
+        dice: Dice::seeded(1),
+        metrics: Metrics::default(),
+    });
+    let (sender, clock) = (Sender::new(egress::Options::default()).unwrap(), Clock::manual(NOW));
+    let (wake, metrics, node) = (Wake::default(), Metrics::default(), Dice::seeded(2).id(NOW));
+    let store = store.await.unwrap();
+    (Dispatcher::new(store, sender, clock, wake, metrics, node, Options::default()), dir)
+}
+
+#[tokio::test]
+async fn what_comes_to_hand_after_a_stop_has_emptied_it_goes_back_at_once() {
+    let (dispatcher, _dir) = dispatcher().await;
+    let (inner, store) = (&dispatcher.0, &dispatcher.0.store);
+    let wish = api::NewEndpoint { url: "https://hooks.example.com/".to_owned(), ..Default::default() };
+    let settings = endpoint::check(wish, &UrlPolicy::default()).unwrap();
+    let tenant = store.tenant("one", NOW).await.unwrap();
+    let new = NewEndpoint { tenant, settings, idempotency: None };
+    let (id, _) = store.put_endpoint(new, 1, NOW).await.unwrap();
+    let there = store.endpoint(tenant, id).await.unwrap();
+    let claimed = store.begin_probe(&there, store::TEST, &"x", NOW).await.unwrap();
+    let (lane, id) = (claimed.lane, claimed.id);
+    dispatcher.own(vec![(lane, id)], NOW).await.unwrap();
+    dispatcher.feed(NOW).await.unwrap();
+    let good = Outcome::Answered { status: 200, retry_after: None, abort: false };
+    inner.lanes().learn((lane, 0, id), &good, Duration::ZERO, NOW);
+    let desk = Desk(Arc::downgrade(inner));
+    while !desk.reserve(lane, 0, 1).unwrap().waits {}
+
+    inner.stopping.cancel();
+    inner.empty_hands();
+    desk.take(claimed, true);
+
+    inner.sends.close();
+    inner.sends.wait().await;
+    let due = store.due(Millis(0), NOW, 9).await.unwrap();
+    assert_eq!(due.iter().map(|d| (d.id, d.attempt)).collect::<Vec<_>>(), [(id, 0)], "and costs no attempt");
+    assert_eq!(inner.lanes().in_hand(), 0);
 }
