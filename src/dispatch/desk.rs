@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::Inner;
-use super::lanes::Place;
-use crate::store::{ClaimedDelivery, HandOver, Reserved};
+use crate::store::{ClaimedDelivery, HandOver, Place, Reserved};
 use crate::types::id::NodeId;
 use crate::types::{DeliveryId, LaneId};
 
@@ -15,6 +14,15 @@ pub(super) struct Slot {
     pub(super) turn: i64,
     /// What has the slot; none before it is made.
     pub(super) delivery: Option<DeliveryId>,
+}
+
+impl Slot {
+    /// Frees it for the next in the lane's hand.
+    pub(super) fn free(self) {
+        let (inner, lane) = (self.inner.clone(), self.lane);
+        drop(self);
+        inner.serve(lane);
+    }
 }
 
 impl Drop for Slot {
@@ -35,25 +43,23 @@ impl HandOver for Desk {
             return None;
         }
         let place = inner.lanes().reserve(lane, turn, bytes, inner.clock.now())?;
-        Some(Reserved { lease: inner.options.deadline + inner.options.margin, waits: place == Place::Hand })
+        Some(Reserved { lease: inner.options.deadline + inner.options.margin, place })
     }
 
-    fn give_back(&self, lane: LaneId, turn: i64, waits: bool) {
+    fn give_back(&self, lane: LaneId, turn: i64, place: Place) {
         let Some(inner) = self.0.upgrade() else { return };
-        match waits {
-            true => inner.lanes().out_of_hand(lane, 1),
-            false => drop(Slot { inner, lane, turn, delivery: None }),
+        match place {
+            Place::Slot => drop(Slot { inner, lane, turn, delivery: None }),
+            Place::Hand => inner.lanes().out_of_hand(lane, 1),
         }
     }
 
-    fn take(&self, claimed: ClaimedDelivery, waits: bool) {
+    fn take(&self, claimed: ClaimedDelivery, place: Place) {
         let Some(inner) = self.0.upgrade() else { return };
-        if waits {
-            return inner.keep(claimed);
+        match place {
+            Place::Slot => inner.begin(claimed),
+            Place::Hand => inner.keep(claimed),
         }
-        let (lane, turn, delivery) = (claimed.lane, claimed.turn, Some(claimed.id));
-        let slot = Slot { inner: inner.clone(), lane, turn, delivery };
-        inner.start(claimed, slot);
     }
 
     fn node(&self) -> NodeId {

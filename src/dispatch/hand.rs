@@ -7,7 +7,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::desk::Slot;
 use super::lanes::FromHand;
 use super::{Inner, attempt};
 use crate::store::ClaimedDelivery;
@@ -39,8 +38,7 @@ impl Inner {
     /// Sends of a lane's hand what it has slots for.
     pub(super) fn serve(self: &Arc<Self>, lane: LaneId) {
         while let Some(claimed) = self.next_in_hand(lane) {
-            let slot = Slot { inner: self.clone(), lane, turn: claimed.turn, delivery: Some(claimed.id) };
-            self.start(claimed, slot);
+            self.begin(claimed);
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::store::{DueDelivery, InLane, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
-pub use hand::{FromHand, Place};
+pub use hand::FromHand;
 use lane::Lane;
 use ready::{FIRSTS, IN_MIND, Pushed};
 use trust::Held;

@@ -40,6 +40,13 @@ impl Drop for Unwritten {
 }
 
 impl Inner {
+    /// Sends what a slot is taken for.
+    pub(super) fn begin(self: &Arc<Self>, d: ClaimedDelivery) {
+        let slot = Slot { inner: self.clone(), lane: d.lane, turn: d.turn, delivery: Some(d.id) };
+        self.start(d, slot);
+    }
+
+    /// Sends what has that slot.
     pub(super) fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
         let inner = self.clone();
         self.sends.spawn(async move {
@@ -58,13 +65,12 @@ impl Inner {
             let unwritten = Unwritten::begin(&inner);
             // The receiver has answered: the next one need not wait for the disk. Only in order it must, for the store
             // tells of the next one when this one is written.
-            let keeps = unwritten.are_many() || inner.lanes().in_order(d.lane);
-            let slot = keeps.then_some(slot);
-            inner.serve(d.lane);
-            inner.record(&d, attempted).await;
-            if slot.is_some() {
-                drop(slot);
-                inner.serve(d.lane);
+            if unwritten.are_many() || inner.lanes().in_order(d.lane) {
+                inner.record(&d, attempted).await;
+                slot.free();
+            } else {
+                slot.free();
+                inner.record(&d, attempted).await;
             }
         });
     }

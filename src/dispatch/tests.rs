@@ -2,7 +2,7 @@ use super::*;
 use crate::dice::Dice;
 use crate::egress;
 use crate::store::seal::KeyRing;
-use crate::store::{self, HandOver as _, NewEndpoint};
+use crate::store::{self, HandOver as _, NewEndpoint, Place};
 use crate::types::api::{self, Urls};
 use crate::types::delivery::Outcome;
 use crate::types::endpoint;
@@ -54,11 +54,11 @@ async fn what_comes_to_hand_after_a_stop_has_emptied_it_goes_back_at_once() {
     let good = Outcome::Answered { status: 200, retry_after: None, abort: false };
     inner.lanes().learn((lane, 0, id), &good, Duration::ZERO, NOW);
     let desk = Desk(Arc::downgrade(inner));
-    while !desk.reserve(lane, 0, 1).unwrap().waits {}
+    while desk.reserve(lane, 0, 1).unwrap().place != Place::Hand {}
 
     inner.stopping.cancel();
     inner.empty_hands();
-    desk.take(claimed, true);
+    desk.take(claimed, Place::Hand);
 
     inner.sends.close();
     inner.sends.wait().await;

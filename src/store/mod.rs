@@ -127,20 +127,29 @@ pub trait HandOver: Send + Sync {
     /// Reserves a slot of the node and of the lane, or a place to wait for one, for a body of so many bytes.
     fn reserve(&self, lane: LaneId, turn: i64, bytes: usize) -> Option<Reserved>;
     /// Gives the place back.
-    fn give_back(&self, lane: LaneId, turn: i64, waits: bool);
-    /// The commit is durable: send it, at once or, where it waits, when the lane has a slot.
-    fn take(&self, claimed: ClaimedDelivery, waits: bool);
+    fn give_back(&self, lane: LaneId, turn: i64, place: Place);
+    /// The commit is durable: send it, at once or, from the hand, when the lane has a slot.
+    fn take(&self, claimed: ClaimedDelivery, place: Place);
     /// The node that holds the lease.
     fn node(&self) -> NodeId;
 }
 
-/// A place for a delivery that is about to be made.
+/// What is reserved for a delivery that is about to be made.
 #[derive(Debug, Clone, Copy)]
 pub struct Reserved {
     /// How long its lease must hold.
     pub lease: Duration,
-    /// It has no slot yet, and waits for one.
-    pub waits: bool,
+    /// Where it goes.
+    pub place: Place,
+}
+
+/// Where a delivery goes that is about to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It has a slot of its lane and of the node.
+    Slot,
+    /// It waits in the node's hand, in memory, for one.
+    Hand,
 }
 
 /// Is told how far jobs have come, right after the commit that moved them and before its caller is answered.

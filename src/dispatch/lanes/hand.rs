@@ -2,20 +2,12 @@
 
 use super::lane::Lane;
 use super::{Lanes, NODE_SLOTS};
+use crate::store::Place;
 use crate::types::{LaneId, Millis};
 
 /// Deliveries in hand that wait for a slot, over all lanes, and the largest body that may: together they are memory.
 const NODE_HAND: usize = 2_048;
 pub(super) const HAND_BYTES: usize = 16 << 10;
-
-/// Where a delivery goes that is about to be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// It has a slot of its lane and of the node.
-    Slot,
-    /// It waits in memory for one.
-    Hand,
-}
 
 /// What becomes of the next that is in a lane's hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

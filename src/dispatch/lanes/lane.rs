@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::super::BEAT;
+use super::FromHand;
 use super::ready::Ready;
 use super::trust::Standing;
-use super::{FromHand, Place};
-use crate::store::{DueDelivery, LaneSettings, LaneState};
+use crate::store::{DueDelivery, LaneSettings, LaneState, Place};
 use crate::types::delivery::Outcome;
 use crate::types::lane::{Breaker, Bucket, Leave, Sign};
 use crate::types::{DeliveryId, LaneId, Millis};

@@ -3,6 +3,7 @@ mod steered;
 mod trusted;
 
 use super::*;
+use crate::store::Place;
 use crate::types::TenantId;
 use crate::types::delivery::Fault;
 use crate::types::lane::Limits;

@@ -12,7 +12,7 @@ use crate::store::error::Result;
 use crate::store::lanes::{lane_of, origin_of, turn_of};
 use crate::store::model::{ClaimedDelivery, Receiver};
 use crate::store::sweep::KEEP_DELIVERIES;
-use crate::store::{HandOver, seconds};
+use crate::store::{HandOver, Place, seconds};
 use crate::types::endpoint::{Endpoint, EndpointState, PARKED, TIMEOUT_SECONDS, lane_of as lane_of_endpoint};
 use crate::types::id::NodeId;
 use crate::types::retry::RetryPolicy;
@@ -21,18 +21,18 @@ use crate::types::{DeliveryId, EndpointId, EventId, JobId, LaneId, Millis, Tenan
 /// By how much a lease outlasts the attempt.
 const MARGIN: Duration = Duration::from_secs(15);
 
-/// A delivery born in this node's hands. Dropped before the commit it gives its slot back.
+/// A delivery born in this node's hands. Dropped before the commit it gives its place back.
 pub(in crate::store) struct Handed {
     desk: Arc<dyn HandOver>,
     claimed: Option<ClaimedDelivery>,
-    waits: bool,
+    place: Place,
 }
 
 impl Handed {
     /// After the commit: the dispatcher sends it.
     pub(in crate::store) fn pass(mut self) {
         if let Some(claimed) = self.claimed.take() {
-            self.desk.take(claimed, self.waits);
+            self.desk.take(claimed, self.place);
         }
     }
 }
@@ -40,7 +40,7 @@ impl Handed {
 impl Drop for Handed {
     fn drop(&mut self) {
         if let Some(claimed) = &self.claimed {
-            self.desk.give_back(claimed.lane, claimed.turn, self.waits);
+            self.desk.give_back(claimed.lane, claimed.turn, self.place);
         }
     }
 }
@@ -102,7 +102,7 @@ pub(in crate::store) enum To<'a> {
 
 /// Where a delivery stands in line, and where it goes.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct Way<'a> {
     lane: LaneId,
     turn: i64,
     url: &'a str,
@@ -131,7 +131,7 @@ impl Outbox<'_> {
             // An ordered one's is numbered when all is written.
             To::Endpoint(_) | To::Gone(..) => 0,
         };
-        let place = Place { lane, turn, url };
+        let way = Way { lane, turn, url };
         let gone = matches!(new.to, To::Gone(..)).then_some(self.now);
         self.deliveries.push(args![
             id,
@@ -160,13 +160,13 @@ impl Outbox<'_> {
             gone.map(|at| at.plus(KEEP_DELIVERIES)),
         ]);
         if gone.is_none() {
-            self.queue(id, place, new);
+            self.queue(id, way, new);
         }
         Ok(id)
     }
 
-    fn queue(&mut self, id: DeliveryId, place: Place<'_>, new: &NewDelivery<'_>) {
-        let Place { lane, turn, .. } = place;
+    fn queue(&mut self, id: DeliveryId, way: Way<'_>, new: &NewDelivery<'_>) {
+        let Way { lane, turn, .. } = way;
         let waits = |due: Millis| {
             args![id, new.tenant, lane, turn, due, "ready", 0i64, 0i64, None::<Millis>, None::<Uuid>]
         };
@@ -183,13 +183,13 @@ impl Outbox<'_> {
         let parked = matches!(new.to, To::Endpoint(e) if e.state != EndpointState::Enabled);
         let row = match new.born {
             Some(node) => {
-                let claimed = self.in_hand(id, place, new, seconds(TIMEOUT_SECONDS) + MARGIN);
+                let claimed = self.in_hand(id, way, new, seconds(TIMEOUT_SECONDS) + MARGIN);
                 let row = leased((node, claimed.lease_until));
                 self.born.push(claimed);
                 row
             }
             None if parked => waits(Millis(self.now.0 + PARKED)),
-            None => match self.hand_over(id, place, new) {
+            None => match self.hand_over(id, way, new) {
                 Some(claimed) => leased(claimed),
                 None => waits(self.now),
             },
@@ -199,26 +199,21 @@ impl Outbox<'_> {
 
     // Born claimed: attempt 1 is counted and its lease set, so the callback leaves right after the commit, to where its
     // endpoint was when this node last read it, within the last second.
-    fn hand_over(
-        &mut self,
-        id: DeliveryId,
-        place: Place<'_>,
-        new: &NewDelivery<'_>,
-    ) -> Option<(NodeId, Millis)> {
+    fn hand_over(&mut self, id: DeliveryId, way: Way<'_>, new: &NewDelivery<'_>) -> Option<(NodeId, Millis)> {
         let desk = self.inner.desk.get()?;
         // It has no number yet, and others may wait before it.
         let ordered = matches!(new.to, To::Endpoint(e) if e.settings.limits.ordered);
-        let reserved = if ordered { None } else { desk.reserve(place.lane, place.turn, new.body.len()) }?;
-        let claimed = self.in_hand(id, place, new, reserved.lease);
+        let reserved = if ordered { None } else { desk.reserve(way.lane, way.turn, new.body.len()) }?;
+        let claimed = self.in_hand(id, way, new, reserved.lease);
         let lease_until = claimed.lease_until;
-        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed), waits: reserved.waits });
+        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed), place: reserved.place });
         Some((desk.node(), lease_until))
     }
 
     fn in_hand(
         &self,
         id: DeliveryId,
-        Place { lane, turn, url }: Place<'_>,
+        Way { lane, turn, url }: Way<'_>,
         new: &NewDelivery<'_>,
         lease: Duration,
     ) -> ClaimedDelivery {

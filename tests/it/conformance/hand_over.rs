@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringback::store::{ClaimedDelivery, Error, HandOver, Reserved};
+use ringback::store::{ClaimedDelivery, Error, HandOver, Place, Reserved};
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
 use ringback::types::{LaneId, Millis};
@@ -46,15 +46,15 @@ impl HandOver for Desk {
             return None;
         }
         (state.slots, state.reserved) = (state.slots - 1, state.reserved + 1);
-        Some(Reserved { lease: Duration::from_secs(30), waits: false })
+        Some(Reserved { lease: Duration::from_secs(30), place: Place::Slot })
     }
 
-    fn give_back(&self, _: LaneId, _: i64, _: bool) {
+    fn give_back(&self, _: LaneId, _: i64, _: Place) {
         let mut state = self.state.lock().unwrap();
         (state.slots, state.given_back) = (state.slots + 1, state.given_back + 1);
     }
 
-    fn take(&self, claimed: ClaimedDelivery, _: bool) {
+    fn take(&self, claimed: ClaimedDelivery, _: Place) {
         self.state.lock().unwrap().taken.push(claimed);
     }
 
