@@ -1,7 +1,7 @@
 //! Places for deliveries that are about to be made: a slot, or one in this node's hand.
 
+use super::Lanes;
 use super::lane::Lane;
-use super::{Lanes, NODE_SLOTS};
 use crate::store::Place;
 use crate::types::{LaneId, Millis};
 
@@ -25,10 +25,7 @@ impl Lanes {
     pub fn reserve(&mut self, id: LaneId, turn: i64, bytes: usize, now: Millis) -> Option<Place> {
         let (in_flight, held) = (self.in_flight, self.held);
         let hand = self.in_hand < NODE_HAND && bytes <= HAND_BYTES;
-        let share = |lane: &Lane| match in_flight < NODE_SLOTS {
-            true => held.share(lane.standing, in_flight),
-            false => 0,
-        };
+        let share = |lane: &Lane| held.share(lane.standing, in_flight);
         let place = self.change(id, |lane| lane.reserve(turn, now, share(lane), hand)).flatten();
         self.in_flight += usize::from(place == Some(Place::Slot));
         self.in_hand += usize::from(place == Some(Place::Hand));
@@ -38,9 +35,6 @@ impl Lanes {
     /// Takes a slot for what is next in a lane's hand.
     pub fn serve_hand(&mut self, id: LaneId, turn: i64, now: Millis) -> FromHand {
         let (in_flight, held) = (self.in_flight, self.held);
-        if in_flight >= NODE_SLOTS {
-            return FromHand::Later;
-        }
         let taken = self.change(id, |lane| lane.serve_hand(turn, now, held.share(lane.standing, in_flight)));
         if taken == Some(FromHand::Now) {
             self.in_flight += 1;

@@ -224,10 +224,7 @@ impl Lane {
 
     /// Takes the slot that what is next in hand waits for, if it is there.
     pub(super) fn serve_hand(&mut self, turn: i64, now: Millis, of_node: usize) -> FromHand {
-        if self.leaving
-            || self.opens_at(now).is_none_or(|at| at > now)
-            || self.breaker.leave(now) != Leave::Freely
-        {
+        if !self.is_open(now) {
             return FromHand::Never;
         }
         if !self.is_free(turn, now, of_node) {
@@ -238,8 +235,15 @@ impl Lane {
         FromHand::Now
     }
 
+    /// Whether it sends, and not only to see how its receiver is.
+    fn is_open(&self, now: Millis) -> bool {
+        !self.leaving
+            && self.breaker.leave(now) == Leave::Freely
+            && self.opens_at(now).is_some_and(|at| at <= now)
+    }
+
     fn is_free(&self, turn: i64, now: Millis, of_node: usize) -> bool {
-        let free = self.in_flight < of_node && self.breaker.leave(now) == Leave::Freely && self.room(now) > 0;
+        let free = self.is_open(now) && self.in_flight < of_node.min(self.slots as usize);
         let path = self.paths.get(&turn).copied().unwrap_or(self.fresh());
         free && path.in_flight < self.shares().1.min(path.window as usize)
     }
@@ -247,8 +251,7 @@ impl Lane {
     /// Whether what it has no slot for may wait in memory: it answers, its pace is its own, and nobody's turn is passed over.
     fn may_keep(&self, now: Millis) -> bool {
         let answers = self.standing == Standing::Answers && self.breaker.failures() == 0;
-        let opens = self.opens_at(now).is_some_and(|at| at <= now);
-        answers && opens && !self.leaving && !self.shared && self.set.limits.rate_per_second.is_none()
+        answers && self.is_open(now) && !self.shared && self.set.limits.rate_per_second.is_none()
     }
 
     /// How many slots retries may take, and how many one URL.

@@ -54,11 +54,14 @@ pub(super) struct Held {
 impl Held {
     /// How many requests a lane may have under way, while the node has `in_flight`.
     ///
-    /// A lane that answers takes at most a quarter of what is free, so that a few that fall silent at once
-    /// leave something. All others have one, and more only while all of them together have few.
+    /// None where those are all it may. A lane that answers takes at most a quarter of what is free, so that a few
+    /// that fall silent at once leave something. All others have one, and more only while all of them together have few.
     pub(super) fn share(self, standing: Standing, in_flight: usize) -> usize {
+        if in_flight >= NODE_SLOTS {
+            return 0;
+        }
         let (held, most) = match standing {
-            Standing::Answers => return (NODE_SLOTS.saturating_sub(in_flight) / 4).max(1),
+            Standing::Answers => return ((NODE_SLOTS - in_flight) / 4).max(1),
             Standing::Unknown => (self.unknown, NODE_SLOTS / 2),
             Standing::Failing => (self.failing, NODE_SLOTS / 8),
         };
