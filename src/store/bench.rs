@@ -9,8 +9,9 @@ mod raw;
 mod scratch;
 mod transactions;
 
+pub use super::commit::committers;
 pub use fill::{Filled, fill};
 pub use hold::Held;
-pub use raw::{Raw, Sample, writers};
+pub use raw::{Raw, Sample};
 pub use scratch::Scratch;
 pub use transactions::transactions;

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -99,17 +98,23 @@ impl Committer {
     }
 }
 
-/// Starts `n` committers over `pool`. They hold the lock file as long as they live.
-pub(super) fn start(store: &Store, pool: Pool, n: usize, receiver: mpsc::Receiver<Call>, lock: Option<File>) {
+/// How many committers a node has, each with a connection that writes. SQLite has one writer.
+pub fn committers(engine: Engine) -> usize {
+    match engine {
+        Engine::Sqlite => 1,
+        Engine::Postgres => 2,
+    }
+}
+
+/// Starts the committers over `pool`. They hold the lock file as long as they live.
+pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, lock: Option<File>) {
     let receiver = Arc::new(Mutex::new(receiver));
     let lock = Arc::new(lock);
     let mut tasks = store.0.committer.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    for _ in 0..n {
+    for _ in 0..committers(pool.engine()) {
         // Weak: the committers must not keep the store alive that ends them.
-        let (inner, pool, receiver, lock) =
-            (Arc::downgrade(&store.0), pool.clone(), receiver.clone(), lock.clone());
-        let engine = pool.engine();
-        let commits = async move {
+        let (inner, receiver, lock) = (Arc::downgrade(&store.0), receiver.clone(), lock.clone());
+        pool.spawn(&mut tasks, |pool| async move {
             let mut calls = Vec::with_capacity(FLUSH);
             while receiver.lock().await.recv_many(&mut calls, FLUSH).await > 0 {
                 let Some(inner) = inner.upgrade() else { return };
@@ -125,12 +130,7 @@ pub(super) fn start(store: &Store, pool: Pool, n: usize, receiver: mpsc::Receive
                 }
             }
             drop(lock);
-        };
-        match engine {
-            // Its calls hold up the thread that makes them: it gets one of its own.
-            Engine::Sqlite => tasks.spawn_blocking(move || Handle::current().block_on(commits)),
-            Engine::Postgres => tasks.spawn(commits),
-        };
+        });
     }
 }
 

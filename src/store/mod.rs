@@ -161,8 +161,6 @@ pub trait Observer: Send + Sync {
     fn moved(&self, jobs: &[Standing]);
 }
 
-/// Writer connections of a node on PostgreSQL; SQLite has exactly one.
-const COMMITTERS: usize = 2;
 /// Connections for reads.
 const READERS: usize = 8;
 /// Connections that look for what is due.
@@ -182,14 +180,15 @@ impl Store {
         migrate::migrate(&target).await?;
         let readers = pool::Pool::new(target.clone(), READERS, true, WAIT);
         let scouts = pool::Pool::new(target.clone().pinned(), SCOUTS, true, WAIT);
+        let committers = commit::committers(target.engine());
         let (writers, hot) = match target.engine() {
             db::Engine::Sqlite => {
-                let one = pool::Pool::new(target, 1, false, Duration::from_secs(5));
-                (one.clone(), (one.here(), 1))
+                let one = pool::Pool::new(target, committers, false, Duration::from_secs(5));
+                (one.clone(), one)
             }
             db::Engine::Postgres => (
                 pool::Pool::new(target.clone(), WRITERS, false, WAIT),
-                (pool::Pool::new(target.pinned(), COMMITTERS, false, WAIT), COMMITTERS),
+                pool::Pool::new(target.pinned(), committers, false, WAIT),
             ),
         };
         let (committer, receiver) = commit::Committer::new();
@@ -210,7 +209,7 @@ impl Store {
             observer: OnceLock::new(),
             metrics: options.metrics,
         }));
-        commit::start(&store, hot.0, hot.1, receiver, lock);
+        commit::start(&store, &hot, receiver, lock);
         Ok(store)
     }
 

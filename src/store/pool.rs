@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::batch::Sql;
@@ -42,10 +44,18 @@ impl Pool {
         Pool { inner: Arc::new(inner), here: false }
     }
 
-    /// The same connections for a thread that may be held up: on SQLite its calls cost no way to another one.
-    #[must_use]
-    pub fn here(&self) -> Pool {
-        Pool { inner: self.inner.clone(), here: true }
+    /// Spawns a long run of calls over the same connections. On SQLite it gets a thread of its own, which its calls
+    /// hold up: they cost no way to another one.
+    pub fn spawn<T, F>(&self, tasks: &mut JoinSet<T>, run: impl FnOnce(Pool) -> F)
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let run = run(Pool { inner: self.inner.clone(), here: true });
+        match self.engine() {
+            Engine::Sqlite => tasks.spawn_blocking(move || Handle::current().block_on(run)),
+            Engine::Postgres => tasks.spawn(run),
+        };
     }
 
     /// A connection for some calls outside a transaction.

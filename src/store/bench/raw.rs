@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -14,7 +13,8 @@ use crate::args;
 use crate::dice::Dice;
 use crate::store::batch::{Col, Sql};
 use crate::store::change::write::{END_JOBS, END_QUEUE as END_JOB};
-use crate::store::db::{Call, Engine, Row, Target, Value};
+use crate::store::commit::committers;
+use crate::store::db::{Call, Row, Target, Value};
 use crate::store::emit::rows::{
     INSERT_BODIES, INSERT_DELIVERIES, INSERT_EVENTS, INSERT_QUEUE as OWE_DELIVERY,
 };
@@ -22,7 +22,7 @@ use crate::store::error::{Error, Result};
 use crate::store::pool::{Pool, Tx};
 use crate::store::record::{END_QUEUE as END_DELIVERY, INSERT_ATTEMPTS, UPDATE_DELIVERIES};
 use crate::store::submit::{INSERT_JOBS, INSERT_QUEUE as OWE_JOB};
-use crate::store::{COMMITTERS, WAIT, migrate};
+use crate::store::{WAIT, migrate};
 use crate::types::Millis;
 use crate::types::id::Id;
 
@@ -131,14 +131,6 @@ fn end(row: &Row) -> Result<End> {
     })
 }
 
-/// Connections with which one node writes.
-pub fn writers(engine: Engine) -> usize {
-    match engine {
-        Engine::Sqlite => 1,
-        Engine::Postgres => COMMITTERS,
-    }
-}
-
 /// A store that takes such rows.
 pub struct Raw {
     pool: Pool,
@@ -151,7 +143,7 @@ impl Raw {
     pub async fn open(url: &str, sample: Sample) -> Result<Raw> {
         let target = Target::parse(url)?;
         migrate::migrate(&target).await?;
-        let writers = writers(target.engine());
+        let writers = committers(target.engine());
         let pool = Pool::new(target.pinned(), writers, false, WAIT);
         Ok(Raw { pool, writers, sample: Arc::new(sample) })
     }
@@ -161,12 +153,7 @@ impl Raw {
         let mut writers = JoinSet::new();
         for n in 0..self.writers {
             let share = jobs / self.writers + usize::from(n < jobs % self.writers);
-            let writes = write(self.pool.here(), Arc::clone(&self.sample), share);
-            // As a node does it: on SQLite its calls hold up the thread that makes them.
-            match self.pool.engine() {
-                Engine::Sqlite => writers.spawn_blocking(move || Handle::current().block_on(writes)),
-                Engine::Postgres => writers.spawn(writes),
-            };
+            self.pool.spawn(&mut writers, |pool| write(pool, Arc::clone(&self.sample), share));
         }
         while let Some(ended) = writers.join_next().await {
             ended.map_err(|e| Error::Bug(e.to_string()))??;
