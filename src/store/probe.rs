@@ -15,6 +15,14 @@ pub const TEST: &str = "webhook.test";
 /// What asks an endpoint to echo a challenge.
 pub const VERIFY: &str = "webhook.verify";
 
+/// The two as SQL lists them.
+macro_rules! probes {
+    () => {
+        "'webhook.test', 'webhook.verify'"
+    };
+}
+pub(super) use probes;
+
 impl Store {
     /// Stores an event for this endpoint alone, whatever it subscribes to and however it stands, with a delivery that
     /// is born in the caller's hands: its one attempt is committed to, to be sent now and recorded.

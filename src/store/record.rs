@@ -9,6 +9,7 @@ use super::error::{Error, Result};
 use super::health;
 use super::model::Attempted;
 use super::pool::Tx;
+use super::probe::probes;
 use super::sweep::{KEEP_DELIVERIES, KEEP_LETTERS};
 use crate::args;
 use crate::types::delivery::{DeadReason, Exchange, Fault, Outcome, Verdict};
@@ -45,17 +46,23 @@ static RETRY_QUEUE: Sql = Sql::batch(
 // A test or a challenge that fails dies without a letter, as if that were discarded already: who asked for it is told,
 // and nothing of it is to be sent again or told to others.
 pub(super) static UPDATE_DELIVERIES: Sql = Sql::batch(
-    "UPDATE deliveries
-     SET state = b.state, version = version + CASE WHEN b.state = 'owed' THEN 0 ELSE 1 END, fence = b.fence,
-         attempt = b.attempt, last_status = COALESCE(b.last_status, deliveries.last_status), first_error = COALESCE(first_error, b.error),
-         last_error = COALESCE(b.error, last_error), ended_at = b.ended_at, remove_at = b.remove_at,
-         discarded_at = CASE WHEN b.state = 'dead' AND event_kind IN ('webhook.test', 'webhook.verify') THEN b.ended_at END,
-         -- an endpoint's may have changed since
-         url = COALESCE(b.url, deliveries.url), host = COALESCE(b.host, deliveries.host)
-     FROM {b}
-     WHERE deliveries.id = b.id
-       -- written so that the index of what is owed does not fit: found through it, each row costs as much as all that is owed
-       AND deliveries.state || '' = 'owed'",
+    concat!(
+        "UPDATE deliveries
+         SET state = b.state, version = version + CASE WHEN b.state = 'owed' THEN 0 ELSE 1 END, fence = b.fence,
+             attempt = b.attempt, last_status = COALESCE(b.last_status, deliveries.last_status),
+             first_error = COALESCE(first_error, b.error), last_error = COALESCE(b.error, last_error),
+             ended_at = b.ended_at, remove_at = b.remove_at,
+             discarded_at = CASE WHEN b.state = 'dead' AND event_kind IN (",
+        probes!(),
+        ") THEN b.ended_at END,
+             -- an endpoint's may have changed since
+             url = COALESCE(b.url, deliveries.url), host = COALESCE(b.host, deliveries.host)
+         FROM {b}
+         WHERE deliveries.id = b.id
+           -- written so that the index of what is owed does not fit: found through it, each row costs as much as all
+           -- that is owed
+           AND deliveries.state || '' = 'owed'"
+    ),
     0,
     &[
         ("id", Col::Uuid),
@@ -95,22 +102,30 @@ pub(super) static INSERT_ATTEMPTS: Sql = Sql::batch(
 );
 
 static LAY_DOWN: Sql = Sql::batch(
-    "INSERT INTO dead_letters (delivery_id, tenant_id, event_kind, job_id, endpoint_id, account, url, host, reason,
-                               attempts, first_error, last_error, died_at)
-     SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.endpoint_id, d.account, d.url, d.host, b.reason,
-            d.attempt, d.first_error, d.last_error, $1
-     FROM {b} JOIN deliveries d ON d.id = b.delivery_id
-     WHERE d.event_kind NOT IN ('webhook.test', 'webhook.verify') ON CONFLICT (delivery_id) DO NOTHING",
+    concat!(
+        "INSERT INTO dead_letters (delivery_id, tenant_id, event_kind, job_id, endpoint_id, account, url, host, reason,
+                                   attempts, first_error, last_error, died_at)
+         SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.endpoint_id, d.account, d.url, d.host, b.reason,
+                d.attempt, d.first_error, d.last_error, $1
+         FROM {b} JOIN deliveries d ON d.id = b.delivery_id
+         WHERE d.event_kind NOT IN (",
+        probes!(),
+        ") ON CONFLICT (delivery_id) DO NOTHING"
+    ),
     1,
     &[("delivery_id", Col::Uuid), ("reason", Col::Text)],
 );
 
 // The end of what tells of a death is not told again, or two dead receivers would speak of each other for ever.
 static DEAD: Sql = Sql::batch(
-    "SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.endpoint_id, d.account, d.url, b.reason, d.attempt, d.last_error,
-            d.failure_url, d.sealed, d.sealed_row, d.signer_id, d.traceparent
-     FROM {b} JOIN deliveries d ON d.id = b.delivery_id
-     WHERE d.event_kind NOT IN ('delivery.dead', 'webhook.test', 'webhook.verify') ORDER BY d.id",
+    concat!(
+        "SELECT d.id, d.tenant_id, d.event_kind, d.job_id, d.endpoint_id, d.account, d.url, b.reason, d.attempt, d.last_error,
+                d.failure_url, d.sealed, d.sealed_row, d.signer_id, d.traceparent
+         FROM {b} JOIN deliveries d ON d.id = b.delivery_id
+         WHERE d.event_kind NOT IN ('delivery.dead', ",
+        probes!(),
+        ") ORDER BY d.id"
+    ),
     0,
     &[("delivery_id", Col::Uuid), ("reason", Col::Text)],
 );

@@ -10,6 +10,7 @@ use super::error::{Error, Result};
 use super::jobs::Filter;
 use super::model::{Matched, PageOf, ReplayOf};
 use super::pool::Tx;
+use super::probe::probes;
 use crate::args;
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
@@ -58,10 +59,10 @@ static STILL_THERE: Sql = Sql::plain("SELECT x.delivery_id FROM dead_letters x W
 const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
 // Tests and challenges are over when they are answered: nobody waits for one of yesterday.
 const DELIVERIES: &str =
-    "SELECT id FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN ('webhook.test', 'webhook.verify')";
+    concat!("SELECT id FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
 const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
-const COUNT_DELIVERIES: &str = "SELECT COUNT(*) FROM deliveries
-     WHERE tenant_id = $1 AND event_kind NOT IN ('webhook.test', 'webhook.verify')";
+const COUNT_DELIVERIES: &str =
+    concat!("SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
 
 impl Store {
     /// Begins to queue again what matches now.

@@ -6,7 +6,7 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Row;
 use super::error::Result;
-use super::feed::raise_marks;
+use super::feed::{raise_marks, removed};
 use super::model::{JobChange, Right, What};
 use crate::args;
 use crate::types::Millis;
@@ -63,9 +63,11 @@ static DROP_STUBS: Sql = Sql::plain(
          SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NOT NULL ORDER BY j.remove_at LIMIT $2)",
 );
 static DROP_JOB_EVENTS: Sql = Sql::batch(
-    "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b}) AND created_at <= $1
-       AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)
-     RETURNING tenant_id, position, id, kind",
+    concat!(
+        "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b}) AND created_at <= $1
+           AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)",
+        removed!()
+    ),
     1,
     &[("id", Col::Uuid)],
 );
@@ -88,13 +90,8 @@ macro_rules! told {
 }
 static POSTPONE_EVENTS: Sql =
     Sql::plain(concat!("UPDATE events SET remove_at = $3 ", old_events!(), told!()));
-static OLD_EVENTS: Sql = Sql::plain(concat!(
-    "DELETE FROM events ",
-    old_events!(),
-    "NOT ",
-    told!(),
-    " RETURNING tenant_id, position, id, kind"
-));
+static OLD_EVENTS: Sql =
+    Sql::plain(concat!("DELETE FROM events ", old_events!(), "NOT ", told!(), removed!()));
 const OLD_LETTERS: &str =
     "SELECT x.delivery_id FROM dead_letters x WHERE x.died_at <= $1 ORDER BY x.died_at LIMIT $2";
 static DROP_LETTERS: Sql = Sql::batch(
@@ -135,9 +132,11 @@ static DROP_BODIES: Sql = Sql::batch(
 );
 // A job's events have no time of their own before the job has gone.
 static DROP_EVENTS: Sql = Sql::batch(
-    "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at <= $1
-       AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)
-     RETURNING tenant_id, position, id, kind",
+    concat!(
+        "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at <= $1
+           AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)",
+        removed!()
+    ),
     1,
     &[("id", Col::Uuid)],
 );
