@@ -21,7 +21,12 @@ mod worker;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
+use serde::Serialize;
+
+use super::exit::Exit;
 use super::print::Out;
+use super::stop;
 
 /// Measure what this program does on this machine.
 #[derive(Debug, clap::Args)]
@@ -69,4 +74,19 @@ pub async fn run(args: BenchArgs, out: Out) -> anyhow::Result<ExitCode> {
         What::Receiver(args) => receiver::run(args, out).await,
         What::Worker(args) => worker::run(args).await,
     }
+}
+
+/// Measures until that is done or a signal comes, and tells what was seen, in JSON or as `said`.
+async fn measured<R: Serialize>(
+    measure: impl Future<Output = anyhow::Result<R>>,
+    said: impl FnOnce(&R) -> String,
+    out: Out,
+) -> anyhow::Result<ExitCode> {
+    let stop = stop::on_signal()?;
+    let report = stop.run_until_cancelled(measure).await.context("interrupted")??;
+    match out.json {
+        true => out.value(&report)?,
+        false => out.say(&said(&report))?,
+    }
+    Ok(Exit::Done.into())
 }

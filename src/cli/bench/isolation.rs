@@ -6,14 +6,13 @@ mod stage;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
 use serde::Serialize;
 
-use super::super::exit::Exit;
+use super::super::check_store;
 use super::super::print::Out;
-use super::super::{check_store, stop};
 use super::figures::Spread;
 use super::load::{Load, Until};
+use super::measured;
 use crowd::Crowd;
 use stage::{Seen, Stage};
 
@@ -79,14 +78,7 @@ const WARM_UP: Duration = Duration::from_secs(3);
 /// Runs `ringback bench isolation`.
 pub async fn run(args: IsolationArgs, out: Out) -> anyhow::Result<ExitCode> {
     args.store.as_deref().map_or(Ok(()), check_store)?;
-    let stop = stop::on_signal()?;
-    let report = stop.run_until_cancelled(measure(&args)).await.context("interrupted")??;
-    if out.json {
-        out.value(&report)?;
-    } else {
-        out.say(&report.said())?;
-    }
-    Ok(Exit::Done.into())
+    measured(measure(&args), Report::said, out).await
 }
 
 async fn measure(args: &IsolationArgs) -> anyhow::Result<Report> {

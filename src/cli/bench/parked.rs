@@ -11,14 +11,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::figures::{counter, micros, moment};
+use super::measured;
 use super::node::Node;
 use super::part::Part;
 use super::receiver::{Ready, Seen};
 use super::wire::Wire;
-use crate::cli::exit::Exit;
+use crate::cli::check_store;
 use crate::cli::place::Place;
 use crate::cli::print::Out;
-use crate::cli::{check_store, stop};
 use crate::client::SubmitOptions;
 use crate::dice::Dice;
 use crate::types::EndpointId;
@@ -78,14 +78,7 @@ struct Report {
 /// Runs `ringback bench parked`.
 pub async fn run(args: ParkedArgs, out: Out) -> anyhow::Result<ExitCode> {
     args.store.as_deref().map_or(Ok(()), check_store)?;
-    let stop = stop::on_signal()?;
-    let report = stop.run_until_cancelled(measure(&args)).await.context("interrupted")??;
-    if out.json {
-        out.value(&report)?;
-    } else {
-        out.say(&report.said())?;
-    }
-    Ok(Exit::Done.into())
+    measured(measure(&args), Report::said, out).await
 }
 
 async fn measure(args: &ParkedArgs) -> anyhow::Result<Report> {

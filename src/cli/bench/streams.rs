@@ -10,12 +10,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::figures::Spread;
+use super::measured;
 use super::node::{self, Node};
 use super::readers::{Kind, Opening, Read};
-use crate::cli::exit::{Exit, Usage};
+use crate::cli::check_store;
+use crate::cli::exit::Usage;
 use crate::cli::place::Place;
 use crate::cli::print::Out;
-use crate::cli::{check_store, stop};
 use crate::client::Client;
 use crate::dice::Dice;
 use crate::types::JobId;
@@ -88,26 +89,18 @@ pub async fn run(args: StreamsArgs, out: Out) -> anyhow::Result<ExitCode> {
         return Err(Usage("--changes: each change needs a stream of its own".to_owned()).into());
     }
     node::open_files(u64::from(args.streams) + 500)?;
-    let stop = stop::on_signal()?;
-    let place = Place::make("bench")?;
-    let store = args.store.clone().unwrap_or_else(|| place.store());
-    let measured =
-        stop.run_until_cancelled(measure(&args, &store, &place)).await.context("interrupted")??;
-    let seen = Seen { engine: if shared { "postgresql" } else { "sqlite" }, ..measured };
-    if out.json {
-        out.value(&seen)?
-    } else {
-        out.say(&seen.said())?
-    }
-    Ok(Exit::Done.into())
+    let engine = if shared { "postgresql" } else { "sqlite" };
+    measured(measure(&args, engine), Seen::said, out).await
 }
 
-async fn measure(args: &StreamsArgs, store: &str, place: &Place) -> anyhow::Result<Seen> {
+async fn measure(args: &StreamsArgs, engine: &'static str) -> anyhow::Result<Seen> {
+    let place = Place::make("bench")?;
+    let store = args.store.clone().unwrap_or_else(|| place.store());
     let key = ApiKey::mint(Dice::Os.bytes());
-    let here = Node::start(store, key.reveal(), place.path()).await?;
+    let here = Node::start(&store, key.reveal(), place.path()).await?;
     let there = match args.nodes {
         1 => None,
-        _ => Some(Node::start(store, key.reveal(), place.path()).await?),
+        _ => Some(Node::start(&store, key.reveal(), place.path()).await?),
     };
     let jobs = submit(&here.client, args.streams as usize).await?;
     sleep(SETTLE).await;
@@ -128,7 +121,7 @@ async fn measure(args: &StreamsArgs, store: &str, place: &Place) -> anyhow::Resu
     }
     Ok(Seen {
         kind: args.kind,
-        engine: "",
+        engine,
         nodes: args.nodes,
         streams: args.streams,
         changes: args.changes,
