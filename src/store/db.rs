@@ -22,6 +22,21 @@ pub enum Engine {
     Postgres,
 }
 
+impl Engine {
+    /// The one of the store with that URL.
+    pub fn of(url: &str) -> Result<Engine> {
+        Ok(Target::parse(url)?.engine())
+    }
+
+    /// Its name in reports.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Engine::Sqlite => "sqlite",
+            Engine::Postgres => "postgres",
+        }
+    }
+}
+
 /// How to reach the database.
 #[derive(Clone, Debug)]
 pub enum Target {

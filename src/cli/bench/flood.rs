@@ -74,7 +74,8 @@ pub async fn run(args: FloodArgs, out: Out) -> anyhow::Result<ExitCode> {
     for _ in 0..args.connections {
         floods.spawn(flood(Arc::clone(&posts), end));
     }
-    let mut report = Report { engine: stage.engine(), connections: args.connections, ..Report::default() };
+    let mut report =
+        Report { engine: stage.engine().word(), connections: args.connections, ..Report::default() };
     while let Some(ended) = floods.join_next().await {
         let seen = ended?;
         for (status, count) in seen.answers {

@@ -79,7 +79,7 @@ pub async fn run(args: IdleArgs, out: Out) -> anyhow::Result<ExitCode> {
     }
     stage.serve().await?;
     let full = rest(&stage, length).await?;
-    let (engine, finished) = (stage.engine(), args.finished);
+    let (engine, finished) = (stage.engine().word(), args.finished);
     let report = Report { engine, finished, alone, with_worker, full, ready: Spread::of(starts) };
     stage.strike().await?;
     tell(&report, out)?;

@@ -83,7 +83,7 @@ pub async fn run(args: IsolationArgs, out: Out) -> anyhow::Result<ExitCode> {
 
 async fn measure(args: &IsolationArgs) -> anyhow::Result<Report> {
     let stage = Stage::set(args.store.clone(), args.crowd).await?;
-    let engine = stage.engine();
+    let engine = stage.engine.word();
     let most = Load { connections: args.connections, rate: None, window: args.window };
     let paced = Load { rate: Some(args.rate), ..most };
     stage.phase(paced, Until::Passed(WARM_UP.min(Duration::from_secs(args.seconds)))).await?;

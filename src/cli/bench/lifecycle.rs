@@ -15,7 +15,6 @@ use super::super::print::Out;
 use super::figures::moment;
 use super::load::{Load, Posts, Until};
 use crate::store::bench::committers;
-use crate::store::db::Target;
 use limits::Limits;
 pub use report::Report;
 use stage::{Stage, WHOLE, Wanted};
@@ -87,7 +86,7 @@ async fn measure(args: &SubmitArgs, wanted: Wanted, out: Out) -> anyhow::Result<
         let warm = once(&stage, &args.pace, args.warm_up).await?;
         limits.measure(warm.jobs_per_claim).await?;
     }
-    let writers = committers(Target::parse(stage.store())?.engine()) * stage.nodes();
+    let writers = committers(stage.engine()) * stage.nodes();
     let mut report = once(&stage, &args.pace, args.jobs).await?.with_model(writers);
     limits.measure(report.jobs_per_claim).await?;
     report.limits = limits.share_of(report.jobs_per_second);

@@ -21,6 +21,7 @@ use crate::cli::place::Place;
 use crate::cli::print::Out;
 use crate::client::SubmitOptions;
 use crate::dice::Dice;
+use crate::store::db::Engine;
 use crate::types::EndpointId;
 use crate::types::api::{ChangeEndpoint, NewEndpoint};
 use crate::types::key::ApiKey;
@@ -114,7 +115,7 @@ async fn measure(args: &ParkedArgs) -> anyhow::Result<Report> {
     server.stop().await?;
     receiver.stop().await?;
     let report = Report {
-        engine: if store.starts_with("sqlite") { "sqlite" } else { "postgres" },
+        engine: Engine::of(&store)?.word(),
         deliveries: args.deliveries,
         park_seconds: parked.saturating_sub(began).as_secs_f64(),
         seconds: took,

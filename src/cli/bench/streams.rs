@@ -19,6 +19,7 @@ use crate::cli::place::Place;
 use crate::cli::print::Out;
 use crate::client::Client;
 use crate::dice::Dice;
+use crate::store::db::Engine;
 use crate::types::JobId;
 use crate::types::api::{SubmitBatch, raw};
 use crate::types::key::ApiKey;
@@ -79,8 +80,8 @@ struct Seen {
 /// Runs `ringback bench streams`.
 pub async fn run(args: StreamsArgs, out: Out) -> anyhow::Result<ExitCode> {
     args.store.as_deref().map_or(Ok(()), check_store)?;
-    let shared = args.store.as_deref().is_some_and(|url| url.starts_with("postgres"));
-    if args.nodes > 1 && !shared {
+    let engine = args.store.as_deref().map_or(Ok(Engine::Sqlite), Engine::of)?;
+    if args.nodes > 1 && engine == Engine::Sqlite {
         return Err(
             Usage("--nodes 2 needs a --store that two servers can share: PostgreSQL".to_owned()).into()
         );
@@ -89,11 +90,10 @@ pub async fn run(args: StreamsArgs, out: Out) -> anyhow::Result<ExitCode> {
         return Err(Usage("--changes: each change needs a stream of its own".to_owned()).into());
     }
     node::open_files(u64::from(args.streams) + 500)?;
-    let engine = if shared { "postgresql" } else { "sqlite" };
     measured(measure(&args, engine), Seen::said, out).await
 }
 
-async fn measure(args: &StreamsArgs, engine: &'static str) -> anyhow::Result<Seen> {
+async fn measure(args: &StreamsArgs, engine: Engine) -> anyhow::Result<Seen> {
     let place = Place::make("bench")?;
     let store = args.store.clone().unwrap_or_else(|| place.store());
     let key = ApiKey::mint(Dice::Os.bytes());
@@ -121,7 +121,11 @@ async fn measure(args: &StreamsArgs, engine: &'static str) -> anyhow::Result<See
     }
     Ok(Seen {
         kind: args.kind,
-        engine,
+        // The other reports say `postgres`; whoever reads this one looks for this word.
+        engine: match engine {
+            Engine::Sqlite => engine.word(),
+            Engine::Postgres => "postgresql",
+        },
         nodes: args.nodes,
         streams: args.streams,
         changes: args.changes,

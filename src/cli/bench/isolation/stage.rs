@@ -16,6 +16,7 @@ use super::crowd::Crowd;
 use crate::cli::place::Place;
 use crate::client::{self, SubmitOptions};
 use crate::dice::Dice;
+use crate::store::db::Engine;
 use crate::types::EndpointId;
 use crate::types::api::NewEndpoint;
 use crate::types::key::ApiKey;
@@ -39,7 +40,8 @@ pub struct Stage {
     hooks: String,
     key: String,
     crowd: Crowd,
-    sqlite: bool,
+    /// The store's.
+    pub engine: Engine,
     place: Place,
 }
 
@@ -66,16 +68,12 @@ impl Stage {
         let place = Place::make("bench")?;
         let store = store.unwrap_or_else(|| place.store());
         let key = ApiKey::mint(Dice::Os.bytes()).reveal().to_owned();
+        let engine = Engine::of(&store)?;
         let server = Node::start(&store, &key, place.path()).await?;
         let (receiver, Ready { listening: hooks }) = receiver(&place).await?;
-        let stage = Stage { server, receiver, hooks, key, crowd, sqlite: store.starts_with("sqlite"), place };
+        let stage = Stage { server, receiver, hooks, key, crowd, engine, place };
         stage.endpoints(&[(format!("{}/hook", stage.hooks), crowd.healthy)]).await?;
         Ok(stage)
-    }
-
-    /// The store's engine.
-    pub fn engine(&self) -> &'static str {
-        if self.sqlite { "sqlite" } else { "postgres" }
     }
 
     /// Bad endpoints move in beside the healthy ones.

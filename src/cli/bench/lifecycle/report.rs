@@ -66,7 +66,7 @@ impl Report {
         let cpu = used(&before.cpu, &after.cpu);
         let Seen { repeats, bad_signatures, done_to_seen, submitted_to_seen, .. } = seen;
         Report {
-            engine: stage.engine(),
+            engine: stage.engine().word(),
             nodes: stage.nodes(),
             jobs,
             seconds: took.as_secs_f64(),

@@ -23,6 +23,7 @@ use crate::cli::exit::Usage;
 use crate::cli::place::Place;
 use crate::dice::Dice;
 use crate::store::bench::Scratch;
+use crate::store::db::Engine;
 use crate::types::key::ApiKey;
 
 /// How often it is asked whether all is done.
@@ -36,6 +37,7 @@ pub struct Stage {
     receiver: Option<Part>,
     workers: Vec<Part>,
     wanted: Wanted,
+    engine: Engine,
     /// The store, which is new and goes with the stage.
     scratch: Scratch,
     /// May do everything.
@@ -102,7 +104,8 @@ impl Stage {
         let place = Place::make("bench")?;
         let beside = store.unwrap_or_else(|| place.store());
         check_store(&beside)?;
-        if wanted.nodes > 1 && beside.starts_with("sqlite") {
+        let engine = Engine::of(&beside)?;
+        if wanted.nodes > 1 && engine == Engine::Sqlite {
             return Err(
                 Usage("--nodes 2 needs a --store that two servers can share: PostgreSQL".to_owned()).into()
             );
@@ -112,6 +115,7 @@ impl Stage {
             receiver: None,
             workers: Vec::new(),
             wanted,
+            engine,
             scratch: Scratch::beside(&beside, &scratch_name()).await?,
             key: ApiKey::mint(Dice::Os.bytes()).reveal().to_owned(),
             hooks: String::new(),
@@ -184,8 +188,8 @@ impl Stage {
     }
 
     /// The store's engine.
-    pub fn engine(&self) -> &'static str {
-        if self.scratch.url.starts_with("sqlite") { "sqlite" } else { "postgres" }
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// The store's URL.
