@@ -49,10 +49,20 @@ pub fn counter(metrics: &str, name: &str) -> f64 {
     metrics.lines().find_map(value).unwrap_or(0.0)
 }
 
+/// How many attempts came to that verdict, in OpenMetrics text.
+pub fn verdicts(metrics: &str, word: &str) -> f64 {
+    counter(metrics, &format!("ringback_delivery_verdicts_total{{word=\"{word}\"}}"))
+}
+
 /// All counters together whose name begins so and whose labels hold `part`.
 pub fn sum(metrics: &str, begin: &str, part: &str) -> f64 {
     let ours = metrics.lines().filter(|line| line.starts_with(begin) && line.contains(part));
     ours.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
+/// Bytes as people read them.
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// With two places behind the point.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::figures::{Spread, moment};
+use super::figures::{Spread, mib, moment};
 use super::lifecycle::stage::{Stage, WHOLE};
 use super::lifecycle::{Pace, once};
 use crate::cli::exit::Exit;
@@ -96,7 +96,7 @@ async fn rest(stage: &Stage, length: Duration) -> anyhow::Result<Rest> {
     Ok(Rest {
         cores: (after.1 - before.1).as_secs_f64() / took,
         transactions_per_second: after.0.saturating_sub(before.0) as f64 / took,
-        server_mib: stage.node().memory()? as f64 / f64::from(1 << 20),
+        server_mib: mib(stage.node().memory()?),
     })
 }
 

@@ -10,7 +10,7 @@ use http::Method;
 use serde::Serialize;
 use serde_json::json;
 
-use super::figures::{counter, micros, moment};
+use super::figures::{micros, moment, verdicts};
 use super::measured;
 use super::node::Node;
 use super::part::Part;
@@ -163,7 +163,7 @@ async fn drain(
     while done < f64::from(deliveries) {
         tokio::time::sleep(LOOK).await;
         let metrics = wire.must(Method::GET, "/metrics", "").await?;
-        let now = counter(str::from_utf8(&metrics)?, r#"ringback_delivery_verdicts_total{word="delivered"}"#);
+        let now = verdicts(str::from_utf8(&metrics)?, "delivered");
         if now > done {
             (done, moved) = (now, moment());
         } else if moment().saturating_sub(moved) > STILL {

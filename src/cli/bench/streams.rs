@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::figures::Spread;
+use super::figures::{Spread, mib};
 use super::measured;
 use super::node::{self, Node};
 use super::readers::{Kind, Opening, Read};
@@ -182,7 +182,6 @@ async fn changes(
 
 impl Seen {
     fn said(&self) -> String {
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let kind = match self.kind {
             Kind::Sse => "event streams (SSE)",
             Kind::Websocket => "WebSockets",

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 
-use super::super::figures::{Spread, counter, micros, moment};
+use super::super::figures::{Spread, counter, micros, moment, verdicts};
 use super::super::load::{Driven, Load, Posts, Until};
 use super::super::node::Node;
 use super::super::part::Part;
@@ -123,7 +123,7 @@ impl Stage {
     pub async fn phase(&self, load: Load, until: Until) -> anyhow::Result<Seen> {
         let mut receiver = Wire::open(&self.hooks, None).await?;
         receiver.must(Method::POST, "/reset", "").await?;
-        let failed_before = failed(&self.metrics().await?);
+        let failed_before = verdicts(&self.metrics().await?, "retry");
         let begun = moment();
         let Driven { requests, .. } = load.drive(self.events(), until).await?;
         let owed = self.crowd.healthy_told(requests);
@@ -141,7 +141,7 @@ impl Stage {
         let seen: receiver::Seen =
             serde_json::from_slice(&receiver.must(Method::GET, "/figures", "").await?)?;
         ensure!(seen.deliveries as u64 == owed, "{} deliveries of {owed} came", seen.deliveries);
-        let failed_attempts = failed(&self.metrics().await?) - failed_before;
+        let failed_attempts = verdicts(&self.metrics().await?, "retry") - failed_before;
         let times = seen.submitted_to_seen;
         Ok(Seen { deliveries: owed, repeats: seen.repeats, took, times, failed_attempts })
     }
@@ -194,8 +194,4 @@ async fn patiently<T>(call: impl AsyncFn() -> client::Result<T>) -> anyhow::Resu
 async fn receiver(place: &Place) -> anyhow::Result<(Part, Ready)> {
     // Each endpoint signs with a secret of its own; `bench lifecycle` verifies.
     Part::start("receiver", &["bench", "receiver"], &[], place.path()).await
-}
-
-fn failed(metrics: &str) -> f64 {
-    counter(metrics, r#"ringback_delivery_verdicts_total{word="retry"}"#)
 }

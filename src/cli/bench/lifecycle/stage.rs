@@ -11,7 +11,7 @@ use http::Method;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::super::figures::{counter, micros, moment, sum};
+use super::super::figures::{counter, mib, micros, moment, sum, verdicts};
 use super::super::load::Posts;
 use super::super::node::Node;
 use super::super::part::{self, Cpu, Part};
@@ -313,7 +313,6 @@ impl Stage {
         let mut memory = (0.0, 0.0);
         for node in &self.nodes {
             pids.push(("server", node.pid()?));
-            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             memory = (memory.0 + mib(node.memory()?), memory.1 + mib(node.peak()?));
         }
         for (name, part) in
@@ -327,7 +326,7 @@ impl Stage {
             calls: total(&|text| counter(text, "ringback_commit_batch_size_sum")),
             commit_seconds: total(&|text| counter(text, "ringback_commit_seconds_sum")),
             claims: total(&|text| sum(text, "ringback_http_requests_total{", "/claim\"")),
-            delivered: total(&delivered),
+            delivered: total(&|text| verdicts(text, "delivered")),
             wal_bytes: counts.map(|c| c.wal_bytes as f64),
             dead_rows: counts.map(|c| c.dead_rows as f64),
             hot_updates: counts.map(|c| c.hot_updates as f64),
@@ -344,7 +343,8 @@ impl Stage {
         let mut wires = self.wires().await?;
         let begun = moment();
         loop {
-            let so_far: f64 = metrics(&mut wires).await?.iter().map(|text| delivered(text)).sum();
+            let texts = metrics(&mut wires).await?;
+            let so_far: f64 = texts.iter().map(|text| verdicts(text, "delivered")).sum();
             let now = so_far - before.delivered;
             if now >= jobs as f64 {
                 return Ok(());
@@ -378,8 +378,4 @@ async fn metrics(wires: &mut [Wire]) -> anyhow::Result<Vec<String>> {
         texts.push(String::from_utf8(wire.must(Method::GET, "/metrics", "").await?.into())?);
     }
     Ok(texts)
-}
-
-fn delivered(metrics: &str) -> f64 {
-    counter(metrics, r#"ringback_delivery_verdicts_total{word="delivered"}"#)
 }
