@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
 use http::Method;
 
 use super::super::figures::{Spread, counter, micros, moment, verdicts};
@@ -14,23 +15,19 @@ use super::super::receiver::{self, Ready};
 use super::super::wire::Wire;
 use super::crowd::Crowd;
 use crate::cli::place::Place;
-use crate::client::{self, SubmitOptions};
 use crate::dice::Dice;
 use crate::store::db::Engine;
 use crate::types::EndpointId;
-use crate::types::api::NewEndpoint;
+use crate::types::api::{self, NewEndpoint};
 use crate::types::key::ApiKey;
 
 /// The longest that a healthy delivery may take beyond the end of its phase; then it is lost.
 const LOST: Duration = Duration::from_secs(60);
-/// How long a server that is busy is left alone, and how often.
-const BUSY: Duration = Duration::from_secs(1);
-const TRIES: u32 = 10;
 /// The longest until nothing is owed to bad endpoints that were deleted.
 const FORGOTTEN: Duration = Duration::from_secs(300);
 /// How often is asked.
 const ASK_EVERY: Duration = Duration::from_millis(10);
-/// Endpoints that are being made or deleted at once.
+/// Connections over which endpoints are made and deleted.
 const AT_ONCE: usize = 8;
 
 /// A server with healthy endpoints, and their receiver.
@@ -87,10 +84,8 @@ impl Stage {
     pub async fn part_from(&self, neighbours: Neighbours) -> anyhow::Result<()> {
         // Ends the requests that hang there.
         neighbours.receiver.stop().await?;
-        let client = &self.server.client;
-        let deleted =
-            neighbours.endpoints.iter().map(|id| patiently(async || client.delete_endpoint(*id).await));
-        stream::iter(deleted).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+        let each = neighbours.endpoints.iter().map(|id| (format!("/v1/endpoints/{id}"), String::new()));
+        self.ask(Method::DELETE, each.collect()).await?;
         let gone = async {
             loop {
                 let late = counter(&self.metrics().await?, "ringback_deliveries_oldest_due_seconds");
@@ -107,16 +102,27 @@ impl Stage {
     async fn endpoints(&self, kinds: &[(String, u32)]) -> anyhow::Result<Vec<EndpointId>> {
         let accounts = self.crowd.accounts();
         let all = kinds.iter().flat_map(|(url, many)| (0..*many).map(move |n| (url, n)));
-        let made = all.map(|(url, n)| async move {
-            let new = NewEndpoint {
-                url: format!("{url}/{n}"),
-                account: Some(format!("a{}", n % accounts)),
-                ..NewEndpoint::default()
-            };
-            let create = async || self.server.client.create_endpoint(&new, SubmitOptions::default()).await;
-            anyhow::Ok(patiently(create).await?.endpoint_id)
+        let new = |(url, n): (&String, u32)| {
+            let account = Some(format!("a{}", n % accounts));
+            let new = NewEndpoint { url: format!("{url}/{n}"), account, ..NewEndpoint::default() };
+            Ok(("/v1/endpoints".to_owned(), serde_json::to_string(&new)?))
+        };
+        let made = self.ask(Method::POST, all.map(new).collect::<anyhow::Result<_>>()?).await?;
+        let id = |made: &Bytes| Ok(serde_json::from_slice::<api::Endpoint>(made)?.endpoint_id);
+        made.iter().map(id).collect()
+    }
+
+    /// Asks the server all of this, paths with their bodies, over a few connections.
+    async fn ask(&self, method: Method, all: Vec<(String, String)>) -> anyhow::Result<Vec<Bytes>> {
+        let method = &method;
+        let shares = all.chunks(all.len().div_ceil(AT_ONCE).max(1)).map(|share| async move {
+            let (mut wire, mut answers) = (self.wire().await?, Vec::with_capacity(share.len()));
+            for (path, body) in share {
+                answers.push(wire.must(method.clone(), path, body.clone()).await?);
+            }
+            anyhow::Ok(answers)
         });
-        stream::iter(made).buffer_unordered(AT_ONCE).try_collect().await
+        Ok(try_join_all(shares).await?.concat())
     }
 
     /// Publishes under this load, and waits for what the healthy endpoints are owed.
@@ -166,28 +172,17 @@ impl Stage {
     }
 
     async fn metrics(&self) -> anyhow::Result<String> {
-        let mut wire = Wire::open(&self.server.url, Some(&self.key)).await?;
-        Ok(String::from_utf8(wire.must(Method::GET, "/metrics", "").await?.to_vec())?)
+        Ok(String::from_utf8(self.wire().await?.must(Method::GET, "/metrics", "").await?.to_vec())?)
+    }
+
+    async fn wire(&self) -> anyhow::Result<Wire> {
+        Wire::open(&self.server.url, Some(&self.key)).await
     }
 
     /// Stops all of it, the server first.
     pub async fn strike(self) -> anyhow::Result<()> {
         self.server.stop().await?;
         self.receiver.stop().await
-    }
-}
-
-/// Repeats what the server has no time for.
-async fn patiently<T>(call: impl AsyncFn() -> client::Result<T>) -> anyhow::Result<T> {
-    let mut tries = 0;
-    loop {
-        match call().await {
-            Err(client::Error::Problem(problem)) if problem.status == 503 && tries < TRIES => {
-                tries += 1;
-                tokio::time::sleep(BUSY).await;
-            }
-            answer => return Ok(answer?),
-        }
     }
 }
 
