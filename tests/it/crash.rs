@@ -16,6 +16,7 @@ use ringback::types::api::{self, Ack, AckOp, Acks, Claim, SubmitJob};
 use ringback::types::delivery::DeliveryState;
 use ringback::types::job::{JobState, Status};
 use ringback::types::{DeliveryId, JobId};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::process::{KEY, Node, free_port, ringback};
@@ -23,6 +24,8 @@ use crate::support::receiver::{Received, Receiver};
 
 const JOBS: usize = 1_000;
 const KILLS: usize = 8;
+/// The longest until a part of the jobs is acknowledged.
+const GOES_ON: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_job_is_lost_on_sqlite() {
@@ -40,11 +43,21 @@ async fn no_acknowledged_job_is_lost_on_postgres() {
 /// What the clients know.
 #[derive(Default)]
 struct Oracle {
-    acknowledged: Mutex<Vec<JobId>>,
+    acknowledged: watch::Sender<Vec<JobId>>,
     /// Numbers of events, in the order in which they were acknowledged.
     published: Mutex<Vec<u64>>,
     completed: AtomicUsize,
     stop: AtomicBool,
+}
+
+impl Oracle {
+    /// Waits until so many jobs are acknowledged.
+    async fn acknowledged(&self, jobs: usize) {
+        let mut acknowledged = self.acknowledged.subscribe();
+        let waited = timeout(GOES_ON, acknowledged.wait_for(|ids| ids.len() >= jobs)).await.is_ok();
+        let so_far = self.acknowledged.borrow().len();
+        assert!(waited, "the run does not go on: {so_far} jobs are acknowledged, not {jobs}");
+    }
 }
 
 async fn run(store: &str, dir: &Path) {
@@ -67,11 +80,7 @@ async fn run(store: &str, dir: &Path) {
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
     for kill in 1..=KILLS {
         let target = JOBS * kill / (KILLS + 2);
-        let until = Instant::now() + Duration::from_secs(60);
-        while oracle.acknowledged.lock().unwrap().len() < target {
-            assert!(Instant::now() < until, "the run does not go on after kill {}", kill - 1);
-            sleep(Duration::from_millis(2)).await;
-        }
+        oracle.acknowledged(target).await;
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         sleep(Duration::from_micros(seed >> 48)).await;
         node.kill();
@@ -110,7 +119,7 @@ async fn submit(client: Client, oracle: Arc<Oracle>, url: String, n: usize) {
             let options = SubmitOptions { idempotency_key: Some(&key) };
             match timeout(Duration::from_secs(5), client.submit(&job, options)).await {
                 Ok(Ok(accepted)) => {
-                    oracle.acknowledged.lock().unwrap().push(accepted.job.job_id);
+                    oracle.acknowledged.send_modify(|ids| ids.push(accepted.job.job_id));
                     break;
                 }
                 Ok(Err(e)) => assert!(Instant::now() < until, "not acknowledged for 2 min: {e}"),
@@ -163,7 +172,7 @@ async fn work(client: Client, oracle: Arc<Oracle>, n: usize) {
 async fn quiet(client: &Client, oracle: &Oracle) -> Vec<JobId> {
     let until = Instant::now() + Duration::from_secs(150);
     loop {
-        let acknowledged: Vec<JobId> = oracle.acknowledged.lock().unwrap().clone();
+        let acknowledged: Vec<JobId> = oracle.acknowledged.borrow().clone();
         let published = oracle.published.lock().unwrap().len();
         if acknowledged.len() == JOBS && published == events::EVENTS && owed(client).await == Some(0) {
             return acknowledged;

@@ -46,9 +46,7 @@ pub async fn endpoints(client: &Client, receiver: &Receiver) -> Vec<Standing> {
 pub async fn publish(client: Client, oracle: Arc<Oracle>) {
     for n in 0..EVENTS as u64 {
         // Spread over the kills.
-        while oracle.acknowledged.lock().unwrap().len() < JOBS * n as usize / EVENTS {
-            sleep(Duration::from_millis(5)).await;
-        }
+        oracle.acknowledged(JOBS * n as usize / EVENTS).await;
         let event = PublishEvent {
             kind: "crash.event".to_owned(),
             data: Some(api::raw(format!("{{\"n\":{n}}}"))),
