@@ -20,6 +20,17 @@ const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
 /// 32 bytes of zeros and ones.
 const PRIVATE: &str = "whsk_AAEAAQABAAEAAQABAAEAAQABAAEAAQABAAEAAQABAAE=";
 
+/// The checks that a receiver fails whose answers are all wrong.
+const EVERY_ANSWER: &[&str] = &[
+    "signed event",
+    "duplicate",
+    "slow body",
+    "foreign secret",
+    "altered body",
+    "unsigned",
+    "old timestamp",
+];
+
 /// What a receiver does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flaw {
@@ -130,33 +141,11 @@ async fn what_a_receiver_does_wrong_is_found_and_nothing_else() {
         (Flaw::NoAge, &["old timestamp"]),
         (Flaw::NoRepeats, &["duplicate"]),
         (Flaw::IdOnly, &["foreign secret", "altered body", "old timestamp"]),
-        (
-            Flaw::Redirects,
-            &[
-                "signed event",
-                "duplicate",
-                "slow body",
-                "foreign secret",
-                "altered body",
-                "unsigned",
-                "old timestamp",
-            ],
-        ),
+        (Flaw::Redirects, EVERY_ANSWER),
         (Flaw::Hasty, &["slow body"]),
         (Flaw::Crashes, &["foreign secret", "altered body", "unsigned", "old timestamp"]),
         (Flaw::Gone, &["signed event", "duplicate", "slow body"]),
-        (
-            Flaw::Elsewhere,
-            &[
-                "signed event",
-                "duplicate",
-                "slow body",
-                "foreign secret",
-                "altered body",
-                "unsigned",
-                "old timestamp",
-            ],
-        ),
+        (Flaw::Elsewhere, EVERY_ANSWER),
         (Flaw::Hides, &[]),
     ] {
         let url = receiver(flaw).await;
