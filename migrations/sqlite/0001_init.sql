@@ -221,7 +221,7 @@ CREATE TABLE events (
     remove_at  INTEGER
 ) STRICT;
 CREATE INDEX events_feed ON events (tenant_id, position, id)
-    WHERE kind NOT IN ('job.queued', 'job.started', 'webhook.test', 'webhook.verify');
+    WHERE kind <> 'job.queued' AND kind <> 'job.started' AND kind <> 'webhook.test' AND kind <> 'webhook.verify';
 CREATE INDEX events_removal ON events (remove_at) WHERE remove_at IS NOT NULL;
 CREATE INDEX events_job ON events (job_id, sequence) WHERE job_id IS NOT NULL;
 

@@ -23,10 +23,10 @@ const LOOK: u32 = 1_000;
 const LOOKS: u32 = 10;
 
 // The first `job.queued` and the `job.started` of a running attempt are told by the job's own columns, and tests of
-// an endpoint are nobody else's news: none of these is in any feed.
+// an endpoint are nobody else's news: none of these is in any feed. Word by word, as the index has it (see the migration).
 macro_rules! told {
     () => {
-        concat!("kind NOT IN ('job.queued', 'job.started', ", $crate::store::probe::probes!(), ")")
+        "kind <> 'job.queued' AND kind <> 'job.started' AND kind <> 'webhook.test' AND kind <> 'webhook.verify'"
     };
 }
 /// Of events that are removed, what [`raise_marks`] has to know.

@@ -14,11 +14,12 @@ fn program(sql: &Sql) -> Vec<String> {
 
 #[test]
 fn what_is_written_for_every_job_makes_no_table_on_sqlite() {
-    let written: [&Sql; 10] = [
+    let written: [&Sql; 11] = [
         &submit::INSERT_JOBS,
         &submit::INSERT_QUEUE,
         &change::END_QUEUE,
         &change::END_JOBS,
+        &emit::INSERT_EVENTS,
         &emit::INSERT_BODIES,
         &emit::INSERT_DELIVERIES,
         &emit::INSERT_QUEUE,
@@ -41,13 +42,16 @@ fn a_row_alone_is_its_parameters() {
     );
     let text = "UPDATE OR FAIL t SET a = $3, blob.a = a_b.a  WHERE t.id = $2 ";
     assert_eq!(UPDATE.text(Engine::Sqlite), text);
-    static DELETE: Sql =
-        Sql::batch("DELETE FROM t WHERE (id, n) IN (SELECT b.id, b.n FROM {b}) AND b.idle = $1", 1, &[
-            ("id", Col::Uuid),
-            ("n", Col::Int),
-        ]);
+    static DELETE: Sql = Sql::batch(
+        "DELETE FROM t WHERE (id, n) IN (SELECT b.id, b.n FROM {b}) AND b.idle = $1",
+        1,
+        &[("id", Col::Uuid), ("n", Col::Int)],
+    );
     assert_eq!(DELETE.text(Engine::Sqlite), "DELETE FROM t WHERE (id, n) = (SELECT $2, $3 ) AND b.idle = $1");
-    static LOCK: Sql =
-        Sql::batch("SELECT q.id FROM {b} JOIN t q ON q.id = b.id ORDER BY q.id {wait}", 0, &[("id", Col::Uuid)]);
+    static LOCK: Sql = Sql::batch(
+        "SELECT q.id FROM {b} JOIN t q ON q.id = b.id ORDER BY q.id {wait}",
+        0,
+        &[("id", Col::Uuid)],
+    );
     assert_eq!(LOCK.text(Engine::Sqlite), "SELECT q.id FROM (SELECT $1 AS id) AS b JOIN t q ON q.id = b.id");
 }
