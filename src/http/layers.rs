@@ -1,6 +1,7 @@
 //! What happens around every handler: request id, log line, figures, panics, limits.
 
 use std::any::Any;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::body::Body;
@@ -65,8 +66,10 @@ pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> R
 
 fn request_id(app: &App) -> String {
     let bytes: [u8; 12] = app.dice.bytes();
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    format!("req_{hex}")
+    bytes.iter().fold("req_".to_owned(), |mut id, byte| {
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
 }
 
 /// Puts the request id into the head, and into the document if it is a problem.

@@ -121,11 +121,13 @@ impl Outbox<'_> {
     /// A delivery of an event that is told in the same transaction.
     pub(in crate::store) fn delivery(&mut self, new: &NewDelivery<'_>) -> Result<DeliveryId> {
         let id: DeliveryId = self.inner.dice.id(self.now);
-        let (lane, url, endpoint) = match new.to {
-            To::Url(url) => (lane_of(new.tenant, &origin_of(url)?.0), url, None),
-            To::Endpoint(endpoint) => (endpoint.lane(), endpoint.settings.url.as_str(), Some(endpoint.id)),
-            To::Gone(id, url) => (lane_of_endpoint(id), url, Some(id)),
+        let (url, endpoint) = match new.to {
+            To::Url(url) => (url, None),
+            To::Endpoint(endpoint) => (endpoint.settings.url.as_str(), Some(endpoint.id)),
+            To::Gone(id, url) => (url, Some(id)),
         };
+        let (origin, host) = origin_of(url)?;
+        let lane = endpoint.map_or_else(|| lane_of(new.tenant, &origin), lane_of_endpoint);
         let turn = match new.to {
             To::Url(url) => turn_of(url),
             // An ordered one's is numbered when all is written.
@@ -145,7 +147,7 @@ impl Outbox<'_> {
             lane,
             turn,
             url,
-            origin_of(url)?.1,
+            host,
             new.sealed.map(|(bytes, _)| bytes.to_vec()),
             new.sealed.map(|(_, row)| row),
             new.signer,
