@@ -54,7 +54,8 @@ pub struct Hungry {
 #[derive(Debug, Default)]
 pub struct Lanes {
     lanes: HashMap<LaneId, Lane>,
-    /// Whose turn it is.
+    /// Whose turn it is, of the lanes that have work in mind or may find some in the store: the others, which may be very
+    /// many, cost nothing.
     turns: VecDeque<LaneId>,
     /// Deliveries in mind, so that one seen twice is kept once.
     known: HashSet<DeliveryId>,
@@ -85,6 +86,7 @@ impl Lanes {
                 Some(lane) if lane.set.limits.ordered => {
                     lane.more = true;
                     lane.waits = lane.waits.filter(|(turn, _)| d.turn > *turn);
+                    self.call_up(d.lane);
                 }
                 // The store holds older ones: kept in mind, this one would overtake them for as long as more come.
                 Some(lane) if lane.holds_older(&d) => {}
@@ -94,7 +96,16 @@ impl Lanes {
         unowned.into_iter().collect()
     }
 
+    /// Gives a lane its turns, for as long as it has work.
+    fn call_up(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.takes_turns) {
+            lane.takes_turns = true;
+            self.turns.push_back(id);
+        }
+    }
+
     fn keep(&mut self, due: DueDelivery) {
+        self.call_up(due.lane);
         let Some(lane) = self.lanes.get_mut(&due.lane) else { return };
         if !self.known.insert(due.id) {
             return;
@@ -118,7 +129,10 @@ impl Lanes {
         let mut unowned = Vec::new();
         for (id, first) in due {
             match self.lanes.get_mut(id) {
-                Some(lane) => lane.more = true,
+                Some(lane) => {
+                    lane.more = true;
+                    self.call_up(*id);
+                }
                 None => unowned.push((*id, *first)),
             }
         }
@@ -137,7 +151,7 @@ impl Lanes {
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
                 place.insert(Lane::new(state, set, now));
-                self.turns.push_back(id);
+                self.call_up(id);
             }
         }
         self.foreign.retain(|_, again| *again > now);
@@ -162,29 +176,31 @@ impl Lanes {
         if lane.urgent {
             self.urgent.insert(id);
         }
+        self.call_up(id);
     }
 
     /// Lanes that could send but have nothing in mind, or nothing of some URL, while the store may hold more: those
     /// first that were not read for longest.
     pub fn hungry(&mut self, now: Millis, most: usize) -> Vec<Hungry> {
-        let mut hungry: Vec<(&LaneId, &mut Lane)> =
-            self.lanes.iter_mut().filter(|(_, lane)| lane.hungry(now)).collect();
+        let lanes = &self.lanes;
+        let hungry = |id: &LaneId| lanes.get(id).filter(|lane| lane.hungry(now)).map(|lane| (lane.fed, *id));
+        let mut hungry: Vec<(u64, LaneId)> = self.turns.iter().filter_map(hungry).collect();
         if hungry.len() > most {
-            hungry.sort_unstable_by_key(|(_, lane)| lane.fed);
+            hungry.sort_by_key(|(fed, _)| *fed);
         }
         self.fed += 1;
-        hungry
-            .into_iter()
-            .take(most)
-            .map(|(id, lane)| {
-                (lane.more, lane.dry, lane.fed) = (false, false, self.fed);
-                Hungry { lane: *id, turn: lane.turn, ordered: lane.set.limits.ordered }
-            })
-            .collect()
+        let mut read = Vec::with_capacity(hungry.len().min(most));
+        for (_, id) in hungry.into_iter().take(most) {
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            (lane.more, lane.dry, lane.fed) = (false, false, self.fed);
+            read.push(Hungry { lane: id, turn: lane.turn, ordered: lane.set.limits.ordered });
+        }
+        read
     }
 
     /// Notes what was read of one lane.
     pub fn refill(&mut self, lane: LaneId, read: InLane, now: Millis) {
+        self.call_up(lane);
         let Some(lane) = self.lanes.get_mut(&lane) else { return };
         lane.behind.clear();
         if read.more {
@@ -214,7 +230,11 @@ impl Lanes {
         let mut passed = 0;
         while self.in_flight < NODE_SLOTS && passed < self.turns.len() {
             let Some(id) = self.turns.pop_front() else { break };
-            let Some(lane) = self.lanes.get(&id) else { continue };
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            lane.takes_turns = lane.has_work();
+            if !lane.takes_turns {
+                continue;
+            }
             let share = self.held.share(lane.standing, self.in_flight);
             if share == 0 {
                 shut_out.push(id);
@@ -271,6 +291,9 @@ impl Lanes {
         self.held.give_back(lane.standing, lane.in_flight);
         let changed = change(lane);
         self.held.take(lane.standing, lane.in_flight);
+        if lane.has_work() {
+            self.call_up(id);
+        }
         Some(changed)
     }
 
@@ -342,7 +365,7 @@ impl Lanes {
 
     /// When the first lane with work that may not send now may send again.
     pub fn opens_at(&self, now: Millis) -> Option<Millis> {
-        let waiting = self.lanes.values().filter(|l| l.more || !l.ready.is_empty());
+        let waiting = self.turns.iter().filter_map(|id| self.lanes.get(id)).filter(|lane| lane.has_work());
         waiting.filter_map(|l| l.opens_at(now).filter(|at| *at > now)).min()
     }
 

@@ -50,6 +50,7 @@ impl Lanes {
             lane.in_hand = lane.in_hand.saturating_sub(n);
             // They are in the store again.
             lane.more = true;
+            self.call_up(id);
         }
     }
 

@@ -36,6 +36,8 @@ pub(super) struct Lane {
     pub(super) in_hand: usize,
     pub(super) standing: Standing,
     pub(super) ready: Ready,
+    /// It is among those whose turn comes.
+    pub(super) takes_turns: bool,
     /// The store may hold more that is due than is kept in mind.
     pub(super) more: bool,
     /// A turn has nothing in mind any more while others do.
@@ -78,6 +80,7 @@ impl Lane {
             in_hand: 0,
             standing: if state.failures > 0 { Standing::Failing } else { Standing::Unknown },
             ready: Ready::default(),
+            takes_turns: false,
             more: true,
             dry: false,
             firsts: false,
@@ -157,6 +160,11 @@ impl Lane {
             Leave::Freely => (self.slots as usize).saturating_sub(self.in_flight),
             Leave::At(_) | Leave::AfterProbe => 0,
         }
+    }
+
+    /// Whether it has something in mind to send, or the store may hold some.
+    pub(super) fn has_work(&self) -> bool {
+        self.more || !self.ready.is_empty()
     }
 
     /// Whether it could send something that the store may hold.

@@ -86,6 +86,21 @@ const GOOD: Outcome = Outcome::Answered { status: 200, retry_after: None, abort:
 const DOWN: Outcome = Outcome::Failed(Fault::Connect);
 
 #[test]
+fn lanes_without_work_take_no_turns() {
+    let mut book = owning(&(0..100).collect::<Vec<_>>());
+    assert!(book.pick(NOW).is_empty());
+    assert_eq!((book.turns.len(), book.opens_at(NOW)), (0, None));
+    book.offer(vec![due(7, 1)], NOW);
+    let picked = book.pick(NOW);
+    assert_eq!((picked.len(), picked[0].lane), (1, lane_id(7)));
+    book.pick(NOW);
+    assert_eq!(book.turns.len(), 0);
+    // What is found no place for is in the store, and the lane looks for it.
+    book.out_of_hand(lane_id(8), 0);
+    assert_eq!(book.hungry(NOW, 10).len(), 1);
+}
+
+#[test]
 fn a_flooded_lane_takes_its_own_slots_and_no_more() {
     let mut book = owning(&[1, 2]);
     book.offer((0..1_000).map(|n| due(1, n)).chain([due(2, 1)]).collect(), NOW);
