@@ -1,6 +1,7 @@
 //! The `v1a` scheme of Standard Webhooks 1.0.0: Ed25519 over the same `id.timestamp.body`.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,8 +16,14 @@ const PUBLIC: &str = "whpk_";
 /// An Ed25519 private key, `whsk_` + base64 of the 32-byte seed, or of 64 bytes: the seed and its public key.
 ///
 /// The specification does not say which of the two it is, so both are read.
+///
+/// Clones share what has grown from the seed, which is worth more time than a signature of the other schemes and is
+/// needed only where someone wants this one.
 #[derive(Clone)]
-pub struct PrivateKey(SigningKey);
+pub struct PrivateKey {
+    seed: Zeroizing<[u8; 32]>,
+    grown: Arc<OnceLock<SigningKey>>,
+}
 
 impl PrivateKey {
     /// Whether `text` claims to be one.
@@ -29,27 +36,34 @@ impl PrivateKey {
     /// Errors: the prefix, the encoding, the length, or a public half that is not the seed's own.
     pub fn parse(text: &str) -> Result<Self, BadSecret> {
         let bytes = decode(text, PRIVATE)?;
-        let key = match bytes.len() {
-            32 => bytes.first_chunk().map(SigningKey::from_bytes),
-            64 => bytes.first_chunk().and_then(|pair| SigningKey::from_keypair_bytes(pair).ok()),
+        let seed = match bytes.len() {
+            32 => bytes.first_chunk(),
+            64 => bytes
+                .first_chunk()
+                .and_then(|pair| SigningKey::from_keypair_bytes(pair).ok())
+                .and(bytes.first_chunk()),
             _ => None,
         };
-        key.map(PrivateKey).ok_or(BadSecret::Ed25519)
+        seed.map(PrivateKey::from_seed).ok_or(BadSecret::Ed25519)
     }
 
     /// The key that grows from 32 random bytes.
     pub(super) fn from_seed(seed: &[u8; 32]) -> Self {
-        PrivateKey(SigningKey::from_bytes(seed))
+        PrivateKey { seed: Zeroizing::new(*seed), grown: Arc::default() }
+    }
+
+    fn key(&self) -> &SigningKey {
+        self.grown.get_or_init(|| SigningKey::from_bytes(&self.seed))
     }
 
     /// What the key grows from, for sealing it at rest.
     pub(super) fn seed(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.0.to_bytes())
+        self.seed.clone()
     }
 
     /// The `whsk_` text: the seed and its public key, as most tools take it.
     pub fn reveal(&self) -> Zeroizing<String> {
-        let pair = Zeroizing::new(self.0.to_keypair_bytes());
+        let pair = Zeroizing::new(self.key().to_keypair_bytes());
         let mut text = Zeroizing::new(String::with_capacity(PRIVATE.len() + 88));
         text.push_str(PRIVATE);
         STANDARD.encode_string(*pair, &mut text);
@@ -58,13 +72,13 @@ impl PrivateKey {
 
     /// What verifies this key's signatures.
     pub fn public(&self) -> PublicKey {
-        PublicKey(self.0.verifying_key())
+        PublicKey(self.key().verifying_key())
     }
 
     /// The item `v1a,<base64>` of a `webhook-signature`.
     pub fn item(&self, id: &str, timestamp_seconds: i64, body: &[u8]) -> String {
         let content = signed(id, &timestamp_seconds.to_string(), body);
-        format!("v1a,{}", STANDARD.encode(self.0.sign(&content).to_bytes()))
+        format!("v1a,{}", STANDARD.encode(self.key().sign(&content).to_bytes()))
     }
 }
 
