@@ -18,12 +18,15 @@ pub struct EndpointsArgs {
     growth: GrowthArgs,
 }
 
+/// Endpoints of one account.
+const TOGETHER: u64 = 50;
+
 /// Runs `ringback bench endpoints`.
 pub async fn endpoints(args: EndpointsArgs, out: Out) -> anyhow::Result<ExitCode> {
     let wanted = Wanted { verified: false, ..WHOLE };
     let mut pair = Pair::set(&args.growth, wanted, wanted).await?;
     for (stage, endpoints) in [(&mut pair.base, 1), (&mut pair.other, args.endpoints)] {
-        let ids = stage.endpoints(endpoints, "[]").await?;
+        let ids = stage.endpoints(endpoints, "[]", TOGETHER).await?;
         stage.call_back(&ids);
     }
     let seen = pair.jobs(&args.growth).await?;

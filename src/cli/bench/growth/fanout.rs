@@ -13,7 +13,7 @@ use crate::cli::print::Out;
 #[derive(Debug, Clone, clap::Args)]
 pub struct FanoutArgs {
     /// How many endpoints an event has.
-    #[arg(long, env = "RINGBACK_ENDPOINTS", value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    #[arg(long, env = "RINGBACK_ENDPOINTS", value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     endpoints: u64,
     #[command(flatten)]
     growth: GrowthArgs,
@@ -24,7 +24,7 @@ pub async fn fanout(args: FanoutArgs, out: Out) -> anyhow::Result<ExitCode> {
     let wanted = Wanted { verified: false, ..WHOLE };
     let mut pair = Pair::set(&args.growth, wanted, wanted).await?;
     for (stage, endpoints) in [(&pair.base, 1), (&pair.other, args.endpoints)] {
-        stage.endpoints(endpoints, r#"["bench.told"]"#).await?;
+        stage.endpoints(endpoints, r#"["bench.told"]"#, endpoints).await?;
     }
     let bytes = usize::try_from(args.growth.pace.payload_bytes)?;
     let events = args.growth.jobs.div_ceil(args.endpoints);

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::bail;
-use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use tokio::task::JoinSet;
@@ -207,17 +206,24 @@ impl Stage {
         &self.nodes[0]
     }
 
-    /// Makes as many endpoints of the receiver, for `events` (a list in JSON), and gives their ids.
-    pub async fn endpoints(&self, endpoints: u64, events: &str) -> anyhow::Result<Vec<String>> {
+    /// Makes as many endpoints of the receiver, for `events` (a list in JSON), `together` of them in each account, and gives
+    /// their ids.
+    pub async fn endpoints(
+        &self,
+        endpoints: u64,
+        events: &str,
+        together: u64,
+    ) -> anyhow::Result<Vec<String>> {
         let left = Arc::new(AtomicU64::new(endpoints));
-        let new: Bytes = format!(r#"{{"url":"{}/hook","events":{events}}}"#, self.hooks).into();
+        let new = format!(r#""url":"{}/hook","events":{events}"#, self.hooks);
         let mut makers = JoinSet::new();
         for _ in 0..MAKERS.min(endpoints) {
             let (mut wire, left, new) = (self.wire().await?, Arc::clone(&left), new.clone());
             makers.spawn(async move {
                 let mut ids = Vec::new();
-                while left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
-                    let made = wire.must(Method::POST, "/v1/endpoints", new.clone()).await?;
+                while let Ok(n) = left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)) {
+                    let new = format!(r#"{{{new},"account":"a{}"}}"#, (n - 1) / together);
+                    let made = wire.must(Method::POST, "/v1/endpoints", new).await?;
                     ids.push(serde_json::from_slice::<Endpoint>(&made)?.endpoint_id);
                 }
                 anyhow::Ok(ids)
@@ -264,7 +270,7 @@ impl Stage {
         let run = micros();
         self.posts("/v1/events", endpoints, move |n, due| {
             format!(
-                r#"{{"type":"bench.told","id":"{run}-{n}","data":{{"submittedAtMicros":{due},"pad":"{pad}"}}}}"#
+                r#"{{"type":"bench.told","account":"a0","id":"{run}-{n}","data":{{"submittedAtMicros":{due},"pad":"{pad}"}}}}"#
             )
         })
     }

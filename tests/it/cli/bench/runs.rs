@@ -100,8 +100,8 @@ on_both_engines! {
     the_durable_202_is_measured_alone: submitted("submit");
     a_backlog_is_compared_with_an_empty_store: compared("backlog --due 150 --finished 300", 60);
     a_held_snapshot_is_compared_with_none: compared("snapshot --hold-seconds 1", 1);
-    many_endpoints_are_compared_with_one: compared("endpoints --endpoints 7", 60);
-    a_fan_out_is_compared_with_as_many_single_events: compared("fanout --endpoints 6", 60);
+    many_endpoints_are_compared_with_one: compared("endpoints --endpoints 57", 60);
+    a_fan_out_is_compared_with_as_many_single_events: compared("fanout --endpoints 60", 60);
     rest_and_start_are_measured_over_a_filled_store: rested("idle --finished 200 --rest-seconds 1 --starts 2");
 }
 
