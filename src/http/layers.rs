@@ -2,18 +2,21 @@
 
 use std::any::Any;
 use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, header};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::app::App;
 use super::problem::Problem;
+use super::unread;
 use crate::types::TenantId;
 use crate::types::problem::{ProblemBody, ProblemCode};
 
@@ -46,14 +49,18 @@ impl Ctx {
     }
 }
 
-/// The outermost layer: names the request, writes its log line and its figures.
+/// What surrounds every handler: names the request, writes its log line and its figures; within, panics are caught,
+/// a body that nobody read is heard out, and what is too large or too much is refused.
+///
+/// One layer, as each costs every request a copy of all that is inside it.
 pub async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let began = app.real.now();
     let ctx = Arc::new(Ctx { id: request_id(&app), tenant: OnceLock::new(), slot: Mutex::default() });
     request.extensions_mut().insert(ctx.clone());
     let method = method_word(request.method());
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let mut response = next.run(request).await;
+    let answer = unread::hear_out(request, async |request| gate(&app, request, next).await);
+    let mut response = AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(panicked);
     sign(&mut response, &ctx.id);
     let took = app.real.now().since(began);
     let (route, status) = (route.as_deref().unwrap_or("none"), response.status().as_u16());
@@ -92,7 +99,7 @@ fn method_word(method: &Method) -> &'static str {
 }
 
 /// Refuses what is too large or too much, before anything is read.
-pub async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn gate(app: &App, request: Request, next: Next) -> Response {
     let (limit, fields) = app.options.head_limit;
     let size = request.uri().path_and_query().map_or(0, |p| p.as_str().len())
         + request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
@@ -100,7 +107,7 @@ pub async fn gate(State(app): State<App>, request: Request, next: Next) -> Respo
         Problem::new(ProblemCode::HeaderTooLarge)
             .detail(format!("at most {limit} bytes in {fields} fields"))
             .into_response()
-    } else if let Err(full) = take_place(&app, &request) {
+    } else if let Err(full) = take_place(app, &request) {
         full.into_response()
     } else {
         next.run(request).await
@@ -121,7 +128,7 @@ fn take_place(app: &App, request: &Request) -> Result<(), Problem> {
 }
 
 /// A panic is a defect of ours; its text goes to the log and not to the client.
-pub fn panicked(cause: Box<dyn Any + Send>) -> Response {
+fn panicked(cause: Box<dyn Any + Send>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("no text");
     tracing::error!(panic = text, "a handler panicked");

@@ -44,7 +44,6 @@ use axum::Router;
 use axum::extract::Extension;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
@@ -166,14 +165,11 @@ fn description(document: &utoipa::openapi::OpenApi, app: &App) -> Extension<Arc<
     Extension(Arc::new(openapi::describe(document, &app.options.routes, app.store.urls())))
 }
 
-/// What stands around every route: request id and log line outermost, then panics, the unread body, limits.
+/// What stands around every route.
 fn surrounded(router: Router<App>, app: App) -> Router {
     router
         .fallback(layers::no_route)
         .method_not_allowed_fallback(layers::no_method)
-        .layer(from_fn_with_state(app.clone(), layers::gate))
-        .layer(from_fn(unread::hear_out))
-        .layer(CatchPanicLayer::custom(layers::panicked))
         .layer(from_fn_with_state(app.clone(), layers::edge))
         .with_state(app)
 }

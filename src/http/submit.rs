@@ -168,7 +168,7 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
     let submitted = match check(app, key, order.wish, &endpoints, stamp) {
         Ok(job) => store(app, job).await?,
         // What was sound when it first came is answered as it was then, though the rules or the time have moved on.
-        Err(refusal) => first(app, key, order.idempotency.as_ref()).await?.ok_or(refusal)?,
+        Err(refusal) => Box::pin(first(app, key, order.idempotency.as_ref())).await?.ok_or(refusal)?,
     };
     app.wake.jobs.nudge();
     // An external job ends by the lease that stands in the answer: holding it back would wait for itself.
@@ -176,7 +176,11 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
         WorkerKind::External => Prefer { wait: None, ..order.head.prefer },
         WorkerKind::Pull => order.head.prefer,
     };
-    let job = order.waiting.for_end(app, prefer, submitted.job.clone()).await;
+    // Boxed, as it is in `first`: room for the wait that few ask for would be moved about with every request.
+    let job = match prefer.wait {
+        None => submitted.job.clone(),
+        Some(_) => Box::pin(order.waiting.for_end(app, prefer, submitted.job.clone())).await,
+    };
     let asynchronous = !(prefer.wait.is_some() && job.state.ended());
     let mut response = match asynchronous {
         true => accepted(app, &submitted, order.status_path),

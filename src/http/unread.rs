@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
@@ -24,13 +23,13 @@ const BYTES: usize = 16 * 1024 * 1024;
 const TIME: Duration = Duration::from_secs(1);
 
 /// Reads what is left of a refused request's body before the refusal is sent; what stays unread ends the connection.
-pub async fn hear_out(request: Request, next: Next) -> Response {
+pub async fn hear_out(request: Request, answer: impl AsyncFnOnce(Request) -> Response) -> Response {
     // Who asked whether to send at all is answered at once; reading would be the wrong answer.
     let asked = request.headers().contains_key(header::EXPECT);
     let ctx = request.extensions().get::<Arc<Ctx>>().cloned();
     let left = Left::default();
     let request = request.map(|body| Body::new(Kept { body: Some(body), left: left.clone() }));
-    let mut response = next.run(request).await;
+    let mut response = answer(request).await;
     let refused = response.status().is_client_error() || response.status().is_server_error();
     let Some(body) = left.take().filter(|_| refused) else { return response };
     let in_vain = asked || response.status() == StatusCode::REQUEST_TIMEOUT;

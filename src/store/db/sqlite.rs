@@ -19,6 +19,8 @@ const PREPARED: usize = 512;
 /// such as the ends of indexes, stand many times.
 const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; \
                         PRAGMA wal_autocheckpoint = 4000";
+/// On a connection that reads: there are many, and what one has cached (KiB) the kernel has too.
+const READING: &str = "PRAGMA cache_size = -512";
 
 /// The file that `sqlite://PATH` names; `mode=rwc` and `mode=rw` may follow and change nothing.
 pub(super) fn path(url: &str) -> Result<PathBuf> {
@@ -47,9 +49,7 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<Connection> {
     let conn = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(PREPARED);
-    if !read_only {
-        conn.execute_batch(SETTINGS)?;
-    }
+    conn.execute_batch(if read_only { READING } else { SETTINGS })?;
     Ok(conn)
 }
 
