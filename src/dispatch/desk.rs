@@ -57,6 +57,11 @@ impl HandOver for Desk {
     fn take(&self, claimed: ClaimedDelivery, place: Place) {
         let Some(inner) = self.0.upgrade() else { return };
         match place {
+            // Reserved before the stop: nobody would wait for its answer.
+            Place::Slot if inner.stopping.is_cancelled() => {
+                self.give_back(claimed.lane, claimed.turn, place);
+                inner.put_back(vec![claimed], inner.clock.now());
+            }
             Place::Slot => inner.begin(claimed),
             Place::Hand => inner.keep(claimed),
         }

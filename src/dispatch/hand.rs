@@ -86,7 +86,7 @@ impl Inner {
     }
 
     // Where the store is away their leases run out.
-    fn put_back(self: &Arc<Self>, back: Vec<ClaimedDelivery>, now: Millis) {
+    pub(super) fn put_back(self: &Arc<Self>, back: Vec<ClaimedDelivery>, now: Millis) {
         let inner = self.clone();
         let unsent = back.iter().map(|d| attempt::not_sent(d, Verdict::RetryAt(now))).collect();
         self.sends.spawn(async move {

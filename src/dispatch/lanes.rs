@@ -84,9 +84,8 @@ impl Lanes {
                 }
                 // Which one is the next in order only the store knows.
                 Some(lane) if lane.set.limits.ordered => {
-                    lane.more = true;
                     lane.waits = lane.waits.filter(|(turn, _)| d.turn > *turn);
-                    self.call_up(d.lane);
+                    self.stirred(d.lane);
                 }
                 // The store holds older ones: kept in mind, this one would overtake them for as long as more come.
                 Some(lane) if lane.holds_older(&d) => {}
@@ -94,6 +93,14 @@ impl Lanes {
             }
         }
         unowned.into_iter().collect()
+    }
+
+    /// The store may hold something for a lane.
+    fn stirred(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.more = true;
+            self.call_up(id);
+        }
     }
 
     /// Gives a lane its turns, for as long as it has work.
@@ -128,12 +135,9 @@ impl Lanes {
     pub fn stir(&mut self, due: &[(LaneId, DeliveryId)]) -> Vec<(LaneId, DeliveryId)> {
         let mut unowned = Vec::new();
         for (id, first) in due {
-            match self.lanes.get_mut(id) {
-                Some(lane) => {
-                    lane.more = true;
-                    self.call_up(*id);
-                }
-                None => unowned.push((*id, *first)),
+            match self.lanes.contains_key(id) {
+                true => self.stirred(*id),
+                false => unowned.push((*id, *first)),
             }
         }
         unowned
@@ -171,12 +175,11 @@ impl Lanes {
                 self.known.remove(&id);
             }
         }
-        lane.more = true;
         lane.set(set, now);
         if lane.urgent {
             self.urgent.insert(id);
         }
-        self.call_up(id);
+        self.stirred(id);
     }
 
     /// Lanes that could send but have nothing in mind, or nothing of some URL, while the store may hold more: those

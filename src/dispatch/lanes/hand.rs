@@ -48,10 +48,9 @@ impl Lanes {
         self.in_hand = self.in_hand.saturating_sub(n);
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.in_hand = lane.in_hand.saturating_sub(n);
-            // They are in the store again.
-            lane.more = true;
-            self.call_up(id);
         }
+        // They are in the store again.
+        self.stirred(id);
     }
 
     /// What waits in memory for a slot.
