@@ -284,7 +284,7 @@ CREATE TABLE deliveries (
     ended_at       INTEGER,
     discarded_at   INTEGER,
     remove_at      INTEGER
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
 CREATE INDEX deliveries_job ON deliveries (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX deliveries_event ON deliveries (event_id);
@@ -333,7 +333,7 @@ CREATE TABLE attempts (
     body        BLOB,
     next_at     INTEGER,
     PRIMARY KEY (delivery_id, number)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 
 CREATE TABLE dead_letters (
     delivery_id BLOB PRIMARY KEY,
