@@ -28,8 +28,10 @@ pub enum Col {
 ///
 /// Scalar parameters come first (`$1` .. `$scalars`), the batch after them. The text is the
 /// same for any number of rows, so the prepared statement is always found again. PostgreSQL runs it once, with an array
-/// for each column; SQLite, where a call costs next to nothing, once for each row. So it must mean the same for its
-/// rows one after the other.
+/// for each column; SQLite, where a call costs next to nothing, once for each row, as [`Sql::row_by_row`] writes it. So it must
+/// mean the same for its rows one after the other; read them by `FROM {b}` alone, by `FROM {b} JOIN` or `LEFT JOIN`, or
+/// by `IN (SELECT b.x, ... FROM {b})`; and `RETURNING` the first column of the batch only where that is a unique key by
+/// which its rows are found.
 pub struct Sql {
     text: &'static str,
     scalars: usize,
@@ -93,8 +95,8 @@ impl Sql {
             return self.text.to_owned();
         }
         if self.text.split("{b}").skip(1).any(joined) {
-            // The order in which rows are locked.
-            let order = self.text.find(" ORDER BY ").filter(|_| self.text.ends_with("{wait}"));
+            // In which order rows are locked: there is one, and no lock.
+            let order = self.text.rfind(" ORDER BY ").filter(|_| self.text.ends_with("{wait}"));
             return self.text[..order.unwrap_or(self.text.len())].replace("{b}", &self.row());
         }
         let text = self.text.replace(" IN (SELECT b.", " = (SELECT b.").replace("FROM {b}", "");

@@ -103,14 +103,14 @@ const LANES_DUE: &str = "
 
 const NEXT_DUE: &str = "SELECT due_at FROM delivery_queue WHERE due_at > $1 ORDER BY due_at LIMIT 1";
 
-static CLAIM: Sql = Sql::batch(
+pub(super) static CLAIM: Sql = Sql::batch(
     "UPDATE delivery_queue
      SET phase = 'leased', fence = b.fence + 1, attempt = attempt + 1, unknowns = b.unknowns,
          due_at = $1, started_at = $2, node_id = $3
      FROM {b}
      WHERE delivery_queue.delivery_id = b.delivery_id
        AND delivery_queue.fence = b.fence  -- as it was seen: no one else has taken it since
-       AND delivery_queue.due_at + 0 <= $2  -- by the id, not through the index of what is due
+       AND delivery_queue.due_at + 0 <= $2
      RETURNING delivery_queue.delivery_id, delivery_queue.fence, attempt, used, delivery_queue.unknowns",
     3,
     &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("unknowns", Col::Int)],

@@ -15,10 +15,10 @@ use crate::types::{EndpointId, Millis, TenantId};
 
 // Those whose health may change: one that is well and delivers is neither locked nor written. What comes of requests
 // that were under way when an endpoint was paused or disabled says nothing more: it begins anew when it is resumed.
-static CONCERNED: Sql = Sql::batch(
+pub(super) static CONCERNED: Sql = Sql::batch(
     "SELECT q.id, q.tenant_id, q.account, q.url, q.failing_since, q.failed, q.told
      FROM {b} JOIN endpoints q ON q.id = b.id
-     WHERE q.state = 'enabled' AND COALESCE(q.deleted_at, 0) = 0  -- by the id, not through the index of all that there are
+     WHERE q.state = 'enabled' AND COALESCE(q.deleted_at, 0) = 0
        AND (b.ill = 1 OR q.failing_since IS NOT NULL)
      ORDER BY q.id {wait}",
     0,

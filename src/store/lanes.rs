@@ -54,11 +54,11 @@ static ORIGINS: Sql = Sql::batch(
     &[("delivery_id", Col::Uuid)],
 );
 
-static SAVE: Sql = Sql::batch(
+pub(super) static SAVE: Sql = Sql::batch(
     "UPDATE lanes
      SET concurrency = b.concurrency, failures = b.failures, opened = b.opened, held_until = b.held_until,
          held_reason = b.held_reason, rate_at = b.rate_at, owner_id = CASE WHEN b.release = 1 THEN NULL ELSE owner_id END
-     FROM {b} WHERE lanes.id = b.id AND lanes.owner_id = $1",
+     FROM {b} WHERE lanes.id = b.id AND COALESCE(lanes.owner_id, lanes.id) = $1",
     1,
     &[
         ("id", Col::Uuid),

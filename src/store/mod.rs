@@ -11,7 +11,10 @@
 //! 7. Claims go through `picked AS MATERIALIZED`: the planner may otherwise update more rows than `LIMIT`.
 //! 8. State names are literals: partial indexes match literals only.
 //! 9. Batches bind scalars first, rows after them ([`batch::Sql`]).
-//! 10. Every verb takes the tenant; nothing reads across tenants but the loops of the service itself.
+//! 10. A statement for rows that are named by their keys must fit no other index: what else it asks of a row is written
+//!     `state || ''`, `due_at + 0`, `COALESCE(deleted_at, 0)`. With few such rows, or no statistics yet, PostgreSQL takes the
+//!     index of what is owed, due or owned, and then each row of the batch costs as much as all of these.
+//! 11. Every verb takes the tenant; nothing reads across tenants but the loops of the service itself.
 
 pub mod batch;
 pub mod bench;

@@ -55,7 +55,7 @@ pub(super) static CANCEL: Sql = Sql::batch(
             remove_at = $2
      FROM {b}
      WHERE deliveries.id = b.id
-       AND deliveries.state || '' = 'owed'  -- by the id, not through the index of what is owed",
+       AND deliveries.state || '' = 'owed'",
     2,
     &[("id", Col::Uuid), ("fence", Col::Int), ("attempt", Col::Int)],
 );

@@ -27,7 +27,7 @@ const TENANTS_DUE: &str = "
 
 static HOLDINGS: Sql = Sql::batch(
     "SELECT q.job_id, q.fence, q.cancel_at FROM {b} JOIN job_queue q ON q.job_id = b.job_id
-     WHERE q.phase || '' = 'leased'  -- by the id, not through the index of what is leased",
+     WHERE q.phase || '' = 'leased'",
     0,
     &[("job_id", Col::Uuid)],
 );

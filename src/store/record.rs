@@ -59,8 +59,6 @@ pub(super) static UPDATE_DELIVERIES: Sql = Sql::batch(
              url = COALESCE(b.url, deliveries.url), host = COALESCE(b.host, deliveries.host)
          FROM {b}
          WHERE deliveries.id = b.id
-           -- written so that the index of what is owed does not fit: found through it, each row costs as much as all
-           -- that is owed
            AND deliveries.state || '' = 'owed'"
     ),
     0,

@@ -95,11 +95,11 @@ static GROUPS: Sql = Sql::batch(
     &[("tenant_id", Col::Uuid), ("account", Col::Text)],
 );
 
-static NAMED: Sql = Sql::batch(
+pub(super) static NAMED: Sql = Sql::batch(
     concat!(
         "SELECT ",
         endpoint_columns!(),
-        " FROM {b} JOIN endpoints e ON e.id = b.id WHERE e.deleted_at IS NULL"
+        " FROM {b} JOIN endpoints e ON e.id = b.id WHERE COALESCE(e.deleted_at, 0) = 0"
     ),
     0,
     &[("id", Col::Uuid)],

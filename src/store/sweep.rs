@@ -83,19 +83,19 @@ macro_rules! old_events {
            AND remove_at <= $1 AND "
     };
 }
-macro_rules! told {
+macro_rules! has_deliveries {
     () => {
         "EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)"
     };
 }
 static POSTPONE_EVENTS: Sql =
-    Sql::plain(concat!("UPDATE events SET remove_at = $3 ", old_events!(), told!()));
+    Sql::plain(concat!("UPDATE events SET remove_at = $3 ", old_events!(), has_deliveries!()));
 static OLD_EVENTS: Sql =
-    Sql::plain(concat!("DELETE FROM events ", old_events!(), "NOT ", told!(), removed!()));
+    Sql::plain(concat!("DELETE FROM events ", old_events!(), "NOT ", has_deliveries!(), removed!()));
 const OLD_LETTERS: &str =
     "SELECT x.delivery_id FROM dead_letters x WHERE x.died_at <= $1 ORDER BY x.died_at LIMIT $2";
 static DROP_LETTERS: Sql = Sql::batch(
-    "DELETE FROM dead_letters WHERE delivery_id IN (SELECT b.id FROM {b}) AND died_at <= $1 RETURNING delivery_id",
+    "DELETE FROM dead_letters WHERE delivery_id IN (SELECT b.id FROM {b}) AND died_at + 0 <= $1 RETURNING delivery_id",
     1,
     &[("id", Col::Uuid)],
 );
@@ -143,7 +143,7 @@ static DROP_EVENTS: Sql = Sql::batch(
 static MARK_DISCARDED: Sql = Sql::batch(
     "UPDATE deliveries SET discarded_at = $1 FROM {b}
      WHERE deliveries.id = b.id
-       AND deliveries.state || '' = 'dead'  -- by the id, not through the index of what is dead",
+       AND deliveries.state || '' = 'dead'",
     1,
     &[("id", Col::Uuid)],
 );

@@ -1,7 +1,9 @@
 use super::*;
+use crate::store::bench::Scratch;
 use crate::store::change::write as change;
+use crate::store::db::{Call, Target};
 use crate::store::emit::rows as emit;
-use crate::store::{record, submit};
+use crate::store::{Store, deliveries, health, lanes, record, submit, subscribers};
 
 /// The operations of the program that SQLite makes of a statement.
 fn program(sql: &Sql) -> Vec<String> {
@@ -54,4 +56,38 @@ fn a_row_alone_is_its_parameters() {
         &[("id", Col::Uuid)],
     );
     assert_eq!(LOCK.text(Engine::Sqlite), "SELECT q.id FROM (SELECT $1 AS id) AS b JOIN t q ON q.id = b.id");
+}
+
+/// The plan of a statement for any number of rows, on a connection of the hot verbs.
+async fn plan(url: &str, sql: &Sql) -> String {
+    let nulls = vec!["NULL"; sql.scalars + sql.cols.len()].join(", ");
+    let prepare =
+        format!("SET plan_cache_mode = force_generic_plan; PREPARE p AS {}", sql.text(Engine::Postgres));
+    let explain: &'static str = Box::leak(format!("EXPLAIN (COSTS OFF) EXECUTE p({nulls})").into_boxed_str());
+    let conn = Target::parse(url).unwrap().pinned().connect(false).await.unwrap();
+    let (conn, _) = conn.call(Call::Script(prepare)).await.unwrap();
+    let (_, done) = conn.call(Call::All(explain, vec![])).await.unwrap();
+    done.rows.iter().map(|row| row.text(0).unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
+    let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
+    let scratch = Scratch::beside(&server, &format!("plans_{}", std::process::id())).await.unwrap();
+    Store::migrate(&scratch.url).await.unwrap();
+    let by_key: [(&Sql, &str); 7] = [
+        (&change::END_JOBS, "jobs_pkey"),
+        (&record::UPDATE_DELIVERIES, "deliveries_pkey"),
+        (&deliveries::CLAIM, "delivery_queue_pkey"),
+        (&record::END_QUEUE, "delivery_queue_pkey"),
+        (&health::CONCERNED, "endpoints_pkey"),
+        (&subscribers::NAMED, "endpoints_pkey"),
+        (&lanes::SAVE, "lanes_pkey"),
+    ];
+    for (sql, key) in by_key {
+        let plan = plan(&scratch.url, sql).await;
+        let indexes: Vec<_> = plan.lines().filter(|line| line.contains("Scan using")).collect();
+        assert!(!indexes.is_empty() && indexes.iter().all(|line| line.contains(key)), "{plan}");
+    }
+    scratch.remove().await.unwrap();
 }

@@ -28,7 +28,6 @@ pub(in crate::store) static END_JOBS: Sql = Sql::batch(
          remove_at = b.expires_at
      FROM {b}
      WHERE jobs.id = b.id
-       -- written so that the index of what is owed does not fit: found through it, each row costs as much as all that is owed
        AND jobs.state || '' = 'owed'",
     0,
     &[
