@@ -88,13 +88,21 @@ async fn measure(args: &IsolationArgs) -> anyhow::Result<Report> {
     let paced = Load { rate: Some(args.rate), ..most };
     stage.phase(paced, Until::Passed(WARM_UP.min(Duration::from_secs(args.seconds)))).await?;
     let (mut alone, mut beside) = (Share::default(), Share::default());
-    for _ in 0..args.rounds {
-        // The bad ones are new to the server in each phase: it has yet to find out.
+    let phase = async |load| stage.phase(load, Until::Passed(Duration::from_secs(args.seconds))).await;
+    for round in 0..args.rounds {
+        // Who comes first alternates: the store grows with each phase, which slows down whatever comes later.
+        let alone_first = round % 2 == 0;
         for load in [paced, most] {
-            alone.add(load, stage.phase(load, Until::Passed(Duration::from_secs(args.seconds))).await?);
+            if alone_first {
+                alone.add(load, phase(load).await?);
+            }
+            // The bad ones are new to the server in each phase: it has yet to find out.
             let neighbours = stage.neighbours().await?;
-            beside.add(load, stage.phase(load, Until::Passed(Duration::from_secs(args.seconds))).await?);
+            beside.add(load, phase(load).await?);
             stage.part_from(neighbours).await?;
+            if !alone_first {
+                alone.add(load, phase(load).await?);
+            }
         }
     }
     stage.strike().await?;
