@@ -54,11 +54,10 @@ impl Sweep {
     /// One look. A part that fails does not keep the others from their turn.
     pub async fn tick(&mut self) -> Result<()> {
         let now = self.clock.now();
-        let ended = self.end_overdue(now).await;
-        let expired = self.end_expired(now).await;
-        let redriven = self.redrive(now).await;
-        let drained = self.drain(now).await;
-        let told = self.fan_out(now).await;
+        let worked = match self.store.anything_overdue(now).await {
+            Ok(true) => self.work_off(now).await,
+            nothing => nothing.map(drop),
+        };
         let retained = match self.retained.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
             true => self.retain(now).await,
             false => Ok(()),
@@ -67,7 +66,16 @@ impl Sweep {
             true => self.save(now).await,
             false => Ok(()),
         };
-        ended.and(expired).and(redriven).and(drained).and(told).and(retained).and(saved)
+        worked.and(retained).and(saved)
+    }
+
+    async fn work_off(&self, now: Millis) -> Result<()> {
+        let ended = self.end_overdue(now).await;
+        let expired = self.end_expired(now).await;
+        let redriven = self.redrive(now).await;
+        let drained = self.drain(now).await;
+        let told = self.fan_out(now).await;
+        ended.and(expired).and(redriven).and(drained).and(told)
     }
 
     async fn end_overdue(&self, now: Millis) -> Result<()> {

@@ -243,8 +243,8 @@ impl Dispatcher {
         let mut more = false;
         if pace.is_time() {
             let began = Instant::now();
-            more = self.look(now).await?;
-            let next = if more { None } else { inner.store.next_due(now).await? };
+            let (full, next) = self.look(now).await?;
+            more = full;
             pace.looked(began, next);
         }
         more |= self.feed(now).await?;
@@ -328,8 +328,8 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// What fell due since the last look. True if the look was full.
-    async fn look(&self, now: Millis) -> Result<bool> {
+    /// What fell due since the last look. True if the look was full; otherwise also what falls due next.
+    async fn look(&self, now: Millis) -> Result<(bool, Option<Millis>)> {
         let inner = &self.0;
         let floor = {
             let mut looked = inner.looked();
@@ -338,6 +338,12 @@ impl Dispatcher {
             }
             looked.floor
         };
+        // At rest that is all there is to ask.
+        let next = inner.store.next_due(floor).await?;
+        if next.is_none_or(|at| at > now) {
+            inner.looked().after(floor, None, now);
+            return Ok((false, next));
+        }
         let due = inner.store.due(floor, now, LOOK).await?;
         let full = due.len() == LOOK as usize;
         let last = due.last().filter(|_| full).map(|d| d.due_at);
@@ -347,7 +353,7 @@ impl Dispatcher {
             self.own(unowned, now).await?;
             inner.lanes().offer(due, now);
         }
-        Ok(full)
+        Ok((full, if full { None } else { inner.store.next_due(now).await? }))
     }
 
     async fn own(&self, of: Vec<(LaneId, crate::types::DeliveryId)>, now: Millis) -> Result<()> {

@@ -43,7 +43,7 @@ static LET_GO: Sql = Sql::plain(
            FROM (SELECT q.delivery_id, q.due_at - $3 AS due_at FROM delivery_queue q
                  WHERE (q.lane_id, q.due_at) >= ($1, $3) AND (q.lane_id, q.due_at) <= ($1, $4)
                  ORDER BY q.lane_id, q.due_at LIMIT $2) AS o) AS p
-     WHERE delivery_queue.delivery_id = p.delivery_id AND delivery_queue.due_at >= $3",
+     WHERE delivery_queue.delivery_id = p.delivery_id AND delivery_queue.due_at + 0 >= $3",
 );
 static CANCEL_QUEUE: Sql = Sql::plain(
     "DELETE FROM delivery_queue

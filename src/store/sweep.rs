@@ -34,6 +34,16 @@ const WATCHED: &str = "SELECT job_id, fence FROM job_queue WHERE watch_at <= $1 
 const LOST: &str = "
     SELECT job_id, fence FROM job_queue WHERE attempts_left = 0 AND cancel_at IS NULL AND due_at <= $1 ORDER BY due_at LIMIT $2";
 
+// All that a look of the sweep may find, in one question: most looks find nothing, and each verb would ask for itself.
+const ANYTHING: &str = "
+    SELECT CAST(1 AS BIGINT)
+    WHERE EXISTS (SELECT 1 FROM job_queue q WHERE q.watch_at <= $1)
+       OR EXISTS (SELECT 1 FROM job_queue q WHERE q.attempts_left = 0 AND q.cancel_at IS NULL AND q.due_at <= $1)
+       OR EXISTS (SELECT 1 FROM deliveries d WHERE d.state = 'owed' AND d.expires_at <= $1)
+       OR EXISTS (SELECT 1 FROM redrives r WHERE r.state = 'running' AND r.next_at <= $1)
+       OR EXISTS (SELECT 1 FROM endpoints e WHERE e.drain_at <= $1)
+       OR EXISTS (SELECT 1 FROM fan_outs)";
+
 macro_rules! needed {
     () => {
         "EXISTS (SELECT 1 FROM deliveries d WHERE d.job_id = jobs.id
@@ -186,6 +196,12 @@ const KEY_AGAIN: Duration = Duration::from_secs(3600);
 impl Store {
     /// A look that gives as many as this has not seen all.
     pub const OVERDUE_BITE: usize = BITE as usize;
+
+    /// Whether [`Store::end_overdue`], [`Store::end_expired`], [`Store::step_redrive`], [`Store::step_drains`] or
+    /// [`Store::step_fan_outs`] may find something to do.
+    pub async fn anything_overdue(&self, now: Millis) -> Result<bool> {
+        Ok(!self.scout(ANYTHING, args![now]).await?.is_empty())
+    }
 
     /// Jobs past a deadline, a time-out, a cancel's grace or their last lease; gives how many were looked at.
     pub async fn end_overdue(&self, now: Millis) -> Result<usize> {
