@@ -115,7 +115,8 @@ impl Sql {
     /// Whether what it gives is the first cell of each row that it touched. SQLite makes a table for `RETURNING` too, so
     /// there the cell is given back instead ([`super::db`]).
     pub fn gives_its_key(&self) -> bool {
-        self.cols.first().is_some_and(|(key, _)| self.text.ends_with(&format!("RETURNING {key}")))
+        let key = self.cols.first().and_then(|(key, _)| self.text.strip_suffix(key));
+        key.is_some_and(|before| before.ends_with("RETURNING "))
     }
 
     /// The text with a parameter for each `b.column`.

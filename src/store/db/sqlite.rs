@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::types::{ToSqlOutput, Value as Cell, ValueRef};
+use rusqlite::types::{FromSql, ToSqlOutput, Value as Cell, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 
 use super::{Engine, Row, Value};
@@ -83,21 +83,15 @@ pub(super) fn each(
         let arg = |n: usize| scalars.get(n).or_else(|| cells.get(n - scalars.len()));
         step(&mut statement, &numbers, arg, &mut rows)?;
         if gives_its_key && conn.changes() > 0 {
-            rows.extend(cells.first().map(key));
+            rows.extend(cells.first().map(key).transpose()?);
         }
     }
     Ok(rows)
 }
 
 /// The row in which a statement gives the key that it was given.
-fn key(value: &Value) -> Row {
-    let cell = match value {
-        Value::Uuid(Some(v)) => Cell::Blob(v.as_bytes().to_vec()),
-        Value::Int(Some(v)) => Cell::Integer(*v),
-        Value::Text(Some(v)) => Cell::Text(v.clone()),
-        _ => Cell::Null,
-    };
-    Row::Sqlite(Box::new([cell]))
+fn key(value: &Value) -> Result<Row> {
+    Ok(Row::Sqlite(Box::new([Cell::column_result(value.borrowed()?).map_err(rusqlite::Error::from)?])))
 }
 
 /// Which argument each parameter stands for: `$1` is the first, wherever the text has it.
@@ -131,9 +125,9 @@ fn step<'v>(
     Ok(())
 }
 
-impl ToSql for Value {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        let borrowed = match self {
+impl Value {
+    fn borrowed(&self) -> rusqlite::Result<ValueRef<'_>> {
+        let value = match self {
             Value::Uuid(v) => v.as_ref().map(|v| ValueRef::Blob(v.as_bytes())),
             Value::Int(v) => v.map(ValueRef::Integer),
             Value::Text(v) => v.as_ref().map(|v| ValueRef::Text(v.as_bytes())),
@@ -142,7 +136,13 @@ impl ToSql for Value {
                 return Err(rusqlite::Error::ToSqlConversionFailure("SQLite takes no arrays".into()));
             }
         };
-        Ok(ToSqlOutput::Borrowed(borrowed.unwrap_or(ValueRef::Null)))
+        Ok(value.unwrap_or(ValueRef::Null))
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.borrowed().map(ToSqlOutput::Borrowed)
     }
 }
 
