@@ -18,9 +18,16 @@ macro_rules! not_in_flight {
         "(phase = 'ready' OR due_at <= $1)"
     };
 }
+macro_rules! past_expiry {
+    () => {
+        "d.state = 'owed' AND d.expires_at <= $1"
+    };
+}
+pub(super) use past_expiry;
 const EXPIRED: &str = concat!(
-    "SELECT d.id FROM deliveries d JOIN delivery_queue q ON q.delivery_id = d.id
-     WHERE d.state = 'owed' AND d.expires_at <= $1 AND ",
+    "SELECT d.id FROM deliveries d JOIN delivery_queue q ON q.delivery_id = d.id WHERE ",
+    past_expiry!(),
+    " AND ",
     not_in_flight!(),
     " ORDER BY d.expires_at LIMIT $2"
 );

@@ -30,8 +30,14 @@ const STRAGGLERS: Duration = Duration::from_secs(60);
 const FOUND: u32 = 50;
 const LOOKS: usize = 10;
 
-const DUE: &str = "
-    SELECT e.id FROM endpoints e WHERE e.drain_at <= $1 ORDER BY e.drain_at LIMIT $2";
+macro_rules! drain_due {
+    () => {
+        "e.drain_at <= $1"
+    };
+}
+pub(super) use drain_due;
+const DUE: &str =
+    concat!("SELECT e.id FROM endpoints e WHERE ", drain_due!(), " ORDER BY e.drain_at LIMIT $2");
 const ONE: &str = "
     SELECT e.id, e.state, e.state_since, e.deleted_at, e.drain_step, e.drain_at
     FROM endpoints e WHERE e.id = $1 AND e.drain_at <= $2";

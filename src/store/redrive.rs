@@ -44,11 +44,19 @@ static CANCEL: Sql = Sql::plain(
     "UPDATE redrives SET state = 'cancelled', ended_at = $3, next_at = NULL
      WHERE id = $1 AND tenant_id = $2 AND state = 'running'",
 );
-static NEXT: Sql = Sql::plain(
+macro_rules! step_due {
+    () => {
+        "q.state = 'running' AND q.next_at <= $1"
+    };
+}
+pub(super) use step_due;
+static NEXT: Sql = Sql::plain(concat!(
     "SELECT q.id, q.tenant_id, q.filter, q.rate_per_second, q.cursor_id, q.created_at, q.next_at, q.source
      FROM redrives q
-     WHERE q.state = 'running' AND q.next_at <= $1 ORDER BY q.next_at LIMIT 1 {lock}",
-);
+     WHERE ",
+    step_due!(),
+    " ORDER BY q.next_at LIMIT 1 {lock}"
+));
 static ADVANCE: Sql = Sql::plain(
     "UPDATE redrives SET redriven = redriven + $2, cursor_id = $3, next_at = $4, state = $5, ended_at = $6,
             skipped = skipped + $7

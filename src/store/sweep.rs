@@ -6,8 +6,11 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Row;
 use super::error::Result;
+use super::expiry::past_expiry;
 use super::feed::{raise_marks, removed};
 use super::model::{JobChange, Right, What};
+use super::parking::drain_due;
+use super::redrive::step_due;
 use crate::args;
 use crate::types::Millis;
 
@@ -30,19 +33,33 @@ const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// ... and that before its time has come, for a reader takes what is past its time for gone.
 const AHEAD: Duration = Duration::from_secs(120);
 
-const WATCHED: &str = "SELECT job_id, fence FROM job_queue WHERE watch_at <= $1 ORDER BY watch_at LIMIT $2";
-const LOST: &str = "
-    SELECT job_id, fence FROM job_queue WHERE attempts_left = 0 AND cancel_at IS NULL AND due_at <= $1 ORDER BY due_at LIMIT $2";
+macro_rules! watched {
+    () => {
+        " FROM job_queue WHERE watch_at <= $1"
+    };
+}
+macro_rules! lost {
+    () => {
+        " FROM job_queue WHERE attempts_left = 0 AND cancel_at IS NULL AND due_at <= $1"
+    };
+}
+const WATCHED: &str = concat!("SELECT job_id, fence", watched!(), " ORDER BY watch_at LIMIT $2");
+const LOST: &str = concat!("SELECT job_id, fence", lost!(), " ORDER BY due_at LIMIT $2");
 
 // All that a look of the sweep may find, in one question: most looks find nothing, and each verb would ask for itself.
-const ANYTHING: &str = "
-    SELECT CAST(1 AS BIGINT)
-    WHERE EXISTS (SELECT 1 FROM job_queue q WHERE q.watch_at <= $1)
-       OR EXISTS (SELECT 1 FROM job_queue q WHERE q.attempts_left = 0 AND q.cancel_at IS NULL AND q.due_at <= $1)
-       OR EXISTS (SELECT 1 FROM deliveries d WHERE d.state = 'owed' AND d.expires_at <= $1)
-       OR EXISTS (SELECT 1 FROM redrives r WHERE r.state = 'running' AND r.next_at <= $1)
-       OR EXISTS (SELECT 1 FROM endpoints e WHERE e.drain_at <= $1)
-       OR EXISTS (SELECT 1 FROM fan_outs)";
+const ANYTHING: &str = concat!(
+    "SELECT CAST(1 AS BIGINT) WHERE EXISTS (SELECT 1",
+    watched!(),
+    ") OR EXISTS (SELECT 1",
+    lost!(),
+    ") OR EXISTS (SELECT 1 FROM deliveries d WHERE ",
+    past_expiry!(),
+    ") OR EXISTS (SELECT 1 FROM redrives q WHERE ",
+    step_due!(),
+    ") OR EXISTS (SELECT 1 FROM endpoints e WHERE ",
+    drain_due!(),
+    ") OR EXISTS (SELECT 1 FROM fan_outs)"
+);
 
 macro_rules! needed {
     () => {
@@ -143,7 +160,7 @@ static DROP_BODIES: Sql = Sql::batch(
 // A job's events have no time of their own before the job has gone.
 static DROP_EVENTS: Sql = Sql::batch(
     concat!(
-        "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at <= $1
+        "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at + 0 <= $1
            AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)",
         removed!()
     ),
