@@ -41,7 +41,7 @@ const DIALS_MAX: usize = 4;
 /// How long a connection waits for its next request.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// Idle connections kept for one origin.
-const IDLE_PER_ORIGIN: usize = 64;
+const IDLE_PER_ORIGIN: usize = 256;
 /// Bytes of one response head, and of what is buffered unread.
 const HEAD_MAX: usize = 16 * 1024;
 /// Bytes of an answer's body that are read before the connection is dropped.
