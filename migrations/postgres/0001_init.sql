@@ -38,6 +38,8 @@ CREATE TABLE endpoints (
     id              UUID PRIMARY KEY,
     tenant_id       UUID NOT NULL,
     account         TEXT NOT NULL,
+    -- those that it had before, a list: its deliveries keep theirs
+    former_accounts TEXT,
     url             TEXT NOT NULL,
     description     TEXT,
     patterns        TEXT NOT NULL,
@@ -292,7 +294,9 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_tenant ON deliveries (tenant_id, id);
 CREATE INDEX deliveries_job ON deliveries (job_id, id) WHERE job_id IS NOT NULL;
 CREATE INDEX deliveries_event ON deliveries (event_id);
-CREATE INDEX deliveries_endpoint ON deliveries (endpoint_id, id) WHERE endpoint_id IS NOT NULL;
+-- account by account: an event goes to endpoints of one, so its deliveries lie side by side. Endpoint by endpoint each of
+-- them would be written to a page of its own.
+CREATE INDEX deliveries_account ON deliveries (tenant_id, account, id, endpoint_id) WHERE endpoint_id IS NOT NULL;
 CREATE INDEX deliveries_removal ON deliveries (remove_at) WHERE remove_at IS NOT NULL;
 CREATE INDEX deliveries_owed ON deliveries (tenant_id, id) WHERE state = 'owed';
 CREATE INDEX deliveries_expiry ON deliveries (expires_at) WHERE state = 'owed' AND expires_at IS NOT NULL;

@@ -3,6 +3,7 @@
 use super::Store;
 use super::batch::Sql;
 use super::db::Row;
+use super::endpoints::former_accounts;
 use super::error::{Error, Result};
 use super::jobs::Filter;
 use super::lanes::{held_columns, held_until, hold};
@@ -13,7 +14,7 @@ use super::sweep::KEEP_DELIVERIES;
 use crate::args;
 use crate::types::delivery::DeliveryState;
 use crate::types::endpoint::PARKED;
-use crate::types::{DeliveryId, Millis, TenantId, api, id};
+use crate::types::{DeliveryId, EndpointId, Millis, TenantId, api, id};
 
 macro_rules! delivery_columns {
     () => {
@@ -33,6 +34,10 @@ const ONE: &str = concat!(delivery_columns!(), " WHERE d.id = $1 AND d.tenant_id
 const ATTEMPTS: &str = "
     SELECT number, started_at, duration_ms, phases, status, error, headers, body, next_at, address
     FROM attempts WHERE delivery_id = $1 ORDER BY number LIMIT 1000";
+// Its accounts by now and before. What was made for one that is deleted was made without looking at it.
+const ACCOUNTS: &str = "
+    SELECT account, former_accounts, CAST(CASE WHEN deleted_at IS NULL THEN 0 ELSE 1 END AS BIGINT)
+    FROM endpoints WHERE id = $1 AND tenant_id = $2";
 const LETTERS: &str = "
     SELECT delivery_id, event_kind, job_id, account, endpoint_id, url, reason, attempts, first_error, last_error, died_at
     FROM dead_letters WHERE tenant_id = $1";
@@ -77,10 +82,59 @@ impl Store {
         page: PageOf<id::Delivery>,
         now: Millis,
     ) -> Result<Vec<api::Delivery>> {
+        // A job has few.
+        let accounts = match (filter.job_id, filter.endpoint_id) {
+            (None, Some(endpoint)) => self.accounts_of(tenant, endpoint).await?,
+            (_, _) => Vec::new(),
+        };
+        if accounts.is_empty() {
+            return self.deliveries_among(tenant, filter, None, page, now).await;
+        }
+        let mut all = Vec::new();
+        for account in &accounts {
+            all.extend(
+                self.deliveries_among(tenant, filter, Some(account.as_deref()), PageOf { ..page }, now)
+                    .await?,
+            );
+        }
+        all.sort_unstable_by_key(|d| std::cmp::Reverse(d.delivery_id));
+        all.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
+        Ok(all)
+    }
+
+    /// In which accounts an endpoint's deliveries are found, None for those of none; in any where the list is empty.
+    async fn accounts_of(&self, tenant: TenantId, endpoint: EndpointId) -> Result<Vec<Option<String>>> {
+        let rows = self.read(ACCOUNTS, args![endpoint, tenant]).await?;
+        let Some(row) = rows.first() else { return Ok(Vec::new()) };
+        let mut names = former_accounts(row.text_opt(1)?)?;
+        names.push(row.text(0)?);
+        if row.int(2)? != 0 {
+            names.push(String::new());
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names.into_iter().map(|name| Some(name).filter(|name| !name.is_empty())).collect())
+    }
+
+    /// One page of those in `account`, which narrows an endpoint's to where they lie.
+    async fn deliveries_among(
+        &self,
+        tenant: TenantId,
+        filter: &DeliveryFilter,
+        account: Option<Option<&str>>,
+        page: PageOf<id::Delivery>,
+        now: Millis,
+    ) -> Result<Vec<api::Delivery>> {
         let mut f = Filter::new(LIST, args![tenant]);
+        match account {
+            Some(Some(account)) => f.and("d.account = {}", account.to_owned()),
+            Some(None) => f.push(" AND d.account IS NULL"),
+            None => {}
+        }
         f.and_some("d.job_id = {}", filter.job_id);
         f.and_some("d.endpoint_id = {}", filter.endpoint_id);
-        f.and_some("d.account = {}", filter.account.clone());
+        // Whatever has an account goes to an endpoint: said, the index is taken.
+        f.and_some("d.endpoint_id IS NOT NULL AND d.account = {}", filter.account.clone());
         f.and_some("d.host = {}", filter.host.clone());
         narrow(&mut f, &filter.only, "d.job_id", "d.account");
         match filter.state {

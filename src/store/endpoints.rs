@@ -69,6 +69,10 @@ static UPDATE: Sql = Sql::plain(
          payload = $13, format = $14, schemes = $15, updated_at = $16
      WHERE id = $1 AND tenant_id = $2",
 );
+static FORMER: Sql = Sql::plain(
+    "SELECT former_accounts FROM endpoints WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL",
+);
+static MOVED: Sql = Sql::plain("UPDATE endpoints SET former_accounts = $3 WHERE id = $1 AND tenant_id = $2");
 static PAUSE: Sql = Sql::plain(
     "UPDATE endpoints SET state = 'paused', state_reason = 'requested', state_since = $3
      WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'paused'",
@@ -167,6 +171,7 @@ impl Store {
         let settings = edit(Settings { headers, ..before.settings })?;
         if settings.account != account {
             room(&mut tx, tenant, &settings, quota).await?;
+            leave_account(&mut tx, tenant, id, account.unwrap_or_default()).await?;
         }
         tx.run(&UPDATE, self.endpoint_row(tenant, id, &settings, now)?).await?;
         touch(&mut tx, tenant, id, now).await?;
@@ -302,6 +307,23 @@ async fn room(tx: &mut Tx, tenant: TenantId, settings: &Settings, quota: u32) ->
     }
     let detail = format!("an account has at most {quota} endpoints, and so has what belongs to none");
     Err(Invalid { code: ProblemCode::QuotaExceeded, detail, errors: Vec::new() }.into())
+}
+
+/// Notes the account in which an endpoint's deliveries were made so far.
+async fn leave_account(tx: &mut Tx, tenant: TenantId, id: EndpointId, account: String) -> Result<()> {
+    let rows = tx.all(&FORMER, args![id, tenant]).await?;
+    let mut former = former_accounts(rows.first().ok_or(Error::NotFound)?.text_opt(0)?)?;
+    if former.contains(&account) {
+        return Ok(());
+    }
+    former.push(account);
+    tx.run(&MOVED, args![id, tenant, json(&former)?]).await.map(drop)
+}
+
+/// Reads the column of that name; an empty name stands for none.
+pub(super) fn former_accounts(text: Option<String>) -> Result<Vec<String>> {
+    let read = text.map(|text| serde_json::from_str(&text)).transpose();
+    read.map(Option::unwrap_or_default).map_err(|e| Error::Bug(format!("stored endpoint: {e}")))
 }
 
 /// Reads [`endpoint_columns!`] that begin at position `at`.

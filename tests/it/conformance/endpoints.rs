@@ -6,12 +6,14 @@ mod settings;
 
 use std::time::Duration;
 
-use ringback::store::{ClaimedDelivery, NewEndpoint, Store};
+use ringback::store::{ClaimedDelivery, DeliveryFilter, NewEndpoint, PageOf, Store};
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
 use ringback::types::endpoint::{Endpoint, check};
 use ringback::types::job::CallbackState;
 use ringback::types::target::UrlPolicy;
 use ringback::types::{EndpointId, JobId, TenantId};
+
+use serde_json::json;
 
 use crate::support::store::{Bed, attempted, both_stores, callback, complete, failure, page};
 
@@ -25,6 +27,7 @@ both_stores! {
     a_dead_callback_to_an_endpoint_is_told_under_its_secret,
     another_nodes_endpoint_is_honoured_within_a_second,
     a_failed_test_leaves_no_letter_and_is_told_to_nobody,
+    an_endpoints_deliveries_are_listed_whatever_accounts_it_had,
 }
 
 /// An endpoint with these members beside its URL.
@@ -220,4 +223,41 @@ async fn another_nodes_endpoint_is_honoured_within_a_second(bed: &Bed) {
     bed.pass(Duration::from_millis(1_000));
     other.submit(vec![bed.job()], bed.now()).await.unwrap();
     assert_eq!(bed.claim().await.len(), 1);
+}
+
+async fn an_endpoints_deliveries_are_listed_whatever_accounts_it_had(bed: &Bed) {
+    let there = endpoint(bed, json!({"account": "acme", "events": []})).await;
+    let mut made = Vec::new();
+    for account in [json!("acme"), json!("beta"), json!(null), json!("acme")] {
+        let now = change(bed, there.id, json!({ "account": account })).await;
+        for _ in 0..2 {
+            bed.pass_seconds(1);
+            submit_to(bed, &now).await;
+            bed.held(&bed.lease_one().await, complete()).await.unwrap();
+            made.push(now.settings.account.clone());
+        }
+    }
+    made.reverse();
+    let of = DeliveryFilter { endpoint_id: Some(there.id), ..DeliveryFilter::default() };
+    let list = async |page| bed.store.deliveries(bed.tenant, &of, page, bed.now()).await.unwrap();
+    let whole = list(page(10)).await;
+    let accounts = whole.iter().map(|d| d.account.clone()).collect::<Vec<_>>();
+    assert_eq!(accounts, made, "newest first over all of its accounts");
+    let mut paged = Vec::new();
+    for _ in 0..3 {
+        let after = paged.last().copied();
+        paged.extend(list(PageOf { after, limit: 3 }).await.into_iter().map(|d| d.delivery_id));
+    }
+    assert_eq!(paged, whole.iter().map(|d| d.delivery_id).collect::<Vec<_>>());
+
+    // What is made for it afterwards is made without its account, and listed all the same.
+    bed.pass_seconds(1);
+    let job = submit_to(bed, &there).await;
+    bed.store.delete_endpoint(bed.tenant, there.id, bed.now()).await.unwrap();
+    let held = bed.lease_one().await;
+    bed.held(&held, complete()).await.unwrap();
+    let all = list(page(10)).await;
+    assert_eq!((all.len(), all[0].job_id), (9, Some(job)));
+    bed.rows(&format!("DELETE FROM endpoints WHERE id = {}", bed.literal(there.id.uuid()))).await;
+    assert_eq!(list(page(10)).await.len(), 9, "nor are they lost with the endpoint's own row");
 }

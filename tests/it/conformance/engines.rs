@@ -226,6 +226,32 @@ async fn the_feed_walks_its_index_on_sqlite() {
     bed.spoil(); // they are nobody's
 }
 
+/// What is asked for a page of deliveries of one endpoint, or of one account.
+fn delivery_lists(bed: &Bed) -> [String; 2] {
+    let tenant = bed.literal(bed.tenant.uuid());
+    let of = format!("SELECT d.id FROM deliveries d WHERE d.tenant_id = {tenant} AND d.account = 'acme'");
+    [
+        format!("{of} AND d.endpoint_id = {tenant} ORDER BY d.id DESC LIMIT 10"),
+        format!("{of} AND d.endpoint_id IS NOT NULL ORDER BY d.id DESC LIMIT 10"),
+    ]
+}
+
+#[tokio::test]
+async fn lists_of_deliveries_walk_the_index_of_their_account() {
+    let bed = Bed::sqlite().await;
+    for sql in delivery_lists(&bed) {
+        let rows = bed.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
+        let plan: Vec<_> = rows.iter().map(|r| r.text(3).unwrap()).collect();
+        let wanted = "SEARCH d USING COVERING INDEX deliveries_account (tenant_id=? AND account=?)";
+        assert_eq!(plan, [wanted]);
+    }
+    let bed = Bed::postgres().await;
+    for sql in delivery_lists(&bed) {
+        let plan = explain(&bed, &sql).await;
+        assert!(plan.contains("deliveries_account") && !plan.contains("Sort"), "{plan}");
+    }
+}
+
 /// The plan as the pinned connections of the hot verbs would make it, run.
 async fn explain(bed: &Bed, sql: &str) -> String {
     let text: &'static str =
