@@ -315,14 +315,15 @@ CREATE TABLE delivery_queue (
     -- a new round was asked for while a request was under way
     again       INTEGER NOT NULL DEFAULT 0,
     started_at  INTEGER,
-    node_id     BLOB
+    node_id     BLOB,
+    -- what a lane owes is read rank by rank: 0 and 1 what has no turn, 2 and 3 what has one; first attempts before retries
+    rank        INTEGER GENERATED ALWAYS AS (CASE WHEN turn = 0 THEN 0 ELSE 2 END + CASE WHEN attempt = 0 THEN 0 ELSE 1 END) VIRTUAL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX delivery_queue_due ON delivery_queue (due_at);
-CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, due_at);
--- first attempts, however many retries are due before them
-CREATE INDEX delivery_queue_first ON delivery_queue (lane_id, due_at) WHERE attempt = 0;
+-- one index for all that waits in lanes of endpoints without order: each more is a page more for each delivery that waits
+CREATE INDEX delivery_queue_lane ON delivery_queue (lane_id, rank, due_at);
 -- from one URL of a lane to the next, however much each of them owes; and the next in order
-CREATE INDEX delivery_queue_turn ON delivery_queue (lane_id, turn, due_at);
+CREATE INDEX delivery_queue_turn ON delivery_queue (lane_id, turn, due_at) WHERE turn <> 0;
 
 CREATE TABLE attempts (
     delivery_id BLOB NOT NULL,

@@ -1,4 +1,4 @@
-//! Deliveries on their way: what is due, and taking it in hand.
+//! Deliveries on their way: taking in hand what is due.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::{Call, Row, Value};
 use super::error::{Error, Result};
-use super::model::{ClaimedDelivery, DueDelivery, InLane, Receiver};
+use super::model::{ClaimedDelivery, DueDelivery, Receiver};
 use super::parking::CANCEL;
 use super::pool::{Pool, Tx};
 use super::seconds;
@@ -15,93 +15,10 @@ use super::sweep::KEEP_DELIVERIES;
 use crate::args;
 use crate::types::endpoint::PARKED;
 use crate::types::id::NodeId;
-use crate::types::{DeliveryId, LaneId, Millis, TenantId};
+use crate::types::{DeliveryId, Millis, TenantId};
 
 /// A delivery whose row cannot be read is looked at again after this long.
 const UNREADABLE: Duration = Duration::from_secs(300);
-/// Turns of a lane that one look passes through.
-const TURNS_READ: u32 = 64;
-
-macro_rules! due_columns {
-    () => {
-        "delivery_id, tenant_id, lane_id, fence, due_at, phase, attempt, used, unknowns, started_at, turn"
-    };
-}
-
-const DUE: &str = concat!(
-    "SELECT ",
-    due_columns!(),
-    " FROM delivery_queue WHERE due_at > $1 AND due_at <= $2 ORDER BY due_at LIMIT $3"
-);
-
-// As a range of row values: written as two conditions, PostgreSQL may walk the index over
-// `due_at` alone, through everything that a dead lane owes (ADR 0001, 40-95 times slower).
-const DUE_IN_LANE: &str = concat!(
-    "SELECT ",
-    due_columns!(),
-    " FROM delivery_queue WHERE (lane_id, due_at) >= ($1, 0) AND (lane_id, due_at) <= ($1, $2)
-      ORDER BY lane_id, due_at LIMIT $3"
-);
-
-const FIRST_IN_LANE: &str = concat!(
-    "SELECT ",
-    due_columns!(),
-    " FROM delivery_queue
-      WHERE attempt = 0 AND (lane_id, due_at) >= ($1, 0) AND (lane_id, due_at) <= ($1, $2)
-      ORDER BY lane_id, due_at LIMIT $3"
-);
-
-// The same from turn to turn: one probe of the index for each, however much it owes. One row more than is
-// asked for tells where the next look begins.
-const TURNS: &str = "
-    WITH RECURSIVE t (turn, n) AS (
-        SELECT (SELECT q.turn FROM delivery_queue q WHERE q.lane_id = $1 AND q.turn > $3
-                ORDER BY q.lane_id, q.turn LIMIT 1), CAST(1 AS BIGINT)
-        UNION ALL
-        SELECT (SELECT q.turn FROM delivery_queue q WHERE q.lane_id = $1 AND q.turn > t.turn
-                ORDER BY q.lane_id, q.turn LIMIT 1), t.n + 1
-        FROM t WHERE t.turn IS NOT NULL AND t.n < $4
-    )
-    SELECT t.turn, (SELECT q.delivery_id FROM delivery_queue q
-                    WHERE (q.lane_id, q.turn, q.due_at) >= ($1, t.turn, 0)
-                      AND (q.lane_id, q.turn, q.due_at) <= ($1, t.turn, $2)
-                    ORDER BY q.lane_id, q.turn, q.due_at LIMIT 1)
-    FROM t WHERE t.turn IS NOT NULL ORDER BY t.turn";
-
-static BY_ID: Sql = Sql::batch(
-    "SELECT q.delivery_id, q.tenant_id, q.lane_id, q.fence, q.due_at, q.phase, q.attempt, q.used, q.unknowns,
-            q.started_at, q.turn
-     FROM {b} JOIN delivery_queue q ON q.delivery_id = b.delivery_id WHERE q.due_at + 0 <= $1",
-    1,
-    &[("delivery_id", Col::Uuid)],
-);
-
-const IN_ORDER: &str = concat!(
-    "SELECT ",
-    due_columns!(),
-    " FROM delivery_queue WHERE lane_id = $1 ORDER BY lane_id, turn, due_at LIMIT 1"
-);
-
-// A skip scan: one probe of the index per lane that has anything queued, however much that is. Lanes in
-// the hands of another living node are left out.
-const LANES_DUE: &str = "
-    WITH RECURSIVE l(id) AS (
-        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > $3 ORDER BY q.lane_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > l.id ORDER BY q.lane_id LIMIT 1)
-        FROM l WHERE l.id IS NOT NULL
-    )
-    SELECT l.id, (SELECT q.delivery_id FROM delivery_queue q
-                  WHERE (q.lane_id, q.due_at) >= (l.id, 0) AND (q.lane_id, q.due_at) <= (l.id, $1)
-                  ORDER BY q.lane_id, q.due_at LIMIT 1)
-    FROM l
-    WHERE l.id IS NOT NULL
-      AND EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = l.id AND q.due_at <= $1)
-      AND NOT EXISTS (SELECT 1 FROM lanes a JOIN nodes n ON n.id = a.owner_id
-                      WHERE a.id = l.id AND a.owner_id <> $2 AND n.alive_until > $1)
-    LIMIT $4";
-
-const NEXT_DUE: &str = "SELECT due_at FROM delivery_queue WHERE due_at > $1 ORDER BY due_at LIMIT 1";
 
 pub(super) static CLAIM: Sql = Sql::batch(
     "UPDATE delivery_queue
@@ -271,90 +188,7 @@ fn claimed(p: &Row, q: &Row, until: Millis, now: Millis) -> Result<ClaimedDelive
     })
 }
 
-fn due(row: &Row) -> Result<DueDelivery> {
-    let leased = row.text(5)? == "leased";
-    Ok(DueDelivery {
-        id: row.id(0)?,
-        tenant: row.id(1)?,
-        lane: row.id(2)?,
-        turn: row.int(10)?,
-        fence: row.int(3)?,
-        due_at: row.time(4)?,
-        attempt: row.count(6)?,
-        used: row.count(7)?,
-        unknowns: row.count(8)? + u32::from(leased),
-        lost_at: row.time_opt(9)?.filter(|_| leased),
-    })
-}
-
 impl Store {
-    /// Deliveries of all tenants that fell due after `floor` and by `now`, oldest first.
-    pub async fn due(&self, floor: Millis, now: Millis, limit: u32) -> Result<Vec<DueDelivery>> {
-        self.scout(DUE, args![floor, now, limit]).await?.iter().map(due).collect()
-    }
-
-    /// Due deliveries of one lane: the oldest, and where these are not all the oldest of other turns, from
-    /// behind `turn` on, and the oldest first attempts. So what one URL owes hides no other, and retries hide no
-    /// first attempt.
-    pub async fn due_in_lane(
-        &self,
-        lane: LaneId,
-        now: Millis,
-        limit: u32,
-        turn: Option<i64>,
-    ) -> Result<InLane> {
-        let rows = self.scout(DUE_IN_LANE, args![lane, now, limit]).await?;
-        let oldest: Vec<DueDelivery> = rows.iter().map(due).collect::<Result<_>>()?;
-        if oldest.len() < limit as usize {
-            return Ok(InLane { oldest, ..InLane::default() });
-        }
-        let firsts = match oldest.iter().any(|d| d.attempt > 0) {
-            true => self.scout(FIRST_IN_LANE, args![lane, now, limit / 2]).await?,
-            false => Vec::new(),
-        };
-        let firsts = firsts.iter().map(due).collect::<Result<_>>()?;
-        let turns = self.scout(TURNS, args![lane, now, turn.unwrap_or(i64::MIN), TURNS_READ]).await?;
-        let last = turns.last().map(|row| row.int(0)).transpose()?;
-        let next = last.filter(|_| turns.len() == TURNS_READ as usize);
-        let mut ids = Vec::new();
-        for row in &turns {
-            ids.extend(row.uuid_opt(1)?);
-        }
-        let ids = ids.into_iter().map(|id| args![id]).collect();
-        let others =
-            self.scout_batch(&BY_ID, args![now], ids).await?.iter().map(due).collect::<Result<_>>()?;
-        Ok(InLane { oldest, others, firsts, more: true, turn: next, ..InLane::default() })
-    }
-
-    /// The next delivery in the order of an ordered lane, if it is due. Whatever its state it holds the others back.
-    pub async fn next_in_order(&self, lane: LaneId, now: Millis) -> Result<InLane> {
-        let rows = self.scout(IN_ORDER, args![lane]).await?;
-        let next = rows.first().map(due).transpose()?;
-        let oldest = next.into_iter().filter(|d| d.due_at <= now).collect();
-        // Nobody knows when one that is under way comes back.
-        let waits = next.filter(|d| d.due_at > now && d.lost_at.is_none());
-        Ok(InLane { oldest, waits, ..InLane::default() })
-    }
-
-    /// Lanes with something due that `node` has or may have, each with its oldest delivery: for the pass
-    /// without a floor. In the order of their ids, from behind `after`.
-    pub async fn lanes_due(
-        &self,
-        node: NodeId,
-        now: Millis,
-        after: Option<LaneId>,
-        limit: u32,
-    ) -> Result<Vec<(LaneId, DeliveryId)>> {
-        let after = after.unwrap_or(LaneId::from_uuid(uuid::Uuid::nil()));
-        let rows = self.scout(LANES_DUE, args![now, node, after, limit]).await?;
-        rows.iter().map(|r| Ok((r.id(0)?, r.id(1)?))).collect()
-    }
-
-    /// When the next delivery after `now` falls due.
-    pub async fn next_due(&self, now: Millis) -> Result<Option<Millis>> {
-        self.scout(NEXT_DUE, args![now]).await?.first().map(|r| r.time(0)).transpose()
-    }
-
     /// Opens what was sealed for a delivery.
     pub fn open_sealed(
         &self,

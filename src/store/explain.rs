@@ -22,10 +22,14 @@ const STANDING: &str = "
 // Counted up to a bound: a lane may owe a million.
 const BEFORE: &str = "
     SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
-                          WHERE q.lane_id = $1 AND q.due_at < $2 AND q.phase = 'ready' LIMIT $3) AS c";
+                          WHERE q.lane_id = $1 AND q.rank IN (0, 1, 2, 3) AND q.due_at < $2 AND q.phase = 'ready'
+                          LIMIT $3) AS c";
 const BEFORE_IN_ORDER: &str = "
     SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
-                          WHERE q.lane_id = $1 AND q.turn < $2 LIMIT $3) AS c";
+                          WHERE q.lane_id = $1 AND q.rank IN (0, 1) AND $2 > 0  -- owed before there was an order
+                          UNION ALL
+                          SELECT 1 FROM delivery_queue q WHERE q.lane_id = $1 AND q.turn < $2 AND q.turn <> 0
+                          LIMIT $3) AS c";
 
 impl Store {
     /// Everything that tells why a delivery stands where it stands.

@@ -283,10 +283,10 @@ pub(super) async fn clear(tx: &mut Tx, lane: LaneId, now: Millis) -> Result<()> 
     tx.run(&CLEAR, args![lane, now]).await.map(drop)
 }
 
-/// What takes turns in an ad-hoc lane: the URL, hashed.
+/// What takes turns in an ad-hoc lane: the URL, hashed; never 0, which is no turn.
 pub(super) fn turn_of(url: &str) -> i64 {
     let hash = Sha256::digest(url);
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&hash[..8]);
-    i64::from_be_bytes(bytes)
+    i64::from_be_bytes(bytes) | 1
 }

@@ -24,6 +24,7 @@ mod counts;
 pub mod db;
 mod dead_letters;
 mod deliveries;
+mod due;
 mod emit;
 mod endpoints;
 mod error;

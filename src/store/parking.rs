@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Row;
+use super::due::by_rank;
 use super::error::Result;
 use super::pool::Tx;
 use super::sweep::KEEP_DELIVERIES;
@@ -41,19 +42,39 @@ const DUE: &str =
 const ONE: &str = "
     SELECT e.id, e.state, e.state_since, e.deleted_at, e.drain_step, e.drain_at
     FROM endpoints e WHERE e.id = $1 AND e.drain_at <= $2";
+macro_rules! parked {
+    ($rank:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT q.delivery_id, q.due_at - $3 AS due_at FROM ",
+            "delivery_queue q WHERE (q.lane_id, q.rank, q.due_at) >= ($1, ",
+            $rank,
+            ", $3) AND (q.lane_id, q.rank, q.due_at) <= ($1, ",
+            $rank,
+            ", $4) ",
+            by_rank!(),
+            "$2) AS r"
+        )
+    };
+}
 // The oldest first, for parking has kept their order, and evenly over the time until the next step. None falls due in the
 // past: who looks for what is due begins where the last look ended.
-static LET_GO: Sql = Sql::plain(
+static LET_GO: Sql = Sql::plain(concat!(
     "UPDATE delivery_queue SET due_at = CASE WHEN p.due_at > p.turn_at THEN p.due_at ELSE p.turn_at END
      FROM (SELECT o.delivery_id, o.due_at, $5 + (row_number() OVER (ORDER BY o.due_at) - 1) * $6 / $2 AS turn_at
-           FROM (SELECT q.delivery_id, q.due_at - $3 AS due_at FROM delivery_queue q
-                 WHERE (q.lane_id, q.due_at) >= ($1, $3) AND (q.lane_id, q.due_at) <= ($1, $4)
-                 ORDER BY q.lane_id, q.due_at LIMIT $2) AS o) AS p
-     WHERE delivery_queue.delivery_id = p.delivery_id AND delivery_queue.due_at + 0 >= $3",
-);
+           FROM (SELECT a.delivery_id, a.due_at FROM (",
+    parked!("0"),
+    " UNION ALL ",
+    parked!("1"),
+    " UNION ALL ",
+    parked!("2"),
+    " UNION ALL ",
+    parked!("3"),
+    ") AS a ORDER BY a.due_at LIMIT $2) AS o) AS p
+     WHERE delivery_queue.delivery_id = p.delivery_id AND delivery_queue.due_at + 0 >= $3"
+));
 static CANCEL_QUEUE: Sql = Sql::plain(
     "DELETE FROM delivery_queue
-     WHERE delivery_id IN (SELECT q.delivery_id FROM delivery_queue q WHERE q.lane_id = $1 ORDER BY q.due_at LIMIT $2)
+     WHERE delivery_id IN (SELECT q.delivery_id FROM delivery_queue q WHERE q.lane_id = $1 ORDER BY q.lane_id, q.rank LIMIT $2)
      RETURNING delivery_id, fence, attempt",
 );
 pub(super) static CANCEL: Sql = Sql::batch(

@@ -3,6 +3,7 @@
 use super::super::Store;
 use super::super::batch::Sql;
 use super::super::db::{Row, Value};
+use super::super::due::{by_rank, of_rank};
 use super::super::error::{Error, Result};
 use super::super::jobs::Filter;
 use super::super::model::{LaneFilter, PageOf};
@@ -66,6 +67,34 @@ pub(in crate::store) fn hold(row: &Row, at: usize, now: Millis) -> Result<Option
     })
 }
 
+macro_rules! oldest_in_rank {
+    ($rank:literal) => {
+        concat!(
+            "SELECT * FROM (SELECT q.due_at FROM ",
+            of_rank!("l.id", $rank, "4503599627370495"), // beyond it: parked
+            "AND q.phase = 'ready' ",
+            by_rank!(),
+            "1) AS r"
+        )
+    };
+}
+/// When the oldest that waits in the lane `l.id` is or was due.
+macro_rules! oldest_due {
+    () => {
+        concat!(
+            "(SELECT MIN(o.due_at) FROM (",
+            oldest_in_rank!("0"),
+            " UNION ALL ",
+            oldest_in_rank!("1"),
+            " UNION ALL ",
+            oldest_in_rank!("2"),
+            " UNION ALL ",
+            oldest_in_rank!("3"),
+            ") AS o)"
+        )
+    };
+}
+
 macro_rules! lane_columns {
     () => {
         concat!(
@@ -74,11 +103,13 @@ macro_rules! lane_columns {
             ", ep.max_in_flight, ep.rate_per_second, COALESCE(ep.ordered, 0),
            -- counted up to a bound: a lane may owe a million
            (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q WHERE q.lane_id = l.id LIMIT 10001) AS c),
-           (SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = l.id AND q.phase = 'ready'
-              AND q.due_at < 4503599627370496  -- beyond it: parked
-            ORDER BY q.due_at LIMIT 1),
+           ",
+            oldest_due!(),
+            ",
+           -- what is leased has begun
            (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
-                                  WHERE q.lane_id = l.id AND q.phase = 'leased' AND q.due_at > $2 LIMIT 10001) AS c)
+                                  WHERE q.lane_id = l.id AND q.rank IN (1, 3) AND q.phase = 'leased' AND q.due_at > $2
+                                  LIMIT 10001) AS c)
     FROM lanes l LEFT JOIN endpoints ep ON ep.id = l.endpoint_id WHERE l.tenant_id = $1"
         )
     };
@@ -151,13 +182,7 @@ impl Store {
 
 /// Ordered by the oldest waiting delivery; lanes where nothing waits come last.
 fn by_oldest(mut f: Filter, page: PageOf<id::Lane>) -> (&'static str, Vec<Value>) {
-    let oldest = |lane: &str| {
-        format!(
-            "COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.lane_id = {lane} AND q.phase = 'ready'
-                         AND q.due_at < 4503599627370496 ORDER BY q.due_at LIMIT 1), {})",
-            i64::MAX
-        )
-    };
+    let oldest = |lane: &str| format!("COALESCE({}, {})", oldest_due!().replace("l.id", lane), i64::MAX);
     if let Some(after) = page.after {
         f.args.push(after.into());
         let last = format!("${}", f.args.len());

@@ -65,6 +65,8 @@ impl Bed {
         for table in tables.clone() {
             self.rows(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}")).await;
         }
+        // What is computed cannot be put back.
+        self.rows("ALTER TABLE kept_delivery_queue DROP COLUMN rank").await;
         self.rows(plant).await;
         let found = broken(self).await;
         for table in tables {

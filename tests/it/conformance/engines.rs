@@ -62,7 +62,7 @@ async fn both_engines_have_the_same_tables_columns_and_indexes() {
     };
     let ours = "SELECT m.name || '.' || c.name || ' ' || CASE WHEN c.\"notnull\" = 1 OR c.pk > 0 THEN 'NO' ELSE 'YES' END
                 || ' ' || CASE c.type WHEN 'INTEGER' THEN 'int' WHEN 'TEXT' THEN 'text' ELSE 'bytes' END
-                FROM sqlite_schema m JOIN pragma_table_info(m.name) c
+                FROM sqlite_schema m JOIN pragma_table_xinfo(m.name) c
                 WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'";
     let theirs = "SELECT CAST(table_name || '.' || column_name || ' ' || is_nullable || ' ' ||
                   CASE data_type WHEN 'bigint' THEN 'int' WHEN 'text' THEN 'text' ELSE 'bytes' END AS TEXT)
@@ -142,8 +142,8 @@ async fn claims_walk_their_indexes() {
     );
     let lane = bed.literal(bed.store.due(Millis(0), bed.now(), 1).await.unwrap()[0].lane.uuid());
     let in_lane = format!(
-        "SELECT delivery_id FROM delivery_queue WHERE (lane_id, due_at) >= ({lane}, 0)
-         AND (lane_id, due_at) <= ({lane}, {now}) ORDER BY lane_id, due_at LIMIT 10"
+        "SELECT delivery_id FROM delivery_queue WHERE (lane_id, rank, due_at) >= ({lane}, 2, 0)
+         AND (lane_id, rank, due_at) <= ({lane}, 2, {now}) ORDER BY lane_id, rank, due_at LIMIT 10"
     );
     for (sql, index) in
         [(claim, "job_queue_due"), (due, "delivery_queue_due"), (in_lane, "delivery_queue_lane")]

@@ -19,6 +19,7 @@ both_stores! {
     many_urls_are_read_in_turn,
     a_short_lane_is_read_whole,
     an_ordered_lane_gives_the_first_and_holds_the_rest_behind_it,
+    what_was_owed_before_the_order_goes_first,
     an_ordered_lane_tells_until_when_its_next_one_waits,
     what_is_ahead_of_a_delivery_is_counted_up_to_a_bound,
     a_pause_is_seen_by_the_owner_and_outlives_it,
@@ -94,7 +95,7 @@ async fn retries_of_one_url_hide_no_first_attempt(bed: &Bed) {
 
 async fn many_urls_are_read_in_turn(bed: &Bed) {
     let (lane, _) = told(bed, "/a").await;
-    flood(bed, lane, 400, "n.i % 200").await;
+    flood(bed, lane, 400, "n.i % 200 + 1").await;
     let (mut turn, mut seen) = (None, BTreeSet::new());
     for _ in 0..4 {
         let read = bed.store.due_in_lane(lane, bed.now(), 64, turn).await.unwrap();
@@ -149,6 +150,47 @@ async fn an_ordered_lane_gives_the_first_and_holds_the_rest_behind_it(bed: &Bed)
     assert_eq!(send(200, Verdict::Delivered).await, ids[1], "what is dead is passed over");
     bed.store.retry_delivery(bed.tenant, ids[0], bed.now()).await.unwrap();
     assert_eq!(next().await[0].id, ids[0], "sent again it has its number");
+}
+
+async fn what_was_owed_before_the_order_goes_first(bed: &Bed) {
+    let to = endpoint(bed, serde_json::json!({})).await;
+    let mut made = completed(bed, &to, 3).await;
+    // The first is to be sent again later; the third is older than the second by then.
+    let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap();
+    let first = due.into_iter().find(|d| d.id == made[0]).unwrap();
+    let first =
+        bed.store.claim(vec![first], bed.node, std::time::Duration::from_secs(30), bed.now()).await.unwrap();
+    let retry = Verdict::RetryAt(Millis(bed.now().0 + 5_000));
+    assert!(bed.record(attempted(&first[0], 500, retry)).await);
+    let second = bed.literal(made[1].uuid());
+    bed.rows(&format!("UPDATE delivery_queue SET due_at = due_at + 1 WHERE delivery_id = {second}")).await;
+    let change = serde_json::from_value(serde_json::json!({"ordered": true})).unwrap();
+    let edit = |settings: Settings| settings.changed(change, &UrlPolicy::default());
+    bed.store.change_endpoint(bed.tenant, to.id, edit, 50, bed.now()).await.unwrap();
+    made.extend(completed(bed, &to, 1).await);
+    bed.pass_seconds(1);
+    let ahead = async |n: usize| {
+        owned(bed, (to.lane(), made[n])).await;
+        bed.store.delivery_facts(bed.tenant, made[n], bed.now()).await.unwrap().ahead
+    };
+    assert_eq!((ahead(3).await, ahead(1).await), (3, 0));
+    let mut sent = Vec::new();
+    for _ in 0..4 {
+        let next = bed.store.next_in_order(to.lane(), bed.now()).await.unwrap();
+        let Some(next) = next.oldest.first() else {
+            assert_eq!(
+                next.waits.map(|w| w.id),
+                Some(made[0]),
+                "what is to be sent again holds the others back"
+            );
+            bed.pass_seconds(5);
+            sent.push(bed.store.next_in_order(to.lane(), bed.now()).await.unwrap().oldest[0].id);
+            break;
+        };
+        sent.push(next.id);
+        bed.store.cancel_delivery(bed.tenant, next.id, bed.now()).await.unwrap();
+    }
+    assert_eq!(sent, [made[2], made[1], made[0]]);
 }
 
 async fn what_is_ahead_of_a_delivery_is_counted_up_to_a_bound(bed: &Bed) {
