@@ -33,6 +33,28 @@ impl Drop for Slot {
     }
 }
 
+impl Inner {
+    /// What has a place is sent, or waits in the hand.
+    pub(super) fn seat(self: &Arc<Self>, claimed: ClaimedDelivery, place: Place) {
+        match place {
+            Place::Slot => self.begin(claimed),
+            Place::Hand => self.keep(claimed),
+        }
+    }
+
+    /// Frees the place of what is not there, or is not sent.
+    pub(super) fn give_back(
+        self: &Arc<Self>,
+        (lane, turn, delivery): (LaneId, i64, Option<DeliveryId>),
+        place: Place,
+    ) {
+        match place {
+            Place::Slot => drop(Slot { inner: self.clone(), lane, turn, delivery }),
+            Place::Hand => self.lanes().out_of_hand(lane, 1),
+        }
+    }
+}
+
 /// Where the store hands over deliveries that are born claimed.
 pub(super) struct Desk(pub(super) std::sync::Weak<Inner>);
 
@@ -47,10 +69,8 @@ impl HandOver for Desk {
     }
 
     fn give_back(&self, lane: LaneId, turn: i64, place: Place) {
-        let Some(inner) = self.0.upgrade() else { return };
-        match place {
-            Place::Slot => drop(Slot { inner, lane, turn, delivery: None }),
-            Place::Hand => inner.lanes().out_of_hand(lane, 1),
+        if let Some(inner) = self.0.upgrade() {
+            inner.give_back((lane, turn, None), place);
         }
     }
 
@@ -62,8 +82,7 @@ impl HandOver for Desk {
                 self.give_back(claimed.lane, claimed.turn, place);
                 inner.put_back(vec![claimed], inner.clock.now());
             }
-            Place::Slot => inner.begin(claimed),
-            Place::Hand => inner.keep(claimed),
+            Place::Slot | Place::Hand => inner.seat(claimed, place),
         }
     }
 

@@ -1,20 +1,18 @@
-//! What was handed over while its lane had no slot free: it waits in memory, leased, instead of being claimed anew.
+//! What was handed over, or claimed ahead, while its lane had no slot free: it waits in memory, leased, instead of
+//! being claimed when its turn has come.
 //!
 //! Only lanes that answer have something in hand, and only for moments: what waits for longer, or whose lane may
 //! not send any more, goes back to the store as it was, and no attempt is spent.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use super::lanes::FromHand;
+use super::lanes::{FromHand, LONGEST};
 use super::{Inner, attempt};
 use crate::store::ClaimedDelivery;
 use crate::types::delivery::Verdict;
 use crate::types::{LaneId, Millis};
-
-/// The longest that something is in hand.
-const LONGEST: Duration = Duration::from_secs(5);
 
 /// By lane, the oldest first.
 pub(super) type Hand = HashMap<LaneId, VecDeque<ClaimedDelivery>>;
@@ -27,6 +25,7 @@ impl Inner {
     /// Puts it into the hand, for which its place is reserved.
     pub(super) fn keep(self: &Arc<Self>, claimed: ClaimedDelivery) {
         let lane = claimed.lane;
+        self.hand_bytes.fetch_add(claimed.body.len(), Ordering::Relaxed);
         self.hand().entry(lane).or_default().push_back(claimed);
         // Asked only now: a stop empties the hands once, and nobody else would put back what comes later.
         match self.stopping.is_cancelled() {
@@ -53,6 +52,7 @@ impl Inner {
             FromHand::Later if now.since(next.started_at) < LONGEST => None,
             FromHand::Now => {
                 let mut claimed = waiting.pop_front()?;
+                self.hand_bytes.fetch_sub(claimed.body.len(), Ordering::Relaxed);
                 // It was claimed earlier; its attempt begins now.
                 claimed.started_at = now;
                 if waiting.is_empty() {
@@ -62,9 +62,8 @@ impl Inner {
             }
             FromHand::Later | FromHand::Never => {
                 let back = hand.remove(&lane).unwrap_or_default();
-                self.lanes().out_of_hand(lane, back.len());
                 drop(hand);
-                self.put_back(back.into(), now);
+                self.out_of_hand(lane, back, now);
                 None
             }
         }
@@ -80,9 +79,15 @@ impl Inner {
     pub(super) fn empty_hands(self: &Arc<Self>) {
         let hand = std::mem::take(&mut *self.hand());
         for (lane, back) in hand {
-            self.lanes().out_of_hand(lane, back.len());
-            self.put_back(back.into(), self.clock.now());
+            self.out_of_hand(lane, back, self.clock.now());
         }
+    }
+
+    fn out_of_hand(self: &Arc<Self>, lane: LaneId, back: VecDeque<ClaimedDelivery>, now: Millis) {
+        let bytes = back.iter().map(|claimed| claimed.body.len()).sum();
+        self.hand_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.lanes().out_of_hand(lane, back.len());
+        self.put_back(back.into(), now);
     }
 
     // Where the store is away their leases run out.

@@ -19,9 +19,9 @@ use std::time::Duration;
 use crate::store::{DueDelivery, InLane, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
-pub use hand::FromHand;
+pub use hand::{FromHand, LONGEST};
 use lane::Lane;
-use ready::{FIRSTS, IN_MIND, Pushed};
+use ready::{FIRSTS, Pushed};
 use trust::Held;
 
 /// Requests under way at once on this node, over all lanes.
@@ -48,6 +48,8 @@ pub struct Hungry {
     pub turn: Option<i64>,
     /// Only the next in order.
     pub ordered: bool,
+    /// How many at the most.
+    pub size: u32,
 }
 
 /// All lanes of this node.
@@ -118,7 +120,7 @@ impl Lanes {
             return;
         }
         lane.seen(due.turn);
-        let gone = match lane.ready.push(due) {
+        let gone = match lane.ready.push(due, lane.in_mind()) {
             Pushed::Kept => return,
             Pushed::Instead(other) => other,
             Pushed::Full => due,
@@ -196,7 +198,8 @@ impl Lanes {
         for (_, id) in hungry.into_iter().take(most) {
             let Some(lane) = self.lanes.get_mut(&id) else { continue };
             (lane.more, lane.dry, lane.fed) = (false, false, self.fed);
-            read.push(Hungry { lane: id, turn: lane.turn, ordered: lane.set.limits.ordered });
+            let size = u32::try_from(lane.in_mind()).unwrap_or(u32::MAX);
+            read.push(Hungry { lane: id, turn: lane.turn, ordered: lane.set.limits.ordered, size });
         }
         read
     }
@@ -219,11 +222,6 @@ impl Lanes {
         for due in read.others.into_iter().chain(read.firsts).chain(read.oldest) {
             self.keep(due);
         }
-    }
-
-    /// How many to read of a lane at once.
-    pub const fn refill_size() -> usize {
-        IN_MIND
     }
 
     /// Picks what is to be claimed: one delivery per lane and turn, as far as slots reach.
@@ -271,7 +269,7 @@ impl Lanes {
         let (id, turn, delivery) = of;
         self.change(id, |lane| {
             lane.learn(turn, delivery, outcome, now);
-            lane.standing = lane.standing.after(outcome, took);
+            lane.answered(outcome, took);
         });
         if self.lanes.get(&id).is_some_and(|lane| lane.urgent) {
             self.urgent.insert(id);

@@ -4,6 +4,7 @@
 //! process does not record comes back by its lease, and its attempt is written as `unknown`.
 
 mod attempt;
+mod claim;
 mod courier;
 mod desk;
 mod hand;
@@ -25,13 +26,13 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::egress::Sender;
 use crate::metrics::Metrics;
-use crate::store::{DueDelivery, Result, Store};
+use crate::store::{Result, Store};
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
 use crate::types::{LaneId, Millis};
 use crate::wake::Wake;
 pub use courier::Courier;
-use desk::{Desk, Slot};
+use desk::Desk;
 use lanes::Lanes;
 use pace::Pace;
 
@@ -97,6 +98,8 @@ struct Inner {
     unwritten: AtomicUsize,
     looked: Mutex<Looked>,
     hand: Mutex<hand::Hand>,
+    /// Of the bodies in it.
+    hand_bytes: AtomicUsize,
     stopping: CancellationToken,
 }
 
@@ -157,6 +160,7 @@ impl Dispatcher {
             unwritten: AtomicUsize::new(0),
             looked: Mutex::default(),
             hand: Mutex::default(),
+            hand_bytes: AtomicUsize::new(0),
             stopping: CancellationToken::new(),
         }));
         dispatcher.0.store.hand_over_to(Arc::new(Desk(Arc::downgrade(&dispatcher.0))));
@@ -248,11 +252,11 @@ impl Dispatcher {
             pace.looked(began, next);
         }
         more |= self.feed(now).await?;
-        let picked = inner.lanes().pick(now);
-        if picked.is_empty() {
+        let (slots, hand) = inner.pick(now);
+        if slots.is_empty() && hand.is_empty() {
             return Ok(more);
         }
-        self.claim(picked, now).await?;
+        self.claim(slots, hand, now).await?;
         Ok(true)
     }
 
@@ -372,31 +376,14 @@ impl Dispatcher {
         let inner = &self.0;
         let hungry = inner.lanes().hungry(now, HUNGRY);
         let full = hungry.len() == HUNGRY;
-        let size = u32::try_from(Lanes::refill_size()).unwrap_or(64);
         for h in hungry {
             let read = match h.ordered {
                 true => inner.store.next_in_order(h.lane, now).await?,
-                false => inner.store.due_in_lane(h.lane, now, size, h.turn).await?,
+                false => inner.store.due_in_lane(h.lane, now, h.size, h.turn).await?,
             };
             inner.lanes().refill(h.lane, read, now);
         }
         Ok(full)
-    }
-
-    async fn claim(&self, picked: Vec<DueDelivery>, now: Millis) -> Result<()> {
-        let inner = &self.0;
-        // Slots are given back for what another node or a zombie took meanwhile, and on any error.
-        let slot =
-            |d: &DueDelivery| Slot { inner: inner.clone(), lane: d.lane, turn: d.turn, delivery: Some(d.id) };
-        let mut slots: std::collections::HashMap<_, _> = picked.iter().map(|d| (d.id, slot(d))).collect();
-        let lease = inner.options.deadline + inner.options.margin;
-        let claimed = inner.store.claim(picked, inner.node, lease, now).await?;
-        for d in claimed {
-            if let Some(slot) = slots.remove(&d.id) {
-                inner.start(d, slot);
-            }
-        }
-        Ok(())
     }
 
     /// How long there is nothing to do as far as this node knows.

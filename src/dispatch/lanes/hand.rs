@@ -1,10 +1,14 @@
 //! Places for deliveries that are about to be made: a slot, or one in this node's hand.
 
+use std::time::Duration;
+
 use super::Lanes;
 use super::lane::Lane;
-use crate::store::Place;
+use crate::store::{DueDelivery, Place};
 use crate::types::{LaneId, Millis};
 
+/// The longest that something is in hand.
+pub const LONGEST: Duration = Duration::from_secs(5);
 /// Deliveries in hand that wait for a slot, over all lanes, and the largest body that may: together they are memory.
 const NODE_HAND: usize = 2_048;
 pub(super) const HAND_BYTES: usize = 16 << 10;
@@ -30,6 +34,25 @@ impl Lanes {
         self.in_flight += usize::from(place == Some(Place::Slot));
         self.in_hand += usize::from(place == Some(Place::Hand));
         place
+    }
+
+    /// Picks what is to be claimed beyond the slots, into the hand: one delivery per lane and turn. The places are taken;
+    /// [`Lanes::out_of_hand`] gives them back.
+    pub fn pick_for_hand(&mut self, now: Millis) -> Vec<DueDelivery> {
+        let mut lanes: Vec<LaneId> = self.turns.iter().copied().collect();
+        let mut picked = Vec::new();
+        while !lanes.is_empty() {
+            lanes.retain(|id| {
+                let room = self.in_hand < NODE_HAND;
+                let taken = self.change(*id, |lane| room.then(|| lane.take_in_hand(now)).flatten()).flatten();
+                let Some(due) = taken else { return false };
+                self.known.remove(&due.id);
+                self.in_hand += 1;
+                picked.push(due);
+                true
+            });
+        }
+        picked
     }
 
     /// Takes a slot for what is next in a lane's hand.

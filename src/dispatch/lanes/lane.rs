@@ -1,10 +1,12 @@
 //! One lane in this node's hands: whether it may send, and what.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use super::super::BEAT;
 use super::FromHand;
-use super::ready::Ready;
+use super::hand::LONGEST;
+use super::ready::{IN_MIND, Ready};
 use super::trust::Standing;
 use crate::store::{DueDelivery, LaneSettings, LaneState, Place};
 use crate::types::delivery::Outcome;
@@ -14,8 +16,8 @@ use crate::types::{DeliveryId, LaneId, Millis};
 /// What one turn of a lane is allowed at first, and how many turns are remembered.
 const WINDOW: f64 = 10.0;
 const PATHS: usize = 256;
-/// So many times its slots a lane may have in hand.
-const IN_HAND: usize = 8;
+/// So many times its slots a lane may have in hand at the most.
+const IN_HAND: u128 = 8;
 /// Where several URLs share a lane, it keeps so many slots however badly one of them behaves.
 const SHARED_SLOTS: f64 = 4.0;
 
@@ -35,6 +37,8 @@ pub(super) struct Lane {
     /// What was handed over and waits in memory for a slot.
     pub(super) in_hand: usize,
     pub(super) standing: Standing,
+    /// How soon its receiver answers of late.
+    answers_in: Duration,
     pub(super) ready: Ready,
     /// It is among those whose turn comes.
     pub(super) takes_turns: bool,
@@ -79,6 +83,7 @@ impl Lane {
             in_flight: 0,
             in_hand: 0,
             standing: if state.failures > 0 { Standing::Failing } else { Standing::Unknown },
+            answers_in: Duration::ZERO,
             ready: Ready::default(),
             takes_turns: false,
             more: true,
@@ -174,7 +179,7 @@ impl Lane {
             true => empty && self.in_flight == 0 && self.waits.is_none_or(|(_, until)| until <= now),
             false => empty || self.dry,
         };
-        self.more && wants && self.room(now) > 0
+        self.more && wants && (self.room(now) > 0 || self.has_hand(now))
     }
 
     /// Whether the store holds something older of its kind that is not in mind, which it would overtake.
@@ -219,7 +224,7 @@ impl Lane {
                 self.begin(turn, now);
                 Some(Place::Slot)
             }
-            false if hand && self.in_hand < self.slots as usize * IN_HAND && self.may_keep(now) => {
+            false if hand && self.in_hand < self.hand_size() && self.may_keep(now) => {
                 self.in_hand += 1;
                 Some(Place::Hand)
             }
@@ -256,10 +261,41 @@ impl Lane {
         free && path.in_flight < self.shares().1.min(path.window as usize)
     }
 
+    /// How many deliveries it keeps in mind: what it may soon send.
+    pub(super) fn in_mind(&self) -> usize {
+        IN_MIND + if self.keeps() { self.hand_size() } else { 0 }
+    }
+
+    /// Whether it may take into the hand what waits in the store.
+    pub(super) fn has_hand(&self, now: Millis) -> bool {
+        !self.set.limits.ordered && self.in_hand < self.hand_size() && self.may_keep(now)
+    }
+
+    /// How many may be in its hand: no more than it sends in half the time that they may be there, or they go back unsent.
+    fn hand_size(&self) -> usize {
+        let times = (LONGEST / 2).as_micros() / self.answers_in.as_micros().max(1);
+        self.slots as usize * usize::try_from(times.clamp(1, IN_HAND)).unwrap_or(1)
+    }
+
+    /// Takes what is to be claimed into the hand. Only first attempts: in the hand nothing passes what came before it.
+    pub(super) fn take_in_hand(&mut self, now: Millis) -> Option<DueDelivery> {
+        if !self.has_hand(now) {
+            return None;
+        }
+        let (due, dry) = self.ready.take(|_| Some(0), true)?;
+        self.dry |= dry;
+        self.in_hand += 1;
+        Some(due)
+    }
+
     /// Whether what it has no slot for may wait in memory: it answers, its pace is its own, and nobody's turn is passed over.
     fn may_keep(&self, now: Millis) -> bool {
+        self.keeps() && self.is_open(now)
+    }
+
+    fn keeps(&self) -> bool {
         let answers = self.standing == Standing::Answers && self.breaker.failures() == 0;
-        answers && self.is_open(now) && !self.shared && self.set.limits.rate_per_second.is_none()
+        answers && !self.shared && self.set.limits.rate_per_second.is_none()
     }
 
     /// How many slots retries may take, and how many one URL.
@@ -310,6 +346,15 @@ impl Lane {
         if id.is_some() && self.probe == id {
             self.probe = None;
             self.breaker = self.breaker.heard(Sign::None, true, now);
+        }
+    }
+
+    /// What is known of how soon its receiver answers, after a request that took so long.
+    pub(super) fn answered(&mut self, outcome: &Outcome, took: Duration) {
+        self.standing = self.standing.after(outcome, took);
+        if Sign::of(outcome) == Sign::Well {
+            let before = if self.answers_in.is_zero() { took } else { self.answers_in };
+            self.answers_in = (before * 7 + took) / 8;
         }
     }
 

@@ -7,7 +7,7 @@ use crate::types::DeliveryId;
 
 /// Due deliveries of one lane that are kept in mind; the rest stays in the store.
 pub(super) const IN_MIND: usize = 64;
-/// So many of them may be first attempts that retries have made room for.
+/// Half of them may be first attempts that retries have made room for.
 pub(super) const FIRSTS: usize = IN_MIND / 2;
 
 /// What became of a delivery that was offered.
@@ -40,12 +40,12 @@ impl Ready {
         self.queues.values().flatten().map(|due| due.id)
     }
 
-    /// Keeps it. When there is no room, the turn that has most gives up its last for one that has less, and retries
-    /// leave first attempts half of the room.
-    pub(super) fn push(&mut self, due: DueDelivery) -> Pushed {
+    /// Keeps it among `most`. When there is no room, the turn that has most gives up its last for one that has less,
+    /// and retries leave first attempts half of the room.
+    pub(super) fn push(&mut self, due: DueDelivery, most: usize) -> Pushed {
         let mut pushed = Pushed::Kept;
-        if self.len >= IN_MIND {
-            let Some(gone) = self.make_room(&due) else { return Pushed::Full };
+        if self.len >= most {
+            let Some(gone) = self.make_room(&due, most) else { return Pushed::Full };
             self.forget(&gone);
             pushed = Pushed::Instead(gone);
         }
@@ -59,13 +59,13 @@ impl Ready {
         pushed
     }
 
-    fn make_room(&mut self, due: &DueDelivery) -> Option<DueDelivery> {
+    fn make_room(&mut self, due: &DueDelivery, room: usize) -> Option<DueDelivery> {
         let own = self.queues.get(&due.turn).map_or(0, VecDeque::len);
         let most = self.queues.values_mut().max_by_key(|queue| queue.len())?;
         if most.len() > own + 1 {
             return most.pop_back();
         }
-        if due.attempt > 0 || self.firsts >= FIRSTS {
+        if due.attempt > 0 || self.firsts >= room / 2 {
             return None;
         }
         // Of its own turn if it has a retry: the turns keep what they have.

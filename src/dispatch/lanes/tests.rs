@@ -2,6 +2,7 @@ mod hand;
 mod steered;
 mod trusted;
 
+use super::ready::IN_MIND;
 use super::*;
 use crate::store::Place;
 use crate::types::TenantId;
@@ -124,7 +125,7 @@ fn what_is_not_kept_in_mind_is_read_again_when_there_is_room() {
             done(&mut book, d, NOW);
         }
     }
-    assert_eq!(book.hungry(NOW, 10), vec![Hungry { lane: lane_id(1), turn: None, ordered: false }]);
+    assert_eq!(book.hungry(NOW, 10), vec![Hungry { lane: lane_id(1), turn: None, ordered: false, size: 64 }]);
     assert!(book.hungry(NOW, 10).is_empty(), "asked once");
 }
 

@@ -66,3 +66,51 @@ fn a_lane_that_may_not_send_any_more_gives_back_what_it_keeps() {
     assert_eq!(book.in_hand(), 0);
     assert_eq!(book.serve_hand(lane_id(2), 0, NOW), FromHand::Never, "nor does one of another node");
 }
+
+/// As many places in the hand as there are, for what waits in the store.
+fn claimed_ahead(book: &mut Lanes) -> Vec<DueDelivery> {
+    book.offer((100..200).map(|n| due(1, n)).collect(), NOW);
+    assert_eq!(book.pick(NOW), [], "all slots are taken");
+    book.pick_for_hand(NOW)
+}
+
+#[test]
+fn what_waits_in_the_store_is_taken_in_hand_ahead_of_its_slot() {
+    let mut book = full(LaneSettings::default());
+    let ahead = claimed_ahead(&mut book);
+    assert_eq!((ahead.len(), ahead[0], book.in_hand()), (80, due(1, 100), 80), "the oldest first");
+    assert_eq!((book.pick_for_hand(NOW), book.in_flight()), (vec![], 10));
+    assert_eq!(reserve(&mut book), None, "others wait before what is made now");
+    book.done(lane_id(1), 0, None, NOW);
+    assert_eq!(book.serve_hand(lane_id(1), 0, NOW), FromHand::Now);
+    assert_eq!(book.pick_for_hand(NOW), [due(1, 180)]);
+    book.out_of_hand(lane_id(1), 1);
+    assert_eq!(book.in_hand(), 79, "what another node has claimed meanwhile gives its place back");
+}
+
+#[test]
+fn retries_and_what_may_not_wait_in_memory_are_not_claimed_ahead() {
+    let mut book = full(LaneSettings::default());
+    let retries = (100..200).map(|n| DueDelivery { attempt: 1, ..due(1, n) });
+    book.offer(retries.collect(), NOW);
+    assert_eq!(book.pick_for_hand(NOW), []);
+    let limits = Limits { rate_per_second: Some(1_000), ..Limits::default() };
+    assert_eq!(claimed_ahead(&mut full(limited(limits))), []);
+    let mut unheard = owning(&[1]);
+    while reserve(&mut unheard).is_some() {}
+    assert_eq!(claimed_ahead(&mut unheard), []);
+}
+
+#[test]
+fn a_slow_receivers_hand_holds_no_more_than_it_takes_in_time() {
+    let kept = |took| {
+        let mut book = full(LaneSettings::default());
+        for _ in 0..100 {
+            book.learn((lane_id(1), 0, due(1, 1).id), &GOOD, took, NOW);
+        }
+        while book.reserve(lane_id(1), 0, 1, NOW).is_some() {}
+        assert_eq!(book.in_hand() % book.in_flight(), 0);
+        book.in_hand() / book.in_flight()
+    };
+    assert_eq!((kept(SOON), kept(Duration::from_millis(600)), kept(Duration::from_millis(1_900))), (8, 4, 1));
+}

@@ -191,7 +191,7 @@ fn a_url_that_hangs_keeps_no_slot_from_another() {
 fn an_ordered_lane_sends_one_at_a_time_and_asks_which() {
     let limits = Limits { ordered: true, ..Limits::default() };
     let mut book = owning_with(&[1], limited(limits));
-    let hungry = vec![Hungry { lane: lane_id(1), turn: None, ordered: true }];
+    let hungry = vec![Hungry { lane: lane_id(1), turn: None, ordered: true, size: 64 }];
     book.offer(vec![to(2, due(1, 2)), to(1, due(1, 1))], NOW);
     assert!(book.pick(NOW).is_empty() && book.reserve(lane_id(1), 3, 1, NOW).is_none());
     assert_eq!(book.hungry(NOW, 9), hungry);

@@ -9,6 +9,7 @@ use crate::support::receiver::{Answer, Receiver};
 
 both_engines! {
     what_waits_in_hand_is_sent_in_its_turn_and_once,
+    what_waits_in_the_store_is_taken_in_hand_as_places_come_free,
     what_waits_in_hand_goes_back_when_its_receiver_asks_for_a_pause,
     what_waits_in_hand_at_a_stop_is_sent_by_the_next_node_and_costs_no_attempt,
 }
@@ -44,6 +45,41 @@ async fn what_waits_in_hand_is_sent_in_its_turn_and_once(site: &Site) {
     let app = site.start().await;
     let receiver = Receiver::start().await;
     let jobs = ended_at_once(&app, &receiver, 60).await;
+    each_came_once_at_its_first_attempt(&app, &receiver, &jobs).await;
+}
+
+async fn what_waits_in_the_store_is_taken_in_hand_as_places_come_free(site: &Site) {
+    let app = site.start_still().await;
+    let receiver = Receiver::start().await;
+    let mut answers = vec![Answer::Status(200)];
+    answers.extend(vec![Answer::Hang; SLOTS]);
+    answers.extend(vec![Answer::Status(200); 100]);
+    answers.extend(vec![Answer::Hang; 64]);
+    answers.push(Answer::Status(200));
+    receiver.script("/x", answers);
+    let jobs = ended_at_once(&app, &receiver, 220).await;
+    let in_flight = async |wanted: usize| {
+        until("so many are in flight", async || {
+            let n = app.items("/v1/deliveries?state=inFlight&limit=200").await.len();
+            if n == wanted { Ok(()) } else { Err(n) }
+        })
+        .await;
+    };
+    in_flight(9 * SLOTS).await;
+    receiver.wait("/x", 1 + SLOTS, LIMIT).await;
+
+    receiver.let_go();
+    // Those that are answered have made room for all others, which hang or wait in hand.
+    in_flight(jobs.len() - SLOTS - 100).await;
+    assert!(receiver.log().len() < 1 + SLOTS + 100 + 64);
+
+    until("all are let go", async || {
+        receiver.let_go();
+        let came = receiver.log().len();
+        if came == 1 + jobs.len() { Ok(()) } else { Err(came) }
+    })
+    .await;
+    receiver.let_go();
     each_came_once_at_its_first_attempt(&app, &receiver, &jobs).await;
 }
 

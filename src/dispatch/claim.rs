@@ -1,0 +1,77 @@
+//! Claims from the store what has a place: a slot, or one in this node's hand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Dispatcher, Inner};
+use crate::store::{ClaimedDelivery, DueDelivery, Place, Result};
+use crate::types::{DeliveryId, LaneId, Millis};
+
+/// With so many bytes of bodies in the hand nothing more is claimed into it.
+const NODE_HAND_BYTES: usize = 32 << 20;
+
+/// The places of what is about to be claimed; dropped, those that are left are free again.
+pub(super) struct Places {
+    inner: Arc<Inner>,
+    left: HashMap<DeliveryId, (LaneId, i64, Place)>,
+}
+
+impl Places {
+    /// All of `picked` have that place.
+    pub(super) fn of<'a>(
+        inner: &Arc<Inner>,
+        picked: impl Iterator<Item = (&'a DueDelivery, Place)>,
+    ) -> Places {
+        let left = picked.map(|(d, place)| (d.id, (d.lane, d.turn, place))).collect();
+        Places { inner: inner.clone(), left }
+    }
+
+    /// Gives a claimed delivery its place.
+    pub(super) fn seat(&mut self, claimed: ClaimedDelivery) {
+        if let Some((.., place)) = self.left.remove(&claimed.id) {
+            self.inner.seat(claimed, place);
+        }
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        for (id, (lane, turn, place)) in self.left.drain() {
+            self.inner.give_back((lane, turn, Some(id)), place);
+        }
+    }
+}
+
+impl Inner {
+    /// What is to be claimed next, for slots and into the hand.
+    pub(super) fn pick(&self, now: Millis) -> (Vec<DueDelivery>, Vec<DueDelivery>) {
+        let mut lanes = self.lanes();
+        let slots = lanes.pick(now);
+        // How large a body is shows once it is claimed.
+        let full = self.hand_bytes.load(Ordering::Relaxed) >= NODE_HAND_BYTES;
+        (slots, if full { Vec::new() } else { lanes.pick_for_hand(now) })
+    }
+}
+
+impl Dispatcher {
+    /// Claims what has a slot, and what has a place in the hand.
+    pub(super) async fn claim(
+        &self,
+        slots: Vec<DueDelivery>,
+        hand: Vec<DueDelivery>,
+        now: Millis,
+    ) -> Result<()> {
+        let inner = &self.0;
+        let with = |place| move |due| (due, place);
+        // Given back for what another node or a zombie took meanwhile, and on any error.
+        let mut places =
+            Places::of(inner, slots.iter().map(with(Place::Slot)).chain(hand.iter().map(with(Place::Hand))));
+        let lease = inner.options.deadline + inner.options.margin;
+        let picked = [slots, hand].concat();
+        for claimed in inner.store.claim(picked, inner.node, lease, now).await? {
+            places.seat(claimed);
+        }
+        Ok(())
+    }
+}
