@@ -42,6 +42,8 @@ pub struct Posts {
     pub hooks: Option<String>,
     /// The callbacks of one request.
     pub callbacks: u64,
+    /// Told how many were accepted so far.
+    pub accepted: watch::Sender<u64>,
 }
 
 /// When it ends.
@@ -117,6 +119,7 @@ async fn post(
         let Some((n, due)) = ticket else { return Ok(times) };
         let due = due.unwrap_or_else(micros);
         wire.must(Method::POST, posts.path, (posts.body)(n, due)).await?;
+        posts.accepted.send_modify(|n| *n += 1);
         times.push(Duration::from_micros(micros().saturating_sub(due)));
     }
 }

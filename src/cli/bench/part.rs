@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::cli::child::Group;
 
@@ -38,7 +38,7 @@ impl Part {
             command.env_remove(name);
         }
         command.args(args).arg("--json").env("RUST_LOG", "ringback=warn").envs(env.iter().copied());
-        command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("cannot start the {name}"))?;
         let out = child.stdout.take().context("no standard output")?;
         let mut lines = BufReader::new(out).lines();
@@ -47,6 +47,11 @@ impl Part {
         let Some(line) = line else { bail!("the {name} ended before it was ready") };
         let ready = serde_json::from_str(&line).with_context(|| format!("the {name} said {line}"))?;
         Ok((Part { name, child }, ready))
+    }
+
+    /// Its standard input, once.
+    pub fn input(&mut self) -> anyhow::Result<ChildStdin> {
+        self.child.stdin.take().with_context(|| format!("the {} has no standard input", self.name))
     }
 
     /// Its process id.

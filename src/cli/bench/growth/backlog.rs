@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use super::compare::{GrowthArgs, Pair, Words, tell};
-use crate::cli::bench::lifecycle::stage::WHOLE;
+use crate::cli::bench::lifecycle::stage::{WHOLE, Wanted};
 use crate::cli::print::Out;
 use crate::store::bench::{Filled, fill};
 
 /// A store with a million due and ten million finished jobs against an empty one.
 ///
-/// The worker claims the due jobs first, and they are called back as the others are: a round ends with as many
-/// callbacks as it submitted jobs.
+/// The worker claims the due jobs first, as many as are submitted meanwhile: each job that is accepted has one that is
+/// claimed, completed and called back, and the backlog stays as long as it is.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BacklogArgs {
     /// Jobs that wait in the queue from which the worker claims.
@@ -25,7 +25,8 @@ pub struct BacklogArgs {
 
 /// Runs `ringback bench backlog`.
 pub async fn backlog(args: BacklogArgs, out: Out) -> anyhow::Result<ExitCode> {
-    let mut pair = Pair::set(&args.growth, WHOLE, WHOLE).await?;
+    let wanted = Wanted { paced: true, ..WHOLE };
+    let mut pair = Pair::set(&args.growth, wanted, wanted).await?;
     pair.other.down().await?;
     fill(pair.other.store(), Filled { due: args.due, finished: args.finished }).await?;
     pair.other.serve().await?;

@@ -6,6 +6,7 @@ use anyhow::ensure;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::Method;
+use tokio::sync::watch;
 
 use super::super::figures::{Spread, counter, micros, moment, verdicts};
 use super::super::load::{Driven, Load, Posts, Until};
@@ -168,6 +169,7 @@ impl Stage {
             }),
             hooks: Some(self.hooks.clone()),
             callbacks: u64::from(self.crowd.healthy).div_ceil(accounts),
+            accepted: watch::Sender::default(),
         }
     }
 

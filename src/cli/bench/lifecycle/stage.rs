@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::bail;
 use http::Method;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::super::figures::{counter, mib, micros, moment, sum, verdicts};
 use super::super::load::Posts;
@@ -16,6 +18,7 @@ use super::super::node::Node;
 use super::super::part::{self, Cpu, Part};
 use super::super::receiver::{Ready, Seen};
 use super::super::wire::Wire;
+use super::super::worker;
 use crate::app;
 use crate::cli::check_store;
 use crate::cli::exit::Usage;
@@ -35,6 +38,9 @@ pub struct Stage {
     nodes: Vec<Node>,
     receiver: Option<Part>,
     workers: Vec<Part>,
+    /// How many jobs this round's workers may have claimed: as many as were accepted in it.
+    accepted: watch::Sender<u64>,
+    paces: Vec<AbortOnDropHandle<()>>,
     wanted: Wanted,
     engine: Engine,
     /// The store, which is new and goes with the stage.
@@ -57,10 +63,12 @@ pub struct Wanted {
     pub whole: bool,
     /// Whether the receiver verifies with the tenant's own secret.
     pub verified: bool,
+    /// Whether workers claim only as many jobs as are submitted, however many wait.
+    pub paced: bool,
 }
 
 /// The whole way on one server.
-pub const WHOLE: Wanted = Wanted { nodes: 1, whole: true, verified: true };
+pub const WHOLE: Wanted = Wanted { nodes: 1, whole: true, verified: true, paced: false };
 
 #[derive(Deserialize)]
 struct WorkerReady {}
@@ -113,6 +121,8 @@ impl Stage {
             nodes: Vec::new(),
             receiver: None,
             workers: Vec::new(),
+            accepted: watch::Sender::default(),
+            paces: Vec::new(),
             wanted,
             engine,
             scratch: Scratch::beside(&beside, &scratch_name()).await?,
@@ -150,11 +160,18 @@ impl Stage {
 
     /// Starts a worker for each server, where jobs are worked off.
     pub async fn work(&mut self) -> anyhow::Result<()> {
+        let args: &[&str] =
+            if self.wanted.paced { &["bench", "worker", "--paced"] } else { &["bench", "worker"] };
+        self.accepted = watch::Sender::default();
         for node in self.nodes.iter().filter(|_| self.wanted.whole) {
             let env = [("RINGBACK_URL", node.url.as_str()), ("RINGBACK_API_KEY", &self.key)];
             let dir = self.place.path();
-            let worker = Part::start::<WorkerReady>("worker", &["bench", "worker"], &env, dir).await?;
-            self.workers.push(worker.0);
+            let (mut part, _) = Part::start::<WorkerReady>("worker", args, &env, dir).await?;
+            if self.wanted.paced {
+                let pace = tokio::spawn(worker::pace(part.input()?, self.accepted.subscribe()));
+                self.paces.push(AbortOnDropHandle::new(pace));
+            }
+            self.workers.push(part);
         }
         Ok(())
     }
@@ -170,6 +187,7 @@ impl Stage {
 
     /// Stops the workers.
     pub async fn rest(&mut self) -> anyhow::Result<()> {
+        self.paces.clear();
         for worker in self.workers.drain(..) {
             worker.stop().await?;
         }
@@ -288,6 +306,7 @@ impl Stage {
             body: Box::new(body),
             hooks: self.whole().then(|| self.hooks.clone()),
             callbacks,
+            accepted: self.accepted.clone(),
         }
     }
 
