@@ -375,6 +375,11 @@ impl Lanes {
         self.in_flight
     }
 
+    /// Deliveries in mind, over all lanes.
+    pub fn in_mind(&self) -> usize {
+        self.known.len()
+    }
+
     /// Lanes owned.
     pub fn len(&self) -> usize {
         self.lanes.len()

@@ -34,7 +34,7 @@ use crate::wake::Wake;
 pub use courier::Courier;
 use desk::Desk;
 use lanes::Lanes;
-use pace::Pace;
+use pace::{Pace, Seen};
 
 /// How the dispatcher works.
 #[derive(Debug, Clone)]
@@ -111,6 +111,8 @@ struct Looked {
     beat: Option<Millis>,
     /// When the last look at what is set was.
     heeded: Option<Millis>,
+    /// The last look saw nothing.
+    at_rest: bool,
     /// The next beat must not wait for its time.
     anew: bool,
     /// Up to which lane the last pass without a floor came; None: to the end.
@@ -243,13 +245,15 @@ impl Dispatcher {
         self.heed(now).await?;
         self.beat(now).await?;
         self.save_urgent().await?;
-        inner.serve_all();
+        if pace.is_time_to_serve() {
+            inner.serve_all();
+        }
         let mut more = false;
         if pace.is_time() {
             let began = Instant::now();
-            let (full, next) = self.look(now).await?;
-            more = full;
-            pace.looked(began, next);
+            let seen = self.look(now).await?;
+            more = seen.full;
+            pace.looked(began, &seen);
         }
         more |= self.feed(now).await?;
         let (slots, hand) = inner.pick(now);
@@ -332,32 +336,42 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// What fell due since the last look. True if the look was full; otherwise also what falls due next.
-    async fn look(&self, now: Millis) -> Result<(bool, Option<Millis>)> {
+    /// Takes note of what fell due since the last look.
+    async fn look(&self, now: Millis) -> Result<Seen> {
         let inner = &self.0;
-        let floor = {
+        let (floor, at_rest) = {
             let mut looked = inner.looked();
             if looked.floor > now {
                 looked.floor = Millis(0);
             }
-            looked.floor
+            (looked.floor, std::mem::replace(&mut looked.at_rest, false))
         };
         // At rest that is all there is to ask.
-        let next = inner.store.next_due(floor).await?;
-        if next.is_none_or(|at| at > now) {
-            inner.looked().after(floor, None, now);
-            return Ok((false, next));
+        if at_rest {
+            let next = inner.store.next_due(floor).await?;
+            if next.is_none_or(|at| at > now) {
+                let mut looked = inner.looked();
+                looked.after(floor, None, now);
+                looked.at_rest = true;
+                return Ok(Seen { next_due: next, ..Seen::default() });
+            }
         }
         let due = inner.store.due(floor, now, LOOK).await?;
         let full = due.len() == LOOK as usize;
         let last = due.last().filter(|_| full).map(|d| d.due_at);
-        inner.looked().after(floor, last, now);
+        {
+            let mut looked = inner.looked();
+            looked.after(floor, last, now);
+            looked.at_rest = due.is_empty();
+        }
+        let before = inner.lanes().in_mind();
         let unowned = inner.lanes().offer(due.clone(), now);
+        let news = !unowned.is_empty() || inner.lanes().in_mind() > before;
         if !unowned.is_empty() {
             self.own(unowned, now).await?;
             inner.lanes().offer(due, now);
         }
-        Ok((full, if full { None } else { inner.store.next_due(now).await? }))
+        Ok(Seen { full, news, next_due: if full { None } else { inner.store.next_due(now).await? } })
     }
 
     async fn own(&self, of: Vec<(LaneId, crate::types::DeliveryId)>, now: Millis) -> Result<()> {

@@ -10,12 +10,29 @@ use crate::types::Millis;
 /// After a look so many times its duration passes without one. What is made meanwhile by this node is handed over,
 /// or its lane is read again by itself.
 const REST: u32 = 9;
+/// The same after a look that found nothing new: what it saw waits for lanes that cannot send it.
+const LONG_REST: u32 = 99;
+/// All hands are looked at so often at the most; an answer serves its own lane's at once.
+const SERVE: Duration = Duration::from_millis(5);
+
+/// What a look saw.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// There may be more that is due.
+    pub(super) full: bool,
+    /// Something that was not known, or whose lane nobody had.
+    pub(super) news: bool,
+    /// What falls due next, unless it was full.
+    pub(super) next_due: Option<Millis>,
+}
 
 /// When the next look may be.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     rest_until: Option<Instant>,
     left_out: bool,
+    served: Option<Instant>,
+    unserved: bool,
     /// What falls due next, as the last look saw it.
     pub(super) next_due: Option<Millis>,
 }
@@ -27,15 +44,27 @@ impl Pace {
         !self.left_out
     }
 
-    /// Notes that a look began then and has ended, and what it saw of the time to come.
-    pub(super) fn looked(&mut self, began: Instant, next_due: Option<Millis>) {
-        self.next_due = next_due;
-        self.rest_until = Some(Instant::now() + (began.elapsed() * REST).min(POLL));
+    /// Notes that a look began then and has ended, and what it saw.
+    pub(super) fn looked(&mut self, began: Instant, seen: &Seen) {
+        self.next_due = seen.next_due;
+        let rest = if seen.news { REST } else { LONG_REST };
+        self.rest_until = Some(Instant::now() + (began.elapsed() * rest).min(POLL));
     }
 
-    /// How long the look that was left out has to wait; None if none was.
+    /// Whether it is time to look at all hands. What is left out is made up for after [`Pace::rest`].
+    pub(super) fn is_time_to_serve(&mut self) -> bool {
+        self.unserved = self.served.is_some_and(|at| at.elapsed() < SERVE);
+        if !self.unserved {
+            self.served = Some(Instant::now());
+        }
+        !self.unserved
+    }
+
+    /// How long what was left out has to wait; None if nothing was.
     pub(super) fn rest(&self) -> Option<Duration> {
-        let until = self.rest_until.filter(|_| self.left_out)?;
+        let look = self.rest_until.filter(|_| self.left_out);
+        let serve = self.served.filter(|_| self.unserved).map(|at| at + SERVE);
+        let until = [look, serve].into_iter().flatten().min()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
 }
