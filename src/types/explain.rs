@@ -148,7 +148,7 @@ fn held(facts: &Facts) -> Said {
             at,
         },
         Some(HeldReason::Paused) | None if asked => Said {
-            why: "the receiver asked for a pause with Retry-After".to_owned(),
+            why: "the receiver asked for a pause: Retry-After, or 429".to_owned(),
             step: NextStep::Attempt,
             next: "it is sent when the pause is over",
             at,

@@ -1,14 +1,14 @@
 //! One lane in this node's hands: whether it may send, and what.
 
+mod hand;
+
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::super::BEAT;
-use super::FromHand;
-use super::hand::LONGEST;
-use super::ready::{IN_MIND, Ready};
+use super::ready::Ready;
 use super::trust::Standing;
-use crate::store::{DueDelivery, LaneSettings, LaneState, Place};
+use crate::store::{DueDelivery, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::lane::{Breaker, Bucket, Leave, Sign};
 use crate::types::{DeliveryId, LaneId, Millis};
@@ -16,8 +16,8 @@ use crate::types::{DeliveryId, LaneId, Millis};
 /// What one turn of a lane is allowed at first, and how many turns are remembered.
 const WINDOW: f64 = 10.0;
 const PATHS: usize = 256;
-/// So many times its slots a lane may have in hand at the most.
-const IN_HAND: u128 = 8;
+/// How long a 429 without `Retry-After` pauses an endpoint's lane the first time in a row, and at the most.
+const HINTED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// Where several URLs share a lane, it keeps so many slots however badly one of them behaves.
 const SHARED_SLOTS: f64 = 4.0;
 
@@ -64,6 +64,8 @@ pub(super) struct Lane {
     probe: Option<DeliveryId>,
     /// The receiver asked for a pause until then.
     busy_until: Option<Millis>,
+    /// Pauses in a row that it asked for without saying how long.
+    hints: u32,
     bucket: Bucket,
     pub(super) set: LaneSettings,
     /// Changed since it was last written down.
@@ -98,6 +100,7 @@ impl Lane {
             breaker: Breaker::restore(state.failures, state.opened, state.held_until),
             probe: None,
             busy_until: state.held_until.filter(|_| !broken),
+            hints: 0,
             bucket: Bucket::restore(state.rate_at),
             set,
             dirty: false,
@@ -215,39 +218,6 @@ impl Lane {
         Some(due)
     }
 
-    /// Where a delivery that is about to be made goes: it must not overtake those that wait.
-    pub(super) fn reserve(&mut self, turn: i64, now: Millis, of_node: usize, hand: bool) -> Option<Place> {
-        let waits = self.more || !self.ready.is_empty() || self.set.limits.ordered;
-        let place = match waits {
-            true => None,
-            false if self.in_hand == 0 && self.is_free(turn, now, of_node) => {
-                self.begin(turn, now);
-                Some(Place::Slot)
-            }
-            false if hand && self.in_hand < self.hand_size() && self.may_keep(now) => {
-                self.in_hand += 1;
-                Some(Place::Hand)
-            }
-            false => None,
-        };
-        // It will be in the store: whoever has a slot next reads it there.
-        self.more |= place.is_none();
-        place
-    }
-
-    /// Takes the slot that what is next in hand waits for, if it is there.
-    pub(super) fn serve_hand(&mut self, turn: i64, now: Millis, of_node: usize) -> FromHand {
-        if !self.is_open(now) {
-            return FromHand::Never;
-        }
-        if !self.is_free(turn, now, of_node) {
-            return FromHand::Later;
-        }
-        self.in_hand = self.in_hand.saturating_sub(1);
-        self.begin(turn, now);
-        FromHand::Now
-    }
-
     /// Whether it sends, and not only to see how its receiver is.
     fn is_open(&self, now: Millis) -> bool {
         !self.leaving
@@ -259,43 +229,6 @@ impl Lane {
         let free = self.is_open(now) && self.in_flight < of_node.min(self.slots as usize);
         let path = self.paths.get(&turn).copied().unwrap_or(self.fresh());
         free && path.in_flight < self.shares().1.min(path.window as usize)
-    }
-
-    /// How many deliveries it keeps in mind: what it may soon send.
-    pub(super) fn in_mind(&self) -> usize {
-        IN_MIND + if self.keeps() { self.hand_size() } else { 0 }
-    }
-
-    /// Whether it may take into the hand what waits in the store.
-    pub(super) fn has_hand(&self, now: Millis) -> bool {
-        !self.set.limits.ordered && self.in_hand < self.hand_size() && self.may_keep(now)
-    }
-
-    /// How many may be in its hand: no more than it sends in half the time that they may be there, or they go back unsent.
-    fn hand_size(&self) -> usize {
-        let times = (LONGEST / 2).as_micros() / self.answers_in.as_micros().max(1);
-        self.slots as usize * usize::try_from(times.clamp(1, IN_HAND)).unwrap_or(1)
-    }
-
-    /// Takes what is to be claimed into the hand. Only first attempts: in the hand nothing passes what came before it.
-    pub(super) fn take_in_hand(&mut self, now: Millis) -> Option<DueDelivery> {
-        if !self.has_hand(now) {
-            return None;
-        }
-        let (due, dry) = self.ready.take(|_| Some(0), true)?;
-        self.dry |= dry;
-        self.in_hand += 1;
-        Some(due)
-    }
-
-    /// Whether what it has no slot for may wait in memory: it answers, its pace is its own, and nobody's turn is passed over.
-    fn may_keep(&self, now: Millis) -> bool {
-        self.keeps() && self.is_open(now)
-    }
-
-    fn keeps(&self) -> bool {
-        let answers = self.standing == Standing::Answers && self.breaker.failures() == 0;
-        answers && !self.shared && self.set.limits.rate_per_second.is_none()
     }
 
     /// How many slots retries may take, and how many one URL.
@@ -359,7 +292,8 @@ impl Lane {
     }
 
     /// What a receiver did shapes its lane: additive increase, multiplicative decrease on trouble, for the
-    /// lane and for the URL; 429 and 503 with `Retry-After` pause the lane; failures in a row open its breaker.
+    /// lane and for the URL; 429 and 503 with `Retry-After` pause the lane, and so does an
+    /// endpoint's 429 without; failures in a row open its breaker.
     pub(super) fn learn(&mut self, turn: i64, id: DeliveryId, outcome: &Outcome, now: Millis) {
         self.dirty = true;
         let held = self.held_until();
@@ -373,14 +307,19 @@ impl Lane {
             self.slots = 1.0;
         }
         match outcome {
-            Outcome::Answered { status: 429 | 503, retry_after, .. } => {
+            Outcome::Answered { status: status @ (429 | 503), retry_after, .. } => {
                 self.adapt(turn, false);
-                if let Some(wait) = retry_after {
-                    self.busy_until = self.busy_until.max(Some(now.plus(*wait)));
+                // A lane of several URLs goes on: only one of them said so.
+                let hint = *status == 429 && (turn == 0 || self.set.limits.ordered);
+                if let Some(wait) = retry_after.or_else(|| hint.then(|| self.hinted(now))) {
+                    self.busy_until = self.busy_until.max(Some(now.plus(wait)));
                 }
             }
             Outcome::Answered { status: 500.., .. } => self.adapt(turn, false),
-            Outcome::Answered { .. } => self.adapt(turn, true),
+            Outcome::Answered { .. } => {
+                self.adapt(turn, true);
+                self.hints = 0;
+            }
             Outcome::Failed(fault) if fault.infrastructure() => self.adapt(turn, false),
             Outcome::Failed(_) => {}
         }
@@ -388,6 +327,16 @@ impl Lane {
         // What is over by the next time that all lanes are written down is not worth a write of its own.
         self.urgent |=
             self.held_until() != held && self.held_until().is_some_and(|until| until > now.plus(BEAT));
+    }
+
+    /// How long a 429 that does not say it pauses the lane: a second, and twice as long each time in a row.
+    fn hinted(&mut self, now: Millis) -> Duration {
+        // Several were under way.
+        if self.busy_until.is_some_and(|until| until > now) {
+            return Duration::ZERO;
+        }
+        self.hints += 1;
+        HINTED.0.saturating_mul(1 << (self.hints - 1).min(16)).min(HINTED.1)
     }
 
     fn broken_until(&self) -> Option<Millis> {

@@ -98,6 +98,35 @@ fn what_was_found_out_ends_where_someone_puts_an_end_to_it() {
 }
 
 #[test]
+fn an_endpoint_that_answers_429_without_more_is_asked_less_and_less_often() {
+    const BUSY: Outcome = Outcome::Answered { status: 429, retry_after: None, abort: false };
+    let mut book = owning(&[1]);
+    let mut now = NOW;
+    book.offer((0..60).map(|n| due(1, n)).collect(), now);
+    for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
+        let sent = book.pick(now);
+        assert!(!sent.is_empty());
+        // Those under way together count once.
+        sent.iter().for_each(|d| back(&mut book, *d, &BUSY, now));
+        now = now.plus(Duration::from_secs(wait));
+        assert_eq!(book.opens_at(Millis(now.0 - 1)), Some(now));
+        assert!(book.pick(Millis(now.0 - 1)).is_empty());
+    }
+    let sent = book.pick(now);
+    back(&mut book, sent[0], &GOOD, now);
+    let sent = book.pick(now);
+    back(&mut book, sent[0], &BUSY, now);
+    assert_eq!(book.opens_at(now), Some(now.plus(Duration::from_secs(1))), "an answer begins anew");
+
+    let mut ad_hoc = owning(&[1]);
+    ad_hoc.offer(vec![to(7, due(1, 1)), to(7, due(1, 2))], NOW);
+    let sent = ad_hoc.pick(NOW);
+    back(&mut ad_hoc, sent[0], &BUSY, NOW);
+    ad_hoc.offer(vec![to(8, due(1, 3))], NOW);
+    assert_eq!(ad_hoc.pick(NOW).len(), 1, "of an origin only one URL said so");
+}
+
+#[test]
 fn what_holds_a_lane_for_long_is_written_down_at_once() {
     let asks = |seconds| Outcome::Answered {
         status: 429,
