@@ -1,4 +1,4 @@
-//! Claims from the store what has a place: a slot, or one in this node's hand.
+//! Reads the lanes that could send more, and claims what has a place: a slot, or one in this node's hand.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,8 +8,12 @@ use super::{Dispatcher, Inner};
 use crate::store::{ClaimedDelivery, DueDelivery, Place, Result};
 use crate::types::{DeliveryId, LaneId, Millis};
 
-/// With so many bytes of bodies in the hand nothing more is claimed into it.
+/// Lanes read again in one tick.
+const HUNGRY: usize = 64;
+/// Bytes of bodies in the hand up to which more is claimed into it.
 const NODE_HAND_BYTES: usize = 32 << 20;
+/// What a body is taken for until a larger one was seen.
+pub(super) const BODY_BYTES: usize = 64 << 10;
 
 /// The places of what is about to be claimed; dropped, those that are left are free again.
 pub(super) struct Places {
@@ -48,13 +52,29 @@ impl Inner {
     pub(super) fn pick(&self, now: Millis) -> (Vec<DueDelivery>, Vec<DueDelivery>) {
         let mut lanes = self.lanes();
         let slots = lanes.pick(now);
-        // How large a body is shows once it is claimed.
-        let full = self.hand_bytes.load(Ordering::Relaxed) >= NODE_HAND_BYTES;
-        (slots, if full { Vec::new() } else { lanes.pick_for_hand(now) })
+        // How large a body is shows once it is claimed: each is taken for the largest so far.
+        let bytes = NODE_HAND_BYTES.saturating_sub(self.hand_bytes.load(Ordering::Relaxed));
+        let most = bytes / self.largest_body.load(Ordering::Relaxed);
+        (slots, lanes.pick_for_hand(most, now))
     }
 }
 
 impl Dispatcher {
+    /// Reads again the lanes that could send more than is kept in mind. True if more of them may wait for it.
+    pub(super) async fn feed(&self, now: Millis) -> Result<bool> {
+        let inner = &self.0;
+        let hungry = inner.lanes().hungry(now, HUNGRY);
+        let full = hungry.len() == HUNGRY;
+        for h in hungry {
+            let read = match h.ordered {
+                true => inner.store.next_in_order(h.lane, now).await?,
+                false => inner.store.due_in_lane(h.lane, now, h.size, h.turn).await?,
+            };
+            inner.lanes().refill(h.lane, read, now);
+        }
+        Ok(full)
+    }
+
     /// Claims what has a slot, and what has a place in the hand.
     pub(super) async fn claim(
         &self,

@@ -26,6 +26,7 @@ impl Inner {
     pub(super) fn keep(self: &Arc<Self>, claimed: ClaimedDelivery) {
         let lane = claimed.lane;
         self.hand_bytes.fetch_add(claimed.body.len(), Ordering::Relaxed);
+        self.largest_body.fetch_max(claimed.body.len(), Ordering::Relaxed);
         self.hand().entry(lane).or_default().push_back(claimed);
         // Asked only now: a stop empties the hands once, and nobody else would put back what comes later.
         match self.stopping.is_cancelled() {

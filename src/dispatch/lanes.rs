@@ -375,9 +375,9 @@ impl Lanes {
         self.in_flight
     }
 
-    /// Deliveries in mind, over all lanes.
-    pub fn in_mind(&self) -> usize {
-        self.known.len()
+    /// Deliveries in mind and lanes that take turns: an offer with which neither grows brought nothing new.
+    pub fn work(&self) -> (usize, usize) {
+        (self.known.len(), self.turns.len())
     }
 
     /// Lanes owned.

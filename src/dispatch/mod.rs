@@ -75,8 +75,6 @@ const LONGEST_COMMIT: Duration = Duration::from_millis(1_000);
 const LOOK: u32 = 2_000;
 /// Lanes with due work that one pass without a floor takes note of.
 const STIR: u32 = 5_000;
-/// Lanes read again in one tick.
-const HUNGRY: usize = 64;
 /// What is in flight at a stop may end within this time.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -100,6 +98,7 @@ struct Inner {
     hand: Mutex<hand::Hand>,
     /// Of the bodies in it.
     hand_bytes: AtomicUsize,
+    largest_body: AtomicUsize,
     stopping: CancellationToken,
 }
 
@@ -163,6 +162,7 @@ impl Dispatcher {
             looked: Mutex::default(),
             hand: Mutex::default(),
             hand_bytes: AtomicUsize::new(0),
+            largest_body: AtomicUsize::new(claim::BODY_BYTES),
             stopping: CancellationToken::new(),
         }));
         dispatcher.0.store.hand_over_to(Arc::new(Desk(Arc::downgrade(&dispatcher.0))));
@@ -245,7 +245,7 @@ impl Dispatcher {
         self.heed(now).await?;
         self.beat(now).await?;
         self.save_urgent().await?;
-        if pace.is_time_to_serve() {
+        if inner.lanes().in_hand() > 0 && pace.is_time_to_serve() {
             inner.serve_all();
         }
         let mut more = false;
@@ -364,14 +364,14 @@ impl Dispatcher {
             looked.after(floor, last, now);
             looked.at_rest = due.is_empty();
         }
-        let before = inner.lanes().in_mind();
+        let before = inner.lanes().work();
         let unowned = inner.lanes().offer(due.clone(), now);
-        let news = !unowned.is_empty() || inner.lanes().in_mind() > before;
+        let stale = !full && !due.is_empty() && unowned.is_empty() && inner.lanes().work() == before;
         if !unowned.is_empty() {
             self.own(unowned, now).await?;
             inner.lanes().offer(due, now);
         }
-        Ok(Seen { full, news, next_due: if full { None } else { inner.store.next_due(now).await? } })
+        Ok(Seen { full, stale, next_due: if full { None } else { inner.store.next_due(now).await? } })
     }
 
     async fn own(&self, of: Vec<(LaneId, crate::types::DeliveryId)>, now: Millis) -> Result<()> {
@@ -383,21 +383,6 @@ impl Dispatcher {
         let asked: Vec<LaneId> = of.into_iter().map(|(lane, _)| lane).collect();
         inner.lanes().own(&asked, owned, now);
         Ok(())
-    }
-
-    /// Reads again the lanes that could send more than is kept in mind. True if more of them may wait for it.
-    async fn feed(&self, now: Millis) -> Result<bool> {
-        let inner = &self.0;
-        let hungry = inner.lanes().hungry(now, HUNGRY);
-        let full = hungry.len() == HUNGRY;
-        for h in hungry {
-            let read = match h.ordered {
-                true => inner.store.next_in_order(h.lane, now).await?,
-                false => inner.store.due_in_lane(h.lane, now, h.size, h.turn).await?,
-            };
-            inner.lanes().refill(h.lane, read, now);
-        }
-        Ok(full)
     }
 
     /// How long there is nothing to do as far as this node knows.

@@ -10,7 +10,7 @@ use crate::types::Millis;
 /// After a look so many times its duration passes without one. What is made meanwhile by this node is handed over,
 /// or its lane is read again by itself.
 const REST: u32 = 9;
-/// The same after a look that found nothing new: what it saw waits for lanes that cannot send it.
+/// The same after a look that was stale.
 const LONG_REST: u32 = 99;
 /// All hands are looked at so often at the most; an answer serves its own lane's at once.
 const SERVE: Duration = Duration::from_millis(5);
@@ -20,8 +20,8 @@ const SERVE: Duration = Duration::from_millis(5);
 pub(super) struct Seen {
     /// There may be more that is due.
     pub(super) full: bool,
-    /// Something that was not known, or whose lane nobody had.
-    pub(super) news: bool,
+    /// Something, but nothing that was not known: all of it waits for lanes that cannot send it.
+    pub(super) stale: bool,
     /// What falls due next, unless it was full.
     pub(super) next_due: Option<Millis>,
 }
@@ -47,7 +47,7 @@ impl Pace {
     /// Notes that a look began then and has ended, and what it saw.
     pub(super) fn looked(&mut self, began: Instant, seen: &Seen) {
         self.next_due = seen.next_due;
-        let rest = if seen.news { REST } else { LONG_REST };
+        let rest = if seen.stale { LONG_REST } else { REST };
         self.rest_until = Some(Instant::now() + (began.elapsed() * rest).min(POLL));
     }
 

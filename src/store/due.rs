@@ -103,24 +103,39 @@ const IN_ORDER: &str = concat!(
     " FROM delivery_queue q WHERE q.lane_id = $1 AND q.turn <> 0 ORDER BY q.lane_id, q.turn, q.due_at LIMIT 1) AS r"
 );
 
+macro_rules! first_in_rank {
+    ($rank:literal) => {
+        concat!("(SELECT q.delivery_id FROM ", of_rank!("l.id", $rank, "$1"), by_rank!(), "1)")
+    };
+}
+
 // A skip scan: a few probes of the index per lane that has anything queued, however much that is. Lanes in
 // the hands of another living node are left out.
-const LANES_DUE: &str = "
+const LANES_DUE: &str = concat!(
+    "
     WITH RECURSIVE l(id) AS (
         SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > $3 ORDER BY q.lane_id LIMIT 1)
         UNION ALL
         SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > l.id ORDER BY q.lane_id LIMIT 1)
         FROM l WHERE l.id IS NOT NULL
     )
-    SELECT l.id, (SELECT q.delivery_id FROM delivery_queue q
-                  WHERE q.lane_id = l.id AND q.rank IN (0, 1, 2, 3) AND q.due_at <= $1 LIMIT 1)
+    SELECT l.id, COALESCE(",
+    first_in_rank!("0"),
+    ", ",
+    first_in_rank!("1"),
+    ", ",
+    first_in_rank!("2"),
+    ", ",
+    first_in_rank!("3"),
+    ")
     FROM l
     WHERE l.id IS NOT NULL
       AND EXISTS (SELECT 1 FROM delivery_queue q
                   WHERE q.lane_id = l.id AND q.rank IN (0, 1, 2, 3) AND q.due_at <= $1)
       AND NOT EXISTS (SELECT 1 FROM lanes a JOIN nodes n ON n.id = a.owner_id
                       WHERE a.id = l.id AND a.owner_id <> $2 AND n.alive_until > $1)
-    LIMIT $4";
+    LIMIT $4"
+);
 
 const NEXT_DUE: &str = "SELECT due_at FROM delivery_queue WHERE due_at > $1 ORDER BY due_at LIMIT 1";
 

@@ -36,14 +36,18 @@ impl Lanes {
         place
     }
 
-    /// Picks what is to be claimed beyond the slots, into the hand: one delivery per lane and turn. The places are taken;
-    /// [`Lanes::out_of_hand`] gives them back.
-    pub fn pick_for_hand(&mut self, now: Millis) -> Vec<DueDelivery> {
-        let mut lanes: Vec<LaneId> = self.turns.iter().copied().collect();
+    /// Picks up to `most` that are to be claimed beyond the slots, into the hand: one delivery per lane and turn, as long as
+    /// the node has slots to spare. The places are taken; [`Lanes::out_of_hand`] gives them back.
+    pub fn pick_for_hand(&mut self, most: usize, now: Millis) -> Vec<DueDelivery> {
         let mut picked = Vec::new();
+        // Where slots are few turns are taken for each: what is in a hand would keep its lane's.
+        if self.crowded() {
+            return picked;
+        }
+        let mut lanes: Vec<LaneId> = self.turns.iter().copied().collect();
         while !lanes.is_empty() {
             lanes.retain(|id| {
-                let room = self.in_hand < NODE_HAND;
+                let room = self.in_hand < NODE_HAND && picked.len() < most;
                 let taken = self.change(*id, |lane| room.then(|| lane.take_in_hand(now)).flatten()).flatten();
                 let Some(due) = taken else { return false };
                 self.known.remove(&due.id);

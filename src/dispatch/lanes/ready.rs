@@ -36,6 +36,10 @@ impl Ready {
         self.len == 0
     }
 
+    pub(super) fn has_retries(&self) -> bool {
+        self.firsts < self.len
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = DeliveryId> + '_ {
         self.queues.values().flatten().map(|due| due.id)
     }

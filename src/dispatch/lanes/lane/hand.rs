@@ -63,7 +63,8 @@ impl Lane {
 
     /// Whether it may take into the hand what waits in the store.
     pub(in crate::dispatch::lanes) fn has_hand(&self, now: Millis) -> bool {
-        !self.set.limits.ordered && self.in_hand < self.hand_size() && self.may_keep(now)
+        let sends = !self.set.limits.ordered && self.in_flight > 0 && self.may_keep(now);
+        sends && self.in_hand < self.hand_size()
     }
 
     /// How many may be in its hand: no more than it sends in half the time that they may be there, or they go back unsent.
@@ -72,9 +73,10 @@ impl Lane {
         self.slots as usize * usize::try_from(times.clamp(1, IN_HAND)).unwrap_or(1)
     }
 
-    /// Takes what is to be claimed into the hand. Only first attempts: in the hand nothing passes what came before it.
+    /// Takes what is to be claimed into the hand. Only first attempts, and while no retry waits for a slot: in the hand
+    /// nothing passes what came before it.
     pub(in crate::dispatch::lanes) fn take_in_hand(&mut self, now: Millis) -> Option<DueDelivery> {
-        if !self.has_hand(now) {
+        if !self.has_hand(now) || self.ready.has_retries() {
             return None;
         }
         let (due, dry) = self.ready.take(|_| Some(0), true)?;

@@ -71,7 +71,7 @@ fn a_lane_that_may_not_send_any_more_gives_back_what_it_keeps() {
 fn claimed_ahead(book: &mut Lanes) -> Vec<DueDelivery> {
     book.offer((100..200).map(|n| due(1, n)).collect(), NOW);
     assert_eq!(book.pick(NOW), [], "all slots are taken");
-    book.pick_for_hand(NOW)
+    book.pick_for_hand(1_000, NOW)
 }
 
 #[test]
@@ -79,11 +79,11 @@ fn what_waits_in_the_store_is_taken_in_hand_ahead_of_its_slot() {
     let mut book = full(LaneSettings::default());
     let ahead = claimed_ahead(&mut book);
     assert_eq!((ahead.len(), ahead[0], book.in_hand()), (80, due(1, 100), 80), "the oldest first");
-    assert_eq!((book.pick_for_hand(NOW), book.in_flight()), (vec![], 10));
+    assert_eq!((book.pick_for_hand(1_000, NOW), book.in_flight()), (vec![], 10));
     assert_eq!(reserve(&mut book), None, "others wait before what is made now");
     book.done(lane_id(1), 0, None, NOW);
     assert_eq!(book.serve_hand(lane_id(1), 0, NOW), FromHand::Now);
-    assert_eq!(book.pick_for_hand(NOW), [due(1, 180)]);
+    assert_eq!(book.pick_for_hand(1_000, NOW), [due(1, 180)]);
     book.out_of_hand(lane_id(1), 1);
     assert_eq!(book.in_hand(), 79, "what another node has claimed meanwhile gives its place back");
 }
@@ -93,7 +93,7 @@ fn retries_and_what_may_not_wait_in_memory_are_not_claimed_ahead() {
     let mut book = full(LaneSettings::default());
     let retries = (100..200).map(|n| DueDelivery { attempt: 1, ..due(1, n) });
     book.offer(retries.collect(), NOW);
-    assert_eq!(book.pick_for_hand(NOW), []);
+    assert_eq!(book.pick_for_hand(1_000, NOW), []);
     let limits = Limits { rate_per_second: Some(1_000), ..Limits::default() };
     assert_eq!(claimed_ahead(&mut full(limited(limits))), []);
     let mut unheard = owning(&[1]);
