@@ -375,9 +375,11 @@ impl Lanes {
         self.in_flight
     }
 
-    /// Deliveries in mind and lanes that take turns: an offer with which neither grows brought nothing new.
-    pub fn work(&self) -> (usize, usize) {
-        (self.known.len(), self.turns.len())
+    /// Whether there are more deliveries in mind or more lanes that take turns afterwards: what is new, or may go.
+    pub fn grown_by<R>(&mut self, change: impl FnOnce(&mut Lanes) -> R) -> (R, bool) {
+        let before = self.known.len() + self.turns.len();
+        let changed = change(self);
+        (changed, self.known.len() + self.turns.len() > before)
     }
 
     /// Lanes owned.

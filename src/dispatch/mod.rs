@@ -364,9 +364,8 @@ impl Dispatcher {
             looked.after(floor, last, now);
             looked.at_rest = due.is_empty();
         }
-        let before = inner.lanes().work();
-        let unowned = inner.lanes().offer(due.clone(), now);
-        let stale = !full && !due.is_empty() && unowned.is_empty() && inner.lanes().work() == before;
+        let (unowned, grown) = inner.lanes().grown_by(|lanes| lanes.offer(due.clone(), now));
+        let stale = !full && !due.is_empty() && unowned.is_empty() && !grown;
         if !unowned.is_empty() {
             self.own(unowned, now).await?;
             inner.lanes().offer(due, now);
