@@ -245,7 +245,7 @@ impl Dispatcher {
         self.heed(now).await?;
         self.beat(now).await?;
         self.save_urgent().await?;
-        if inner.lanes().in_hand() > 0 && pace.is_time_to_serve() {
+        if pace.is_time_to_serve(inner.lanes().in_hand() > 0) {
             inner.serve_all();
         }
         let mut more = false;

@@ -51,13 +51,16 @@ impl Pace {
         self.rest_until = Some(Instant::now() + (began.elapsed() * rest).min(POLL));
     }
 
-    /// Whether it is time to look at all hands. What is left out is made up for after [`Pace::rest`].
-    pub(super) fn is_time_to_serve(&mut self) -> bool {
-        self.unserved = self.served.is_some_and(|at| at.elapsed() < SERVE);
-        if !self.unserved {
+    /// Whether it is time to look at all hands, if anything waits in one. What is left out is made up for after
+    /// [`Pace::rest`].
+    pub(super) fn is_time_to_serve(&mut self, waits: bool) -> bool {
+        let time = self.served.is_none_or(|at| at.elapsed() >= SERVE);
+        // Noted even where nothing waits any more: what is never made up for would end every rest at once.
+        self.unserved = waits && !time;
+        if waits && time {
             self.served = Some(Instant::now());
         }
-        !self.unserved
+        waits && time
     }
 
     /// How long what was left out has to wait; None if nothing was.
@@ -66,5 +69,22 @@ impl Pace {
         let serve = self.served.filter(|_| self.unserved).map(|at| at + SERVE);
         let until = [look, serve].into_iter().flatten().min()?;
         Some(until.saturating_duration_since(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_at_the_hands_that_was_left_out_ends_no_rest_once_they_are_empty() {
+        let mut pace = Pace::default();
+        assert!(pace.is_time_to_serve(true) && pace.rest().is_none());
+        // As if it had just been, however long this test takes.
+        let soon = Instant::now() + Duration::from_secs(60);
+        pace.served = Some(soon);
+        assert!(!pace.is_time_to_serve(true) && pace.rest().is_some());
+        assert!(!pace.is_time_to_serve(false));
+        assert_eq!(pace.rest(), None, "nothing is left to be made up for");
     }
 }
