@@ -27,9 +27,12 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.inner.lanes().done(self.lane, self.turn, self.delivery, self.inner.clock.now());
-        // Someone may wait for the slot, or for silence.
-        self.inner.wake.deliveries.nudge();
+        let now = self.inner.clock.now();
+        // Before the question, which would hold the lanes to the end of what depends on it.
+        let awaited = self.inner.lanes().done(self.lane, self.turn, self.delivery, now);
+        if awaited {
+            self.inner.wake.deliveries.nudge();
+        }
     }
 }
 

@@ -12,8 +12,9 @@ mod ready;
 #[cfg(test)]
 mod tests;
 mod trust;
+mod turns;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::store::{DueDelivery, InLane, LaneSettings, LaneState};
@@ -23,6 +24,7 @@ pub use hand::{FromHand, LONGEST};
 use lane::Lane;
 use ready::{FIRSTS, Pushed};
 use trust::Held;
+use turns::Turns;
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
@@ -56,9 +58,7 @@ pub struct Hungry {
 #[derive(Debug, Default)]
 pub struct Lanes {
     lanes: HashMap<LaneId, Lane>,
-    /// Whose turn it is, of the lanes that have work in mind or may find some in the store: the others, which may be very
-    /// many, cost nothing.
-    turns: VecDeque<LaneId>,
+    turns: Turns,
     /// Deliveries in mind, so that one seen twice is kept once.
     known: HashSet<DeliveryId>,
     /// Lanes that other nodes own, and when to look again.
@@ -67,6 +67,8 @@ pub struct Lanes {
     in_hand: usize,
     /// Those of them in lanes that are not known to answer.
     held: Held,
+    /// These have become fewer since turns were last taken: who was shut out may have a slot.
+    eased: bool,
     /// Reads of lanes so far.
     fed: u64,
     /// Lanes that are to be written down at once.
@@ -102,14 +104,6 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.more = true;
             self.call_up(id);
-        }
-    }
-
-    /// Gives a lane its turns, for as long as it has work.
-    fn call_up(&mut self, id: LaneId) {
-        if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| !lane.takes_turns) {
-            lane.takes_turns = true;
-            self.turns.push_back(id);
         }
     }
 
@@ -182,11 +176,13 @@ impl Lanes {
             self.urgent.insert(id);
         }
         self.stirred(id);
+        self.rouse(id);
     }
 
     /// Lanes that could send but have nothing in mind, or nothing of some URL, while the store may hold more: those
     /// first that were not read for longest.
     pub fn hungry(&mut self, now: Millis, most: usize) -> Vec<Hungry> {
+        self.rouse_rested(now);
         let lanes = &self.lanes;
         let hungry = |id: &LaneId| lanes.get(id).filter(|lane| lane.hungry(now)).map(|lane| (lane.fed, *id));
         let mut hungry: Vec<(u64, LaneId)> = self.turns.iter().filter_map(hungry).collect();
@@ -224,44 +220,15 @@ impl Lanes {
         }
     }
 
-    /// Picks what is to be claimed: one delivery per lane and turn, as far as slots reach.
-    /// The slots are taken; [`Lanes::done`] gives them back.
-    pub fn pick(&mut self, now: Millis) -> Vec<DueDelivery> {
-        let (mut picked, mut shut_out) = (Vec::new(), Vec::new());
-        let mut passed = 0;
-        while self.in_flight < NODE_SLOTS && passed < self.turns.len() {
-            let Some(id) = self.turns.pop_front() else { break };
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
-            lane.takes_turns = lane.has_work();
-            if !lane.takes_turns {
-                continue;
-            }
-            let share = self.held.share(lane.standing, self.in_flight);
-            if share == 0 {
-                shut_out.push(id);
-                continue;
-            }
-            self.turns.push_back(id);
-            let retries = self.in_flight < RETRY_SLOTS;
-            match self.change(id, |lane| lane.take(now, retries, share)).flatten() {
-                None => passed += 1,
-                Some(due) => {
-                    passed = 0;
-                    self.known.remove(&due.id);
-                    self.in_flight += 1;
-                    picked.push(due);
-                }
-            }
-        }
-        // They keep their places: were they sent to the end, those before them would take all that is ever free.
-        shut_out.into_iter().rev().for_each(|id| self.turns.push_front(id));
-        picked
-    }
-
-    /// Gives a slot back; `delivery` is what had it, if it was sent or was to be.
-    pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) {
+    /// Gives a slot back; `delivery` is what had it, if it was sent or was to be. True if someone may wait for that:
+    /// what is in the lane's hand does not count, it is served at once.
+    pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) -> bool {
+        let crowded = self.crowded();
         self.in_flight = self.in_flight.saturating_sub(1);
         self.change(id, |lane| lane.end(turn, delivery, now));
+        self.rouse(id);
+        let wanted = self.lanes.get(&id).is_some_and(|lane| lane.has_work() || lane.leaving);
+        wanted || crowded || self.eased || self.in_flight + self.in_hand == 0
     }
 
     /// What a receiver did after `took` shapes its lane.
@@ -271,6 +238,7 @@ impl Lanes {
             lane.learn(turn, delivery, outcome, now);
             lane.answered(outcome, took);
         });
+        self.rouse(id);
         if self.lanes.get(&id).is_some_and(|lane| lane.urgent) {
             self.urgent.insert(id);
         }
@@ -289,9 +257,11 @@ impl Lanes {
     /// Changes a lane, and keeps count of what is held by lanes of its standing.
     fn change<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Lane) -> R) -> Option<R> {
         let lane = self.lanes.get_mut(&id)?;
+        let before = self.held;
         self.held.give_back(lane.standing, lane.in_flight);
         let changed = change(lane);
         self.held.take(lane.standing, lane.in_flight);
+        self.eased |= self.held.eases(before);
         if lane.has_work() {
             self.call_up(id);
         }
@@ -362,12 +332,6 @@ impl Lanes {
         }
         self.turns.retain(|id| self.lanes.contains_key(id));
         save
-    }
-
-    /// When the first lane with work that may not send now may send again.
-    pub fn opens_at(&self, now: Millis) -> Option<Millis> {
-        let waiting = self.turns.iter().filter_map(|id| self.lanes.get(id)).filter(|lane| lane.has_work());
-        waiting.filter_map(|l| l.opens_at(now).filter(|at| *at > now)).min()
     }
 
     /// Requests under way.

@@ -388,7 +388,7 @@ impl Dispatcher {
     fn pause(&self, pace: &Pace) -> Duration {
         let now = self.0.clock.now();
         let look = pace.rest().or(pace.next_due.map(|at| at.since(now)));
-        let opens = self.0.lanes().opens_at(now).map(|at| at.since(now));
+        let opens = self.0.lanes().opens_at().map(|at| at.since(now));
         [look, opens].into_iter().flatten().min().map_or(POLL, |wait| wait.min(POLL))
     }
 }

@@ -76,8 +76,9 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(&id) {
             lane.in_hand = lane.in_hand.saturating_sub(n);
         }
-        // They are in the store again.
+        // They are in the store again, and there is room in the hand.
         self.stirred(id);
+        self.rouse(id);
     }
 
     /// What waits in memory for a slot.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::BEAT;
 use super::ready::Ready;
 use super::trust::Standing;
+use super::turns::TurnTaking;
 use crate::store::{DueDelivery, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::lane::{Breaker, Bucket, Leave, Sign};
@@ -40,8 +41,7 @@ pub(super) struct Lane {
     /// How soon its receiver answers of late.
     answers_in: Duration,
     pub(super) ready: Ready,
-    /// It is among those whose turn comes.
-    pub(super) takes_turns: bool,
+    pub(super) turn_taking: TurnTaking,
     /// The store may hold more that is due than is kept in mind.
     pub(super) more: bool,
     /// A turn has nothing in mind any more while others do.
@@ -87,7 +87,7 @@ impl Lane {
             standing: if state.failures > 0 { Standing::Failing } else { Standing::Unknown },
             answers_in: Duration::ZERO,
             ready: Ready::default(),
-            takes_turns: false,
+            turn_taking: TurnTaking::None,
             more: true,
             dry: false,
             firsts: false,
@@ -175,6 +175,11 @@ impl Lane {
         self.more || !self.ready.is_empty()
     }
 
+    /// Whether it can do nothing with what it may have to send: only time, or a change of its own, helps.
+    pub(super) fn is_stuck(&self, now: Millis) -> bool {
+        self.room(now) == 0 && !self.has_hand(now)
+    }
+
     /// Whether it could send something that the store may hold.
     pub(super) fn hungry(&self, now: Millis) -> bool {
         let empty = self.ready.is_empty();
@@ -182,7 +187,7 @@ impl Lane {
             true => empty && self.in_flight == 0 && self.waits.is_none_or(|(_, until)| until <= now),
             false => empty || self.dry,
         };
-        self.more && wants && (self.room(now) > 0 || self.has_hand(now))
+        self.more && wants && !self.is_stuck(now)
     }
 
     /// Whether the store holds something older of its kind that is not in mind, which it would overtake.

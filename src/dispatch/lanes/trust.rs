@@ -70,6 +70,11 @@ impl Held {
         if few { NODE_SLOTS } else { usize::from(held < most) }
     }
 
+    /// Whether these are fewer than `before`, so that more may be taken.
+    pub(super) fn eases(self, before: Held) -> bool {
+        self.unknown < before.unknown || self.failing < before.failing
+    }
+
     pub(super) fn take(&mut self, standing: Standing, slots: usize) {
         if let Some(held) = self.of(standing) {
             *held += slots;

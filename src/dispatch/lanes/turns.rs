@@ -1,0 +1,124 @@
+//! Turns: lanes that have work take them one after the other. One that cannot send now does not stand in their way.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::{Lanes, NODE_SLOTS, RETRY_SLOTS};
+use crate::store::DueDelivery;
+use crate::types::{LaneId, Millis};
+
+/// How a lane takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TurnTaking {
+    /// It has no work.
+    None,
+    /// Its turn comes.
+    Queued,
+    /// It has work and can do nothing, until then or until something about it changes.
+    Rests(Option<Millis>),
+}
+
+/// Whose turn it is, of the lanes that have work in mind or may find some in the store. The others, and those that
+/// cannot send now, may be very many: they cost nothing.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    queue: VecDeque<LaneId>,
+    /// Those that rest until an instant, by that.
+    rests: BTreeSet<(Millis, LaneId)>,
+}
+
+impl Turns {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LaneId> {
+        self.queue.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Some lanes are gone.
+    pub(super) fn retain(&mut self, is_there: impl Fn(&LaneId) -> bool) {
+        self.queue.retain(&is_there);
+        self.rests.retain(|(_, id)| is_there(id));
+    }
+}
+
+impl Lanes {
+    /// Gives a lane that has come to work its turns, for as long as it has some. One that rests goes on resting.
+    pub(super) fn call_up(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.turn_taking == TurnTaking::None) {
+            lane.turn_taking = TurnTaking::Queued;
+            self.turns.queue.push_back(id);
+        }
+    }
+
+    /// What kept a lane from sending may be over.
+    pub(super) fn rouse(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        if let TurnTaking::Rests(until) = lane.turn_taking {
+            lane.turn_taking = TurnTaking::Queued;
+            self.turns.queue.push_back(id);
+            if let Some(until) = until {
+                self.turns.rests.remove(&(until, id));
+            }
+        }
+    }
+
+    /// The same for those whose time has come.
+    pub(super) fn rouse_rested(&mut self, now: Millis) {
+        while self.opens_at().is_some_and(|until| until <= now) {
+            if let Some((_, id)) = self.turns.rests.pop_first() {
+                self.rouse(id);
+            }
+        }
+    }
+
+    /// When the first of the lanes that have work and may not send now may send again.
+    pub fn opens_at(&self) -> Option<Millis> {
+        self.turns.rests.first().map(|(until, _)| *until)
+    }
+
+    /// Picks what is to be claimed: one delivery per lane and turn, as far as slots reach.
+    /// The slots are taken; [`Lanes::done`] gives them back.
+    pub fn pick(&mut self, now: Millis) -> Vec<DueDelivery> {
+        self.rouse_rested(now);
+        self.eased = false;
+        let (mut picked, mut shut_out) = (Vec::new(), Vec::new());
+        let mut passed = 0;
+        while self.in_flight < NODE_SLOTS && passed < self.turns.len() {
+            let Some(id) = self.turns.queue.pop_front() else { break };
+            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            lane.turn_taking = match lane.has_work() {
+                false => TurnTaking::None,
+                true if lane.is_stuck(now) => TurnTaking::Rests(lane.opens_at(now).filter(|at| *at > now)),
+                true => TurnTaking::Queued,
+            };
+            match lane.turn_taking {
+                TurnTaking::Queued => {}
+                TurnTaking::Rests(Some(until)) => {
+                    self.turns.rests.insert((until, id));
+                    continue;
+                }
+                TurnTaking::Rests(None) | TurnTaking::None => continue,
+            }
+            let share = self.held.share(lane.standing, self.in_flight);
+            if share == 0 {
+                shut_out.push(id);
+                continue;
+            }
+            self.turns.queue.push_back(id);
+            let retries = self.in_flight < RETRY_SLOTS;
+            match self.change(id, |lane| lane.take(now, retries, share)).flatten() {
+                None => passed += 1,
+                Some(due) => {
+                    passed = 0;
+                    self.known.remove(&due.id);
+                    self.in_flight += 1;
+                    picked.push(due);
+                }
+            }
+        }
+        // They keep their places: were they sent to the end, those before them would take all that is ever free.
+        shut_out.into_iter().rev().for_each(|id| self.turns.queue.push_front(id));
+        picked
+    }
+}
