@@ -6,7 +6,7 @@ use super::db::{Row, Value};
 use super::error::{Error, Result};
 use super::idempotency::claim_one;
 use super::jobs::Filter;
-use super::lanes::{clear, touch};
+use super::lanes::{clear, origin_of, touch};
 use super::model::{EndpointFilter, NewEndpoint, PageOf};
 use super::pool::Tx;
 use super::seal::Aad;
@@ -344,6 +344,7 @@ pub(super) fn endpoint(row: &Row, at: usize) -> Result<Endpoint> {
     Ok(Endpoint {
         id: row.id(at)?,
         tenant: row.id(at + 1)?,
+        host: origin_of(&settings.url)?.1,
         settings,
         sealed: row.bytes_opt(at + 6)?,
         state: EndpointState::from_word(&state).ok_or_else(|| Error::Bug(format!("state {state}")))?,

@@ -58,6 +58,15 @@ impl Pool {
         };
     }
 
+    /// Lets whatever else is ready to run go first, once.
+    pub async fn give_way(&self) {
+        match self.engine() {
+            // It has a thread of its own.
+            Engine::Sqlite if self.here => std::thread::yield_now(),
+            Engine::Sqlite | Engine::Postgres => tokio::task::yield_now().await,
+        }
+    }
+
     /// A connection for some calls outside a transaction.
     pub async fn get(&self) -> Result<Guard> {
         let place = timeout(self.inner.wait, self.inner.places.clone().acquire_owned())

@@ -108,6 +108,8 @@ pub struct Endpoint {
     pub tenant: TenantId,
     /// What is set, without the headers.
     pub settings: Settings,
+    /// The host of its URL.
+    pub host: String,
     /// The headers, sealed; they may be credentials.
     pub sealed: Option<Vec<u8>>,
     /// Where it stands.

@@ -126,12 +126,14 @@ impl Outbox<'_> {
             To::Endpoint(endpoint) => (endpoint.settings.url.as_str(), Some(endpoint.id)),
             To::Gone(id, url) => (url, Some(id)),
         };
-        let (origin, host) = origin_of(url)?;
-        let lane = endpoint.map_or_else(|| lane_of(new.tenant, &origin), lane_of_endpoint);
-        let turn = match new.to {
-            To::Url(url) => turn_of(url),
-            // An ordered one's is numbered when all is written.
-            To::Endpoint(_) | To::Gone(..) => 0,
+        // An ordered endpoint's turn is numbered when all is written.
+        let (lane, turn, host) = match new.to {
+            To::Url(url) => {
+                let (origin, host) = origin_of(url)?;
+                (lane_of(new.tenant, &origin), turn_of(url), host)
+            }
+            To::Endpoint(endpoint) => (endpoint.lane(), 0, endpoint.host.clone()),
+            To::Gone(id, url) => (lane_of_endpoint(id), 0, origin_of(url)?.1),
         };
         let way = Way { lane, turn, url };
         let gone = matches!(new.to, To::Gone(..)).then_some(self.now);
