@@ -28,9 +28,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let now = self.inner.clock.now();
-        // Before the question, which would hold the lanes to the end of what depends on it.
-        let awaited = self.inner.lanes().done(self.lane, self.turn, self.delivery, now);
-        if awaited {
+        if self.inner.lanes().done(self.lane, self.turn, self.delivery, now) {
             self.inner.wake.deliveries.nudge();
         }
     }
@@ -52,7 +50,7 @@ impl Inner {
         place: Place,
     ) {
         match place {
-            Place::Slot => drop(Slot { inner: self.clone(), lane, turn, delivery }),
+            Place::Slot => Slot { inner: self.clone(), lane, turn, delivery }.free(),
             Place::Hand => self.lanes().out_of_hand(lane, 1),
         }
     }

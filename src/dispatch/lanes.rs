@@ -67,8 +67,10 @@ pub struct Lanes {
     in_hand: usize,
     /// Those of them in lanes that are not known to answer.
     held: Held,
-    /// These have become fewer since turns were last taken: who was shut out may have a slot.
+    /// These have become fewer: who was shut out may have a slot.
     eased: bool,
+    /// A lane that answers got less than it could take, for want of slots that are free: any of them helps.
+    squeezed: bool,
     /// Reads of lanes so far.
     fed: u64,
     /// Lanes that are to be written down at once.
@@ -220,15 +222,16 @@ impl Lanes {
         }
     }
 
-    /// Gives a slot back; `delivery` is what had it, if it was sent or was to be. True if someone may wait for that:
-    /// what is in the lane's hand does not count, it is served at once.
+    /// Gives a slot back; `delivery` is what had it, if it was sent or was to be. True if the dispatcher has to know,
+    /// because someone may wait for that. What is in the lane's own hand does not count: who gives the slot back serves it.
     pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) -> bool {
         let crowded = self.crowded();
         self.in_flight = self.in_flight.saturating_sub(1);
         self.change(id, |lane| lane.end(turn, delivery, now));
         self.rouse(id);
+        let shared_out = std::mem::take(&mut self.eased) | std::mem::take(&mut self.squeezed);
         let wanted = self.lanes.get(&id).is_some_and(|lane| lane.has_work() || lane.leaving);
-        wanted || crowded || self.eased || self.in_flight + self.in_hand == 0
+        wanted || shared_out || crowded || !self.urgent.is_empty() || self.in_flight + self.in_hand == 0
     }
 
     /// What a receiver did after `took` shapes its lane.

@@ -140,9 +140,11 @@ async fn gather(receiver: &Mutex<mpsc::Receiver<Call>>, pool: &Pool, calls: &mut
     if receiver.recv_many(calls, FLUSH).await == 0 {
         return false;
     }
-    // Where the processors are busy, those who were answered by the last flush go on first: they have the next calls
-    // to make, and each that comes along spares a transaction. Where they are idle this takes no time.
-    pool.give_way().await;
+    // Where the processors are busy, those who were answered by the last flush may go on first: they have the next
+    // calls to make, and each that comes along spares a transaction. Where they are idle this takes no time.
+    if calls.len() < FLUSH {
+        pool.give_way().await;
+    }
     while calls.len() < FLUSH
         && let Ok(call) = receiver.try_recv()
     {

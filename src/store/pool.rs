@@ -58,7 +58,7 @@ impl Pool {
         };
     }
 
-    /// Lets whatever else is ready to run go first, once.
+    /// Gives up the processor once, if anything else is ready to run.
     pub async fn give_way(&self) {
         match self.engine() {
             // It has a thread of its own.

@@ -212,9 +212,7 @@ impl Bucket {
     /// When the next request may go; an instant that is not later than `now` means at once.
     pub fn opens_at(self, per_second: u32, now: Millis) -> Millis {
         let (step, spare) = pace(per_second);
-        // A clock that was set back must not keep it shut for longer than it takes to fill.
-        let full = self.full_at_us.min(us(now) + step + spare);
-        let at = full - spare;
+        let at = self.full_by(step, spare, now) - spare;
         Millis(at.div_euclid(1_000) + i64::from(at.rem_euclid(1_000) > 0))
     }
 
@@ -222,8 +220,14 @@ impl Bucket {
     #[must_use]
     pub fn take(self, per_second: u32, now: Millis) -> Bucket {
         let (step, spare) = pace(per_second);
-        let full = self.full_at_us.min(us(now) + step + spare);
-        Bucket { full_at_us: full.max(us(now)) + step }
+        Bucket { full_at_us: self.full_by(step, spare, now).max(us(now)) + step }
+    }
+
+    /// When it is full. Further off than any request puts it a clock was set back, or the rate raised: what was taken
+    /// before that does not count.
+    fn full_by(self, step: i64, spare: i64, now: Millis) -> i64 {
+        let there = self.full_at_us <= us(now) + step + spare;
+        if there { self.full_at_us } else { us(now) + spare }
     }
 }
 

@@ -61,8 +61,9 @@ impl Lanes {
 
     /// Takes a slot for what is next in a lane's hand.
     pub fn serve_hand(&mut self, id: LaneId, turn: i64, now: Millis) -> FromHand {
-        let (in_flight, held) = (self.in_flight, self.held);
-        let taken = self.change(id, |lane| lane.serve_hand(turn, now, held.share(lane.standing, in_flight)));
+        let share = self.lanes.get(&id).map_or(0, |lane| self.held.share(lane.standing, self.in_flight));
+        let taken = self.change(id, |lane| lane.serve_hand(turn, now, share));
+        self.squeezed |= taken == Some(FromHand::Later) && self.is_squeezed(id, share);
         if taken == Some(FromHand::Now) {
             self.in_flight += 1;
             self.in_hand = self.in_hand.saturating_sub(1);

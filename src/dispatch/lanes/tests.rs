@@ -139,6 +139,34 @@ fn a_slot_that_nobody_waits_for_wakes_nobody() {
     book.offer(vec![due(1, 1), due(2, 1)], NOW);
     let sent = book.pick(NOW);
     assert!(done(&mut book, sent[0], NOW));
+    // A pause that is to be written down at once is a reason, too.
+    let mut book = owning(&[1]);
+    learn(&mut book, 1, &GOOD);
+    book.offer(vec![due(1, 1), due(1, 2)], NOW);
+    let sent = book.pick(NOW);
+    let busy = Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
+    learn(&mut book, 1, &busy);
+    assert!(done(&mut book, sent[0], NOW));
+}
+
+#[test]
+fn lanes_that_could_send_more_if_the_node_had_more_slots_free_hear_of_each() {
+    let wide = |n| (LaneState { concurrency: 64, ..fresh(n) }, LaneSettings::default());
+    let mut book = Lanes::default();
+    book.own(&[], (1..=7).map(wide).collect(), NOW);
+    for hungry in book.hungry(NOW, 9) {
+        book.refill(hungry.lane, InLane::default(), NOW);
+    }
+    (1..=7).for_each(|lane| learn(&mut book, lane, &GOOD));
+    book.offer((0..9).map(|n| due(7, n)).collect(), NOW);
+    let mut others = book.pick(NOW).into_iter();
+    assert!(!others.next().is_some_and(|d| done(&mut book, d, NOW)));
+    book.offer((1..=6).flat_map(|lane| (0..64).map(move |n| due(lane, n))).collect(), NOW);
+    let sent = book.pick(NOW);
+    assert!(sent.len() < 6 * 64 && book.in_flight() < RETRY_SLOTS, "a quarter of what is free for each");
+    let heard = others.filter(|d| done(&mut book, *d, NOW)).count();
+    assert_eq!(heard, 1, "until they have looked");
+    assert!(!book.pick(NOW).is_empty());
 }
 
 #[test]
@@ -339,6 +367,10 @@ proptest! {
                 book.refill(hungry.lane, read(&store, hungry.turn), now);
             }
             let picked = book.pick(now);
+            for lane in book.lanes.values() {
+                let rests = matches!(lane.turn_taking, turns::TurnTaking::Rests(until) if until.is_none_or(|at| at > now));
+                prop_assert!(!rests || lane.is_stuck(now), "it rests and could send");
+            }
             prop_assert!(picked.len() <= most as usize);
             prop_assert_eq!(book.in_flight(), picked.len());
             for d in &picked {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::trust::Standing;
 use super::{Lanes, NODE_SLOTS, RETRY_SLOTS};
 use crate::store::DueDelivery;
 use crate::types::{LaneId, Millis};
@@ -24,6 +25,8 @@ pub(super) struct Turns {
     queue: VecDeque<LaneId>,
     /// Those that rest until an instant, by that.
     rests: BTreeSet<(Millis, LaneId)>,
+    /// When they were last looked at.
+    looked: Millis,
 }
 
 impl Turns {
@@ -65,14 +68,22 @@ impl Lanes {
 
     /// The same for those whose time has come.
     pub(super) fn rouse_rested(&mut self, now: Millis) {
-        while self.opens_at().is_some_and(|until| until <= now) {
+        // By a clock that was set back they may have to wait for less.
+        let set_back = now < std::mem::replace(&mut self.turns.looked, now);
+        while self.opens_at().is_some_and(|until| set_back || until <= now) {
             if let Some((_, id)) = self.turns.rests.pop_first() {
                 self.rouse(id);
             }
         }
     }
 
-    /// When the first of the lanes that have work and may not send now may send again.
+    /// Whether a lane that answers has all that it may have of the node's slots.
+    pub(super) fn is_squeezed(&self, id: LaneId, share: usize) -> bool {
+        let answers = |lane: &&super::Lane| lane.standing == Standing::Answers;
+        self.lanes.get(&id).filter(answers).is_some_and(|lane| lane.in_flight >= share)
+    }
+
+    /// When the first of the lanes that rest may send again.
     pub fn opens_at(&self) -> Option<Millis> {
         self.turns.rests.first().map(|(until, _)| *until)
     }
@@ -81,7 +92,6 @@ impl Lanes {
     /// The slots are taken; [`Lanes::done`] gives them back.
     pub fn pick(&mut self, now: Millis) -> Vec<DueDelivery> {
         self.rouse_rested(now);
-        self.eased = false;
         let (mut picked, mut shut_out) = (Vec::new(), Vec::new());
         let mut passed = 0;
         while self.in_flight < NODE_SLOTS && passed < self.turns.len() {
@@ -108,7 +118,10 @@ impl Lanes {
             self.turns.queue.push_back(id);
             let retries = self.in_flight < RETRY_SLOTS;
             match self.change(id, |lane| lane.take(now, retries, share)).flatten() {
-                None => passed += 1,
+                None => {
+                    passed += 1;
+                    self.squeezed |= self.is_squeezed(id, share);
+                }
                 Some(due) => {
                     passed = 0;
                     self.known.remove(&due.id);
