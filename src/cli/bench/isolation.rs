@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::super::check_store;
 use super::super::print::Out;
-use super::figures::Spread;
+use super::figures::{Spread, median};
 use super::load::{Load, Until};
 use super::measured;
 use crowd::Crowd;
@@ -31,7 +31,7 @@ pub struct IsolationArgs {
     #[arg(long, env = "RINGBACK_SECONDS", value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// How often all phases are repeated.
-    #[arg(long, env = "RINGBACK_ROUNDS", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, env = "RINGBACK_ROUNDS", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Connections that publish.
     #[arg(long, env = "RINGBACK_CONNECTIONS", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -123,11 +123,6 @@ fn hundredths(ratio: f64) -> f64 {
     (ratio * 100.0).round() / 100.0
 }
 
-fn mean(of: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let many = of.len().max(1) as f64;
-    of.sum::<f64>() / many
-}
-
 impl Share {
     fn add(&mut self, load: Load, seen: Seen) {
         match load.rate {
@@ -139,13 +134,14 @@ impl Share {
         self.failed_attempts += seen.failed_attempts;
     }
 
-    /// The mean of the rounds.
+    /// The median of the rounds: one that the machine held up for a moment says nothing of neighbours.
     fn p99(&self) -> f64 {
-        mean(self.published_to_seen.iter().map(|spread| spread.p99_ms))
+        median(self.published_to_seen.iter().map(|spread| spread.p99_ms)).unwrap_or_default()
     }
 
+    /// The mean of the rounds.
     fn most(&self) -> f64 {
-        mean(self.per_second.iter().copied())
+        self.per_second.iter().sum::<f64>() / self.per_second.len().max(1) as f64
     }
 
     fn said(&self) -> String {
