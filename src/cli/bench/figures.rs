@@ -32,13 +32,6 @@ impl Spread {
     }
 }
 
-/// The middle one; the higher of two.
-pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
-}
-
 /// Since a moment that all processes of this machine share.
 pub fn moment() -> Duration {
     let t = clock_gettime(ClockId::Monotonic);

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::super::check_store;
 use super::super::print::Out;
-use super::figures::{Spread, median};
+use super::figures::Spread;
 use super::load::{Load, Until};
 use super::measured;
 use crowd::Crowd;
@@ -123,6 +123,11 @@ fn hundredths(ratio: f64) -> f64 {
     (ratio * 100.0).round() / 100.0
 }
 
+fn mean(of: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let many = of.len().max(1) as f64;
+    of.sum::<f64>() / many
+}
+
 impl Share {
     fn add(&mut self, load: Load, seen: Seen) {
         match load.rate {
@@ -134,14 +139,13 @@ impl Share {
         self.failed_attempts += seen.failed_attempts;
     }
 
-    /// The median of the rounds: one that the machine held up for a moment says nothing of neighbours.
+    /// The mean of the rounds.
     fn p99(&self) -> f64 {
-        median(self.published_to_seen.iter().map(|spread| spread.p99_ms)).unwrap_or_default()
+        mean(self.published_to_seen.iter().map(|spread| spread.p99_ms))
     }
 
-    /// The mean of the rounds.
     fn most(&self) -> f64 {
-        self.per_second.iter().sum::<f64>() / self.per_second.len().max(1) as f64
+        mean(self.per_second.iter().copied())
     }
 
     fn said(&self) -> String {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde::Serialize;
 
-use crate::cli::bench::figures::median;
 use crate::cli::bench::lifecycle::stage::{Stage, Wanted};
 use crate::cli::bench::lifecycle::{Pace, Report, once, stretch};
 use crate::cli::bench::load::{Posts, Until};
@@ -129,7 +128,7 @@ pub fn tell(words: &Words<'_>, [base, other]: [Vec<Report>; 2], out: Out) -> any
         jobs as f64 / reports.iter().map(|r| r.seconds).sum::<f64>()
     };
     let last = |reports: &[Report]| reports.last().map_or(0.0, |r| r.jobs_per_second);
-    let ratio = |of: fn(&Report) -> Option<f64>| Some(median_of(&other, of)? / median_of(&base, of)?);
+    let ratio = |of: fn(&Report) -> Option<f64>| Some(median(&other, of)? / median(&base, of)?);
     let comparison = Comparison {
         what: words.what,
         base_is: words.base,
@@ -147,7 +146,7 @@ pub fn tell(words: &Words<'_>, [base, other]: [Vec<Report>; 2], out: Out) -> any
     }
     for (name, reports) in [(words.base, &comparison.base), (words.other, &comparison.other)] {
         let each: Vec<String> = reports.iter().map(|r| format!("{:.0}", r.jobs_per_second)).collect();
-        let times = |of: fn(&Report) -> Option<f64>| median_of(reports, of).map(|ms| format!("{ms:.1} ms"));
+        let times = |of: fn(&Report) -> Option<f64>| median(reports, of).map(|ms| format!("{ms:.1} ms"));
         let submit = times(|r| Some(r.submit?.p99_ms)).unwrap_or_default();
         let done = times(|r| Some(r.done_to_seen?.p99_ms));
         let done = done.map_or_else(String::new, |ms| format!(", complete to receiver {ms}"));
@@ -166,6 +165,8 @@ pub fn tell(words: &Words<'_>, [base, other]: [Vec<Report>; 2], out: Out) -> any
     Ok(Exit::Done.into())
 }
 
-fn median_of(reports: &[Report], of: fn(&Report) -> Option<f64>) -> Option<f64> {
-    median(reports.iter().filter_map(of))
+fn median(reports: &[Report], of: fn(&Report) -> Option<f64>) -> Option<f64> {
+    let mut values: Vec<f64> = reports.iter().filter_map(of).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
