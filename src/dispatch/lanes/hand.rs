@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::Lanes;
-use super::lane::Lane;
 use crate::store::{DueDelivery, Place};
 use crate::types::{LaneId, Millis};
 
@@ -27,10 +26,9 @@ pub enum FromHand {
 impl Lanes {
     /// Reserves a place for a delivery of so many bytes that is about to be made. It must not overtake those that wait.
     pub fn reserve(&mut self, id: LaneId, turn: i64, bytes: usize, now: Millis) -> Option<Place> {
-        let (in_flight, held) = (self.in_flight, self.held);
+        let share = self.share(id);
         let hand = self.in_hand < NODE_HAND && bytes <= HAND_BYTES;
-        let share = |lane: &Lane| held.share(lane.standing, in_flight);
-        let place = self.change(id, |lane| lane.reserve(turn, now, share(lane), hand)).flatten();
+        let place = self.change(id, |lane| lane.reserve(turn, now, share, hand)).flatten();
         self.in_flight += usize::from(place == Some(Place::Slot));
         self.in_hand += usize::from(place == Some(Place::Hand));
         place
@@ -61,9 +59,9 @@ impl Lanes {
 
     /// Takes a slot for what is next in a lane's hand.
     pub fn serve_hand(&mut self, id: LaneId, turn: i64, now: Millis) -> FromHand {
-        let share = self.lanes.get(&id).map_or(0, |lane| self.held.share(lane.standing, self.in_flight));
+        let share = self.share(id);
         let taken = self.change(id, |lane| lane.serve_hand(turn, now, share));
-        self.squeezed |= taken == Some(FromHand::Later) && self.is_squeezed(id, share);
+        self.squeezed |= taken == Some(FromHand::Later) && self.is_squeezed(id);
         if taken == Some(FromHand::Now) {
             self.in_flight += 1;
             self.in_hand = self.in_hand.saturating_sub(1);

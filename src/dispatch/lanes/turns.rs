@@ -77,10 +77,15 @@ impl Lanes {
         }
     }
 
-    /// Whether a lane that answers has all that it may have of the node's slots.
-    pub(super) fn is_squeezed(&self, id: LaneId, share: usize) -> bool {
-        let answers = |lane: &&super::Lane| lane.standing == Standing::Answers;
-        self.lanes.get(&id).filter(answers).is_some_and(|lane| lane.in_flight >= share)
+    /// How many of the node's slots a lane may have now.
+    pub(super) fn share(&self, id: LaneId) -> usize {
+        self.lanes.get(&id).map_or(0, |lane| self.held.share(lane.standing, self.in_flight))
+    }
+
+    /// Whether a lane that answers has all that it may have of them.
+    pub(super) fn is_squeezed(&self, id: LaneId) -> bool {
+        let lane = self.lanes.get(&id).filter(|lane| lane.standing == Standing::Answers);
+        lane.is_some_and(|lane| lane.in_flight >= self.share(id))
     }
 
     /// When the first of the lanes that rest may send again.
@@ -110,7 +115,7 @@ impl Lanes {
                 }
                 TurnTaking::Rests(None) | TurnTaking::None => continue,
             }
-            let share = self.held.share(lane.standing, self.in_flight);
+            let share = self.share(id);
             if share == 0 {
                 shut_out.push(id);
                 continue;
@@ -120,7 +125,7 @@ impl Lanes {
             match self.change(id, |lane| lane.take(now, retries, share)).flatten() {
                 None => {
                     passed += 1;
-                    self.squeezed |= self.is_squeezed(id, share);
+                    self.squeezed |= self.is_squeezed(id);
                 }
                 Some(due) => {
                     passed = 0;
