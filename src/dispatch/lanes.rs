@@ -69,8 +69,10 @@ pub struct Lanes {
     held: Held,
     /// These have become fewer: who was shut out may have a slot.
     eased: bool,
-    /// A lane that answers got less than it could take, for want of slots that are free: any of them helps.
+    /// A lane got less than it could take, for want of slots that are free: any of them helps.
     squeezed: bool,
+    /// Retries wait until fewer than [`RETRY_SLOTS`] are in flight.
+    held_back: bool,
     /// Reads of lanes so far.
     fed: u64,
     /// Lanes that are to be written down at once.
@@ -225,13 +227,13 @@ impl Lanes {
     /// Gives a slot back; `delivery` is what had it, if it was sent or was to be. True if the dispatcher has to know,
     /// because someone may wait for that. What is in the lane's own hand does not count: who gives the slot back serves it.
     pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) -> bool {
-        let crowded = self.crowded();
         self.in_flight = self.in_flight.saturating_sub(1);
         self.change(id, |lane| lane.end(turn, delivery, now));
         self.rouse(id);
-        let shared_out = std::mem::take(&mut self.eased) | std::mem::take(&mut self.squeezed);
+        let mut awaited = std::mem::take(&mut self.eased) | std::mem::take(&mut self.squeezed);
+        awaited |= !self.crowded() && std::mem::take(&mut self.held_back);
         let wanted = self.lanes.get(&id).is_some_and(|lane| lane.has_work() || lane.leaving);
-        wanted || shared_out || crowded || !self.urgent.is_empty() || self.in_flight + self.in_hand == 0
+        wanted || awaited || !self.urgent.is_empty() || self.in_flight + self.in_hand == 0
     }
 
     /// What a receiver did after `took` shapes its lane.

@@ -1,6 +1,7 @@
 mod hand;
 mod steered;
 mod trusted;
+mod woken;
 
 use std::collections::VecDeque;
 
@@ -55,7 +56,7 @@ fn limited(limits: Limits) -> LaneSettings {
 fn owning_with(lanes: &[u128], set: LaneSettings) -> Lanes {
     let mut book = Lanes::default();
     book.own(&[], lanes.iter().map(|n| (fresh(*n), set)).collect(), NOW);
-    for hungry in book.hungry(NOW, 100) {
+    for hungry in book.hungry(NOW, 1_000) {
         book.refill(hungry.lane, InLane::default(), NOW);
     }
     book
@@ -123,51 +124,6 @@ fn lanes_that_cannot_send_take_no_turns_until_they_can() {
     assert_eq!(book.opens_at(), Some(minute));
     assert_eq!(book.pick(minute).iter().map(|d| d.lane).collect::<Vec<_>>(), vec![lane_id(1); 5]);
     assert_eq!(book.opens_at(), None);
-}
-
-#[test]
-fn a_slot_that_nobody_waits_for_wakes_nobody() {
-    let mut book = owning(&[1, 2]);
-    (1..=2).for_each(|lane| learn(&mut book, lane, &GOOD));
-    book.offer(vec![due(1, 1), due(1, 2), due(2, 1)], NOW);
-    let sent = book.pick(NOW);
-    assert!(book.pick(NOW).is_empty());
-    assert!(!done(&mut book, sent[0], NOW) && !done(&mut book, sent[1], NOW));
-    assert!(done(&mut book, sent[2], NOW), "silence may be waited for");
-    // What an unknown lane gives back is the others' of its kind.
-    let mut book = owning(&[1, 2]);
-    book.offer(vec![due(1, 1), due(2, 1)], NOW);
-    let sent = book.pick(NOW);
-    assert!(done(&mut book, sent[0], NOW));
-    // A pause that is to be written down at once is a reason, too.
-    let mut book = owning(&[1]);
-    learn(&mut book, 1, &GOOD);
-    book.offer(vec![due(1, 1), due(1, 2)], NOW);
-    let sent = book.pick(NOW);
-    let busy = Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
-    learn(&mut book, 1, &busy);
-    assert!(done(&mut book, sent[0], NOW));
-}
-
-#[test]
-fn lanes_that_could_send_more_if_the_node_had_more_slots_free_hear_of_each() {
-    let wide = |n| (LaneState { concurrency: 64, ..fresh(n) }, LaneSettings::default());
-    let mut book = Lanes::default();
-    book.own(&[], (1..=7).map(wide).collect(), NOW);
-    for hungry in book.hungry(NOW, 9) {
-        book.refill(hungry.lane, InLane::default(), NOW);
-    }
-    (1..=7).for_each(|lane| learn(&mut book, lane, &GOOD));
-    book.offer((0..9).map(|n| due(7, n)).collect(), NOW);
-    let mut others = book.pick(NOW).into_iter();
-    let first = others.next().unwrap();
-    assert!(!done(&mut book, first, NOW), "nobody wants more");
-    book.offer((1..=6).flat_map(|lane| (0..64).map(move |n| due(lane, n))).collect(), NOW);
-    let sent = book.pick(NOW);
-    assert!(sent.len() < 6 * 64 && book.in_flight() < RETRY_SLOTS, "a quarter of what is free for each");
-    let heard = others.filter(|d| done(&mut book, *d, NOW)).count();
-    assert_eq!(heard, 1, "until they have looked");
-    assert!(!book.pick(NOW).is_empty());
 }
 
 #[test]

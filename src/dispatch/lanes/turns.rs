@@ -82,9 +82,10 @@ impl Lanes {
         self.lanes.get(&id).map_or(0, |lane| self.held.share(lane.standing, self.in_flight))
     }
 
-    /// Whether a lane that answers has all that it may have of them.
+    /// Whether a lane has all that it may have of them, and any that comes free may give it more.
     pub(super) fn is_squeezed(&self, id: LaneId) -> bool {
-        let lane = self.lanes.get(&id).filter(|lane| lane.standing == Standing::Answers);
+        let full = self.in_flight >= NODE_SLOTS;
+        let lane = self.lanes.get(&id).filter(|lane| full || lane.standing == Standing::Answers);
         lane.is_some_and(|lane| lane.in_flight >= self.share(id))
     }
 
@@ -126,6 +127,8 @@ impl Lanes {
                 None => {
                     passed += 1;
                     self.squeezed |= self.is_squeezed(id);
+                    self.held_back |=
+                        !retries && self.lanes.get(&id).is_some_and(|lane| lane.ready.has_retries());
                 }
                 Some(due) => {
                     passed = 0;
@@ -135,6 +138,8 @@ impl Lanes {
                 }
             }
         }
+        // ... or whose turn did not come.
+        self.squeezed |= self.in_flight >= NODE_SLOTS && self.turns.len() > 0;
         // They keep their places: were they sent to the end, those before them would take all that is ever free.
         shut_out.into_iter().rev().for_each(|id| self.turns.queue.push_front(id));
         picked

@@ -1,0 +1,120 @@
+//! When a slot that comes free wakes the dispatcher.
+
+use super::*;
+
+#[test]
+fn a_slot_that_nobody_waits_for_wakes_nobody() {
+    let mut book = owning(&[1, 2]);
+    (1..=2).for_each(|lane| learn(&mut book, lane, &GOOD));
+    book.offer(vec![due(1, 1), due(1, 2), due(2, 1)], NOW);
+    let sent = book.pick(NOW);
+    assert!(book.pick(NOW).is_empty());
+    assert!(!done(&mut book, sent[0], NOW) && !done(&mut book, sent[1], NOW));
+    assert!(done(&mut book, sent[2], NOW), "silence may be waited for");
+    // What an unknown lane gives back is the others' of its kind.
+    let mut book = owning(&[1, 2]);
+    book.offer(vec![due(1, 1), due(2, 1)], NOW);
+    let sent = book.pick(NOW);
+    assert!(done(&mut book, sent[0], NOW));
+    // A pause that is to be written down at once is a reason, too.
+    let mut book = owning(&[1]);
+    learn(&mut book, 1, &GOOD);
+    book.offer(vec![due(1, 1), due(1, 2)], NOW);
+    let sent = book.pick(NOW);
+    let busy = Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
+    learn(&mut book, 1, &busy);
+    assert!(done(&mut book, sent[0], NOW));
+}
+
+#[test]
+fn lanes_that_could_send_more_if_the_node_had_more_slots_free_hear_of_each() {
+    let wide = |n| (LaneState { concurrency: 64, ..fresh(n) }, LaneSettings::default());
+    let mut book = Lanes::default();
+    book.own(&[], (1..=7).map(wide).collect(), NOW);
+    for hungry in book.hungry(NOW, 9) {
+        book.refill(hungry.lane, InLane::default(), NOW);
+    }
+    (1..=7).for_each(|lane| learn(&mut book, lane, &GOOD));
+    book.offer((0..9).map(|n| due(7, n)).collect(), NOW);
+    let mut others = book.pick(NOW).into_iter();
+    let first = others.next().unwrap();
+    assert!(!done(&mut book, first, NOW), "nobody wants more");
+    book.offer((1..=6).flat_map(|lane| (0..64).map(move |n| due(lane, n))).collect(), NOW);
+    let sent = book.pick(NOW);
+    assert!(sent.len() < 6 * 64 && book.in_flight() < RETRY_SLOTS, "a quarter of what is free for each");
+    let heard = others.filter(|d| done(&mut book, *d, NOW)).count();
+    assert_eq!(heard, 1, "until they have looked");
+    assert!(!book.pick(NOW).is_empty());
+}
+
+#[test]
+fn a_node_that_is_full_wakes_the_dispatcher_once_for_a_slot_that_is_free() {
+    let lanes = NODE_SLOTS as u128 + 9;
+    let mut book = owning(&(1..=lanes).collect::<Vec<_>>());
+    (1..=lanes).for_each(|lane| learn(&mut book, lane, &GOOD));
+    book.offer((1..=lanes).map(|lane| due(lane, 1)).collect(), NOW);
+    let sent = book.pick(NOW);
+    assert_eq!(sent.len(), NODE_SLOTS);
+    let heard = sent[..20].iter().filter(|d| done(&mut book, **d, NOW)).count();
+    assert_eq!(heard, 1, "others wait, until they have looked");
+    assert_eq!(book.pick(NOW).len(), 9);
+    assert!(!done(&mut book, sent[20], NOW), "nobody waits");
+}
+
+#[test]
+fn retries_that_are_held_back_wake_the_dispatcher_once_they_may_go() {
+    let mut book = owning(&(1..=60).collect::<Vec<_>>());
+    (1..=60).for_each(|lane| learn(&mut book, lane, &GOOD));
+    book.offer((1..=59).flat_map(|lane| (0..7).map(move |n| due(lane, n))).collect(), NOW);
+    let sent = book.pick(NOW);
+    book.offer(vec![DueDelivery { attempt: 1, ..due(60, 1) }], NOW);
+    assert!(sent.len() > RETRY_SLOTS && book.pick(NOW).is_empty());
+    let over = sent.len() - RETRY_SLOTS;
+    assert!(!sent[..over].iter().any(|d| done(&mut book, *d, NOW)), "it could not go yet");
+    assert!(done(&mut book, sent[over], NOW));
+    assert_eq!(book.pick(NOW).len(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// While nobody is woken there is nothing that could be sent.
+    #[test]
+    fn who_is_not_woken_has_nothing_to_do(
+        owed in prop::collection::vec((1..50u128, 0..3u32), 1..1_500),
+        answers in prop::collection::vec(0..9u8, 1..50),
+        glance in 1..9usize,
+    ) {
+        let mut book = owning(&(1..50).collect::<Vec<_>>());
+        let owed = (0..).zip(&owed).map(|(n, (lane, attempt))| DueDelivery { attempt: *attempt, ..due(*lane, n) });
+        let mut left: VecDeque<_> = owed.collect();
+        let (mut now, mut under_way, mut step) = (NOW, VecDeque::new(), 0);
+        // What does not fit into a lane's mind comes later: there is no store here.
+        while !left.is_empty() || !under_way.is_empty() {
+            prop_assert!(step < 50_000, "some are never sent");
+            book.offer(left.drain(..left.len().min(200)).collect(), now);
+            for lane in book.lanes.values_mut() {
+                lane.more = false;
+            }
+            under_way.extend(book.pick(now));
+            if under_way.is_empty() {
+                now = book.opens_at().unwrap_or(now);
+            }
+            while let Some(d) = under_way.pop_front() {
+                step += 1;
+                let outcome = match answers[step % answers.len()] {
+                    0 => &DOWN,
+                    1 => &Outcome::Answered { status: 500, retry_after: None, abort: false },
+                    _ => &GOOD,
+                };
+                book.learn((d.lane, d.turn, d.id), outcome, SOON, now);
+                if done(&mut book, d, now) {
+                    break;
+                }
+                if step % glance == 0 {
+                    prop_assert_eq!(book.pick(now), vec![], "nobody was told");
+                }
+            }
+        }
+    }
+}
