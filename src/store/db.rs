@@ -1,5 +1,6 @@
 //! Two-armed handles over the drivers, rusqlite and sqlx. This file names no table.
 
+mod checkpoint;
 mod sqlite;
 
 use std::path::PathBuf;
@@ -103,7 +104,7 @@ impl Target {
             Target::Sqlite(path) => {
                 let path = path.clone();
                 let opened = tokio::task::spawn_blocking(move || sqlite::open(&path, read_only)).await;
-                Conn::Sqlite(opened.map_err(|e| Error::Bug(e.to_string()))??)
+                Conn::Sqlite(Box::new(opened.map_err(|e| Error::Bug(e.to_string()))??))
             }
             Target::Postgres(o) => Conn::Postgres(Box::new(PgConnection::connect_with(o).await?)),
         })
@@ -113,7 +114,7 @@ impl Target {
 /// One connection, owned by whoever uses it.
 pub enum Conn {
     /// To a file.
-    Sqlite(rusqlite::Connection),
+    Sqlite(Box<sqlite::File>),
     /// To a server.
     Postgres(Box<PgConnection>),
 }
@@ -123,12 +124,12 @@ impl Conn {
     /// broken off.
     pub async fn call(self, call: Call) -> Result<(Conn, Done)> {
         match self {
-            Conn::Sqlite(conn) => {
-                let _breaks_off = Interrupt(conn.get_interrupt_handle());
+            Conn::Sqlite(file) => {
+                let _breaks_off = Interrupt(file.conn.get_interrupt_handle());
                 // On a thread that may be held up.
                 let made = tokio::task::spawn_blocking(move || {
-                    let done = call.on_sqlite(&conn)?;
-                    Ok((Conn::Sqlite(conn), done))
+                    let done = file.call(call)?;
+                    Ok((Conn::Sqlite(file), done))
                 });
                 made.await.map_err(|e| Error::Bug(format!("a call panicked: {e}")))?
             }
@@ -194,7 +195,7 @@ pub struct Done {
 
 impl Call {
     /// Makes it on a SQLite connection, on this thread.
-    pub(super) fn on_sqlite(self, conn: &rusqlite::Connection) -> Result<Done> {
+    fn on_sqlite(self, conn: &rusqlite::Connection) -> Result<Done> {
         let rows = |rows| Done { rows, touched: 0 };
         match self {
             Call::All(sql, args) => sqlite::all(conn, sql, &args).map(rows),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use rusqlite::types::{FromSql, ToSqlOutput, Value as Cell, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 
-use super::{Engine, Row, Value};
+use super::checkpoint::Checkpoints;
+use super::{Call, Done, Engine, Row, Value};
 use crate::store::batch::Sql;
 use crate::store::error::{Error, Result};
 
@@ -15,10 +16,7 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Statements that a connection keeps prepared; more than there are.
 const PREPARED: usize = 512;
 /// On the file: what was committed survives the loss of power. `temp_store`: what is put aside for a moment stays in memory.
-/// `wal_autocheckpoint`: some 16 MiB of the log are folded back at once, in which the pages that every commit changes,
-/// such as the ends of indexes, stand many times.
-const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY; \
-                        PRAGMA wal_autocheckpoint = 4000";
+const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY";
 /// On a connection that reads: there are many, and what one has cached (KiB) the kernel has too.
 const READING: &str = "PRAGMA cache_size = -512";
 
@@ -39,8 +37,26 @@ pub(super) fn path(url: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
+/// A connection to a file.
+pub struct File {
+    pub(in crate::store) conn: Connection,
+    /// Of one that writes.
+    pub(super) checkpoints: Option<Checkpoints>,
+}
+
+impl File {
+    /// Makes a call, on this thread.
+    pub(in crate::store) fn call(&self, call: Call) -> Result<Done> {
+        let done = call.on_sqlite(&self.conn)?;
+        if let Some(checkpoints) = &self.checkpoints {
+            checkpoints.follow(&self.conn);
+        }
+        Ok(done)
+    }
+}
+
 /// Opens the file. Readers never create it and cannot write to it.
-pub(super) fn open(path: &Path, read_only: bool) -> Result<Connection> {
+pub(super) fn open(path: &Path, read_only: bool) -> Result<File> {
     let mode = match read_only {
         true => OpenFlags::SQLITE_OPEN_READ_ONLY,
         false => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
@@ -50,7 +66,8 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<Connection> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(PREPARED);
     conn.execute_batch(if read_only { READING } else { SETTINGS })?;
-    Ok(conn)
+    let checkpoints = (!read_only).then(|| Checkpoints::of(&conn, path.to_owned()));
+    Ok(File { conn, checkpoints })
 }
 
 /// Runs a statement and gives its rows.
