@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, ToSqlOutput, Value as Cell, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 
@@ -65,6 +66,8 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<File> {
     let conn = Connection::open_with_flags(path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(PREPARED);
+    // What a plan is does not depend on the values, or SQLite prepares a statement anew whenever they change.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.execute_batch(if read_only { READING } else { SETTINGS })?;
     let checkpoints = (!read_only).then(|| Checkpoints::of(&conn, path.to_owned()));
     Ok(File { conn, checkpoints })
