@@ -114,7 +114,7 @@ impl Target {
 /// One connection, owned by whoever uses it.
 pub enum Conn {
     /// To a file.
-    Sqlite(Box<sqlite::File>),
+    Sqlite(Box<sqlite::Session>),
     /// To a server.
     Postgres(Box<PgConnection>),
 }
@@ -124,12 +124,12 @@ impl Conn {
     /// broken off.
     pub async fn call(self, call: Call) -> Result<(Conn, Done)> {
         match self {
-            Conn::Sqlite(file) => {
-                let _breaks_off = Interrupt(file.conn.get_interrupt_handle());
+            Conn::Sqlite(session) => {
+                let _breaks_off = Interrupt(session.conn.get_interrupt_handle());
                 // On a thread that may be held up.
                 let made = tokio::task::spawn_blocking(move || {
-                    let done = file.call(call)?;
-                    Ok((Conn::Sqlite(file), done))
+                    let done = session.call(call)?;
+                    Ok((Conn::Sqlite(session), done))
                 });
                 made.await.map_err(|e| Error::Bug(format!("a call panicked: {e}")))?
             }

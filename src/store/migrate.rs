@@ -46,7 +46,9 @@ pub(super) async fn migrate(target: &Target) -> Result<()> {
     let conn = target.connect(false).await?;
     let run = async {
         match conn {
-            Conn::Sqlite(mut file) => spawn_blocking(move || sqlite(&mut file.conn)).await.map_err(bug)?,
+            Conn::Sqlite(mut session) => {
+                spawn_blocking(move || sqlite(&mut session.conn)).await.map_err(bug)?
+            }
             Conn::Postgres(conn) => postgres(conn).await,
         }
     };

@@ -162,9 +162,9 @@ impl Guard {
         let conn = self.conn.take();
         let conn = conn.ok_or_else(|| Error::Down("the connection failed earlier".to_owned()))?;
         let (conn, done) = match conn {
-            Conn::Sqlite(file) if self.here => {
-                let done = file.call(call)?;
-                (Conn::Sqlite(file), done)
+            Conn::Sqlite(session) if self.here => {
+                let done = session.call(call)?;
+                (Conn::Sqlite(session), done)
             }
             conn => in_time(Box::pin(conn.call(call))).await?,
         };

@@ -84,9 +84,8 @@ impl Lanes {
 
     /// Whether a lane has all that it may have of them, and any that comes free may give it more.
     pub(super) fn is_squeezed(&self, id: LaneId) -> bool {
-        let full = self.in_flight >= NODE_SLOTS;
-        let lane = self.lanes.get(&id).filter(|lane| full || lane.standing == Standing::Answers);
-        lane.is_some_and(|lane| lane.in_flight >= self.share(id))
+        let lane = self.lanes.get(&id).filter(|lane| lane.standing == Standing::Answers);
+        self.in_flight >= NODE_SLOTS || lane.is_some_and(|lane| lane.in_flight >= self.share(id))
     }
 
     /// When the first of the lanes that rest may send again.
@@ -126,9 +125,10 @@ impl Lanes {
             match self.change(id, |lane| lane.take(now, retries, share)).flatten() {
                 None => {
                     passed += 1;
-                    self.squeezed |= self.is_squeezed(id);
-                    self.held_back |=
-                        !retries && self.lanes.get(&id).is_some_and(|lane| lane.ready.has_retries());
+                    let Some(lane) = self.lanes.get(&id) else { continue };
+                    self.held_back |= !retries && lane.ready.has_retries();
+                    // It may have found that what could go is not in mind, after all others were read.
+                    self.squeezed |= lane.hungry(now) || self.is_squeezed(id);
                 }
                 Some(due) => {
                     passed = 0;
@@ -138,7 +138,7 @@ impl Lanes {
                 }
             }
         }
-        // ... or whose turn did not come.
+        // Some have had no turn.
         self.squeezed |= self.in_flight >= NODE_SLOTS && self.turns.len() > 0;
         // They keep their places: were they sent to the end, those before them would take all that is ever free.
         shut_out.into_iter().rev().for_each(|id| self.turns.queue.push_front(id));

@@ -1,81 +1,123 @@
 //! Checkpoints: what SQLite's log holds is copied into the file beside the writer, not by it.
 //!
-//! By default the connection whose commit makes the log long copies all of it, thousands of pages and two fsyncs, and its
-//! callers wait. Here a connection of its own copies it while the writer goes on. The writer copies what it has
-//! added meanwhile: then all is copied, and SQLite begins the log anew instead of making it longer.
+//! By default the connection whose commit makes the log long copies all of it, thousands of pages, and its callers wait.
+//! Here a connection of its own does while the writer goes on, and the writer copies what it has added meanwhile.
+//! Then all is copied and synced, and SQLite begins the log anew as soon as no reader needs it.
 
-use std::cell::Cell;
-use std::ffi::c_int;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use rusqlite::hooks::Wal;
-use rusqlite::{Connection, OpenFlags};
-use tokio::runtime::Handle;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-/// Pages in the log that are not copied when a checkpoint begins, some 16 MiB: the pages that every commit changes, such as
-/// the ends of indexes, stand there many times and are copied once.
-const BEGIN: c_int = 4_000;
-/// So many are copied by the writer: the checkpoint beside it has failed or cannot keep up.
-const LONGEST: c_int = 4 * BEGIN;
+use super::sqlite::BUSY;
 
-thread_local! {
-    /// Pages in the log after the last commit on this thread.
-    static PAGES: Cell<Option<c_int>> = const { Cell::new(None) };
-}
+/// Pages that are not copied when a pass begins, some 16 MiB: those that every commit changes, such as the ends of
+/// indexes, stand there many times and are copied once.
+const BEGIN: i64 = 4_000;
+/// While a reader keeps the log from beginning anew the writer tries again after so many pages.
+const AGAIN: i64 = 500;
+/// From so many on it waits for the readers, and for so long: where they are many one is always there.
+const LONG: i64 = 4 * BEGIN;
+const WAIT: Duration = Duration::from_millis(20);
 
 /// The checkpoints of the one connection that writes to a file.
 pub(super) struct Checkpoints {
     path: PathBuf,
-    /// Pages in the log at the last checkpoint that ended. They may not all be copied, where a reader needs the file as it was.
-    at: Cell<c_int>,
+    /// How long the log was when it was last looked at, and from when on there is something to do.
+    log: Cell<i64>,
+    next: Cell<i64>,
     pass: Arc<Pass>,
+    thread: RefCell<Option<JoinHandle<()>>>,
 }
 
-/// One checkpoint beside the writer.
+/// A checkpoint beside the writer.
 #[derive(Default)]
 struct Pass {
     runs: AtomicBool,
-    /// It has ended, and the writer has not copied the rest.
+    /// It has ended, and the writer has not looked at what is left.
     ended: AtomicBool,
+}
+
+/// How much the log holds.
+struct Log {
+    pages: i64,
+    copied: i64,
 }
 
 impl Checkpoints {
     /// In place of those that SQLite makes by itself.
-    pub(super) fn of(conn: &Connection, path: PathBuf) -> Checkpoints {
-        conn.wal_hook(Some(noted));
-        Checkpoints { path, at: Cell::new(0), pass: Arc::default() }
+    pub(super) fn of(conn: &Connection, path: PathBuf) -> rusqlite::Result<Checkpoints> {
+        conn.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
+        let (log, next, thread) = (Cell::new(0), Cell::new(BEGIN), RefCell::default());
+        Ok(Checkpoints { path, log, next, pass: Arc::default(), thread })
     }
 
-    /// To be called after a statement on this thread, which may have been a commit.
+    /// Does what is to be done after a commit. That has succeeded, whatever comes of this: what is not copied stays in the
+    /// log, where it is as safe.
     pub(super) fn follow(&self, conn: &Connection) {
-        let Some(pages) = PAGES.take() else { return };
-        // No more: the log has begun anew.
-        let at = Some(self.at.get()).filter(|at| *at < pages).unwrap_or(0);
-        self.at.set(at);
-        let rest = self.pass.ended.swap(false, Ordering::Acquire);
-        if rest || pages - at >= LONGEST {
-            copy(conn);
-            self.at.set(pages);
-        } else if pages - at >= BEGIN && !self.pass.runs.swap(true, Ordering::Acquire) {
-            self.begin();
+        match self.go_on(conn) {
+            Ok(()) => {}
+            // Its caller has gone.
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {}
+            Err(e) => tracing::warn!(error = %e, "the log could not be copied into the file"),
         }
+    }
+
+    fn go_on(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let Log { pages, copied } = checkpoint(conn, "PRAGMA main.wal_checkpoint(NOOP)")?;
+        if pages < self.log.replace(pages) {
+            self.next.set(BEGIN);
+        }
+        if self.pass.runs.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let ended = self.pass.ended.swap(false, Ordering::Acquire);
+        let due = pages >= self.next.get();
+        if pages - copied >= BEGIN {
+            // Without the writer, too, where a reader needs the file as it was for long.
+            if due {
+                self.next.set(pages + BEGIN);
+                self.begin();
+            }
+        } else if pages >= BEGIN && (ended || due) {
+            self.next.set(pages + AGAIN);
+            if pages < LONG {
+                checkpoint(conn, "PRAGMA main.wal_checkpoint(PASSIVE)")?;
+            } else {
+                conn.busy_timeout(WAIT)?;
+                let waited = checkpoint(conn, "PRAGMA main.wal_checkpoint(RESTART)");
+                conn.busy_timeout(BUSY)?;
+                waited?;
+            }
+        }
+        Ok(())
     }
 
     fn begin(&self) {
+        self.pass.runs.store(true, Ordering::Release);
         let (path, ends) = (self.path.clone(), Ends(self.pass.clone()));
         let pass = move || {
             let _ends = ends;
-            // If it fails the writer copies all of it.
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let _ = Connection::open_with_flags(path, flags).map(|conn| copy(&conn));
+            let copied = Connection::open_with_flags(path, flags)
+                .and_then(|conn| checkpoint(&conn, "PRAGMA main.wal_checkpoint(PASSIVE)"));
+            if let Err(e) = copied {
+                tracing::warn!(error = %e, "the log could not be copied beside the writer");
+            }
         };
-        // Without a runtime nobody waits for the writer.
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(pass)),
-            Err(_) => pass(),
-        }
+        // The one before has ended.
+        *self.thread.borrow_mut() = thread::Builder::new().name("checkpoint".to_owned()).spawn(pass).ok();
+    }
+}
+
+impl Drop for Checkpoints {
+    /// No pass outlives the connection: the last one to close folds the log into the file and removes it.
+    fn drop(&mut self) {
+        let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
@@ -89,18 +131,10 @@ impl Drop for Ends {
     }
 }
 
-/// SQLite says after each commit how long the log is. An error would be the commit's, which has succeeded.
-fn noted(_: &Wal, pages: c_int) -> rusqlite::Result<()> {
-    PAGES.set(Some(pages));
-    Ok(())
-}
-
-/// Copies what no reader stands in the way of, and waits for nobody. What could not be copied stays in the log, where it is
-/// as safe, and the next checkpoint copies it.
-fn copy(conn: &Connection) {
-    if let Err(e) = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-        tracing::warn!(error = %e, "the log could not be copied into the file");
-    }
+/// Copies as the statement says, and gives what the log holds then.
+fn checkpoint(conn: &Connection, sql: &str) -> rusqlite::Result<Log> {
+    let mut statement = conn.prepare_cached(sql)?;
+    statement.query_row([], |row| Ok(Log { pages: row.get(1)?, copied: row.get(2)? }))
 }
 
 #[cfg(test)]
@@ -110,23 +144,29 @@ mod tests {
 
     const PAGE: u64 = 4_096;
 
-    /// A file, and the length of its log.
+    /// A file, its log and the one who writes to them.
     struct Kept {
         dir: tempfile::TempDir,
-        file: sqlite::File,
+        writer: sqlite::Session,
     }
 
     impl Kept {
         fn new() -> Kept {
             let dir = tempfile::tempdir().unwrap();
-            let file = sqlite::open(&dir.path().join("x.db"), false).unwrap();
-            file.call(Call::Script("CREATE TABLE t (b BLOB NOT NULL)".to_owned())).unwrap();
-            Kept { dir, file }
+            let writer = sqlite::open(&dir.path().join("x.db"), false).unwrap();
+            writer.call(Call::Script("CREATE TABLE t (b BLOB NOT NULL)".to_owned())).unwrap();
+            Kept { dir, writer }
         }
 
-        fn pages(&self, name: &str) -> c_int {
+        fn reader(&self) -> sqlite::Session {
+            let reader = sqlite::open(&self.dir.path().join("x.db"), true).unwrap();
+            reader.call(Call::Script("BEGIN; SELECT COUNT(*) FROM t".to_owned())).unwrap();
+            reader
+        }
+
+        fn pages(&self, name: &str) -> i64 {
             let bytes = std::fs::metadata(self.dir.path().join(name)).unwrap().len();
-            c_int::try_from(bytes / PAGE).unwrap()
+            i64::try_from(bytes / PAGE).unwrap()
         }
 
         /// One transaction that changes some 500 pages.
@@ -134,75 +174,119 @@ mod tests {
             let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) \
                         INSERT INTO t SELECT zeroblob(3500) FROM n";
             for sql in ["BEGIN IMMEDIATE", many, "COMMIT"] {
-                self.file.call(Call::Run(sql, vec![])).unwrap();
+                self.writer.call(Call::Run(sql, vec![])).unwrap();
             }
         }
 
         fn checkpoints(&self) -> &Checkpoints {
-            self.file.checkpoints.as_ref().unwrap()
+            self.writer.checkpoints.as_ref().unwrap()
         }
 
-        /// Writes until a pass has begun, and waits for its end.
-        async fn pass(&self) {
-            let runs = || self.checkpoints().pass.runs.load(Ordering::Acquire);
-            let ended = || self.checkpoints().pass.ended.load(Ordering::Acquire);
-            for _ in 0..2 * BEGIN / 500 {
-                self.write();
-                if runs() || ended() {
-                    break;
-                }
-            }
-            let waited = async {
-                while !ended() {
-                    tokio::task::yield_now().await;
-                }
-            };
-            tokio::time::timeout(std::time::Duration::from_secs(60), waited).await.unwrap();
+        /// Waits for the end of the pass, if one has begun.
+        fn passed(&self) -> bool {
+            self.checkpoints().thread.take().map(|pass| pass.join().unwrap()).is_some()
         }
-    }
-
-    #[tokio::test]
-    async fn the_log_is_copied_beside_the_writer_and_begins_anew() {
-        let kept = Kept::new();
-        kept.pass().await;
-        assert!(kept.pages("x.db") >= BEGIN - 500, "a pass has copied it");
-        let all: c_int = kept.pages("x.db-wal");
-        kept.write();
-        assert!(kept.pages("x.db") > all - 500, "the writer has copied the rest");
-        (0..3).for_each(|_| kept.write());
-        assert_eq!(kept.checkpoints().at.get(), 0, "it has begun anew");
-        for _ in 0..4 {
-            kept.pass().await;
-        }
-        assert!(kept.pages("x.db") > 4 * BEGIN && kept.pages("x.db-wal") < 2 * BEGIN, "it grows no longer");
-    }
-
-    #[tokio::test]
-    async fn while_a_reader_stands_in_the_way_nothing_is_tried_at_each_commit() {
-        let kept = Kept::new();
-        kept.write();
-        let reader = sqlite::open(&kept.dir.path().join("x.db"), true).unwrap();
-        reader.call(Call::Script("BEGIN; SELECT COUNT(*) FROM t".to_owned())).unwrap();
-        kept.pass().await;
-        kept.write();
-        let (at, log) = (kept.checkpoints().at.get(), kept.pages("x.db-wal"));
-        assert!(at >= BEGIN && kept.pages("x.db") < BEGIN / 2, "it is not copied");
-        kept.write();
-        assert_eq!(kept.checkpoints().at.get(), at);
-        assert!(!kept.checkpoints().pass.runs.load(Ordering::Acquire), "it is too early");
-        assert!(kept.pages("x.db-wal") > log);
-        drop(reader);
-        kept.pass().await;
-        (0..2).for_each(|_| kept.write());
-        assert_eq!(kept.checkpoints().at.get(), 0, "all is copied and it has begun anew");
     }
 
     #[test]
-    fn without_anyone_beside_it_the_writer_copies_the_log_itself() {
+    fn the_log_is_copied_beside_the_writer_and_begins_anew() {
         let kept = Kept::new();
-        // As if one had begun and never ended.
-        kept.checkpoints().pass.runs.store(true, Ordering::Release);
-        (0..2 * LONGEST / 500).for_each(|_| kept.write());
-        assert!(kept.pages("x.db") >= LONGEST && kept.pages("x.db-wal") < LONGEST + 1_000);
+        (0..7).for_each(|_| kept.write());
+        assert!(!kept.passed() && kept.pages("x.db") < 500, "it is short");
+        kept.write();
+        assert!(kept.passed() && kept.pages("x.db") > BEGIN, "a pass has copied it");
+        let all = kept.pages("x.db");
+        // There was nothing to add to it.
+        kept.write();
+        assert!(kept.checkpoints().log.get() < 1_000);
+        let next = kept.checkpoints().next.get();
+        assert_eq!(next, BEGIN);
+        for _ in 0..40 {
+            kept.write();
+            kept.passed();
+        }
+        assert!(
+            kept.pages("x.db") > all + 4 * BEGIN && kept.pages("x.db-wal") < 2 * BEGIN,
+            "it grows no longer"
+        );
+    }
+
+    #[test]
+    fn the_writer_copies_what_the_pass_has_left() {
+        let kept = Kept::new();
+        (0..7).for_each(|_| kept.write());
+        let reader = kept.reader();
+        kept.write();
+        assert!(kept.passed());
+        let before = kept.pages("x.db");
+        assert!(before < BEGIN, "the reader needs the file without the last");
+        drop(reader);
+        kept.write();
+        assert!(!kept.passed() && kept.pages("x.db") > before + 900, "two more, without a pass");
+        kept.write();
+        assert!(kept.checkpoints().log.get() < 1_000, "it has begun anew");
+    }
+
+    #[test]
+    fn while_a_reader_needs_the_file_as_it_was_passes_are_few_and_the_writer_does_nothing() {
+        let kept = Kept::new();
+        kept.write();
+        let reader = kept.reader();
+        let passes = (0..40).filter(|_| {
+            kept.write();
+            kept.passed()
+        });
+        assert_eq!(passes.count(), 5, "one for each 4,000 pages");
+        assert!(kept.pages("x.db") < BEGIN, "nothing could be copied");
+        drop(reader);
+        for _ in 0..20 {
+            kept.write();
+            kept.passed();
+        }
+        assert!(
+            kept.pages("x.db") > 5 * BEGIN && kept.checkpoints().log.get() < 2 * BEGIN,
+            "it has begun anew"
+        );
+    }
+
+    /// Readers that overlap, each until it is out of date or for long enough: there is always one that is.
+    fn read_in_turn(readers: &mut [sqlite::Session; 2], over: &AtomicBool) {
+        let last = |reader: &sqlite::Session| {
+            let rows = reader.call(Call::All("SELECT MAX(rowid) FROM t", vec![])).unwrap().rows;
+            rows[0].int(0).unwrap()
+        };
+        let script =
+            |reader: &sqlite::Session, text: &str| reader.call(Call::Script(text.to_owned())).unwrap();
+        script(&readers[0], "BEGIN");
+        let mut seen = last(&readers[0]);
+        while !over.load(Ordering::Relaxed) {
+            // Some milliseconds: far less than the writer waits.
+            let _ = (0..200).take_while(|_| last(&readers[1]) == seen).count();
+            script(&readers[1], "BEGIN");
+            seen = last(&readers[1]);
+            script(&readers[0], "COMMIT");
+            readers.swap(0, 1);
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_long_begins_anew_though_there_is_always_a_reader() {
+        let kept = Kept::new();
+        kept.write();
+        let over = AtomicBool::new(false);
+        let open = |_| sqlite::open(&kept.dir.path().join("x.db"), true).unwrap();
+        let mut readers = [(); 2].map(open);
+        let write = || {
+            kept.write();
+            kept.passed();
+            kept.checkpoints().log.get()
+        };
+        let longest = thread::scope(|scope| {
+            scope.spawn(|| read_in_turn(&mut readers, &over));
+            let longest = (0..200).map(|_| write()).max();
+            over.store(true, Ordering::Relaxed);
+            longest.unwrap()
+        });
+        assert!(longest < 2 * LONG, "{longest} pages of 100,000 that were written");
     }
 }

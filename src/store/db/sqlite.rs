@@ -13,9 +13,12 @@ use crate::store::batch::Sql;
 use crate::store::error::{Error, Result};
 
 /// How long a statement waits for another process that holds the file.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// Statements that a connection keeps prepared; more than there are.
 const PREPARED: usize = 512;
+/// Before, one connection that copied the log could damage the file while another began it anew
+/// (sqlite.org/wal.html#walresetbug). What is bundled is newer; the system's own may be linked instead.
+const OLDEST: i32 = 3_051_003;
 /// On the file: what was committed survives the loss of power. `temp_store`: what is put aside for a moment stays in memory.
 const SETTINGS: &str = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY";
 /// On a connection that reads: there are many, and what one has cached (KiB) the kernel has too.
@@ -39,17 +42,17 @@ pub(super) fn path(url: &str) -> Result<PathBuf> {
 }
 
 /// A connection to a file.
-pub struct File {
-    pub(in crate::store) conn: Connection,
-    /// Of one that writes.
+pub struct Session {
+    /// Of one that writes. They end before it is closed.
     pub(super) checkpoints: Option<Checkpoints>,
+    pub(in crate::store) conn: Connection,
 }
 
-impl File {
+impl Session {
     /// Makes a call, on this thread.
     pub(in crate::store) fn call(&self, call: Call) -> Result<Done> {
         let done = call.on_sqlite(&self.conn)?;
-        if let Some(checkpoints) = &self.checkpoints {
+        if let Some(checkpoints) = self.checkpoints.as_ref().filter(|_| self.conn.is_autocommit()) {
             checkpoints.follow(&self.conn);
         }
         Ok(done)
@@ -57,7 +60,10 @@ impl File {
 }
 
 /// Opens the file. Readers never create it and cannot write to it.
-pub(super) fn open(path: &Path, read_only: bool) -> Result<File> {
+pub(super) fn open(path: &Path, read_only: bool) -> Result<Session> {
+    if rusqlite::version_number() < OLDEST {
+        return Err(Error::Bug(format!("SQLite {} is too old, 3.51.3 is needed", rusqlite::version())));
+    }
     let mode = match read_only {
         true => OpenFlags::SQLITE_OPEN_READ_ONLY,
         false => OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
@@ -69,8 +75,8 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<File> {
     // What a plan is does not depend on the values, or SQLite prepares a statement anew whenever they change.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.execute_batch(if read_only { READING } else { SETTINGS })?;
-    let checkpoints = (!read_only).then(|| Checkpoints::of(&conn, path.to_owned()));
-    Ok(File { conn, checkpoints })
+    let checkpoints = (!read_only).then(|| Checkpoints::of(&conn, path.to_owned())).transpose()?;
+    Ok(Session { checkpoints, conn })
 }
 
 /// Runs a statement and gives its rows.

@@ -218,7 +218,7 @@ async fn the_feed_walks_its_index_on_sqlite() {
     let bed = Bed::sqlite().await;
     many_events(&bed, bed.tenant, 200).await;
     for sql in feed_statements(&bed.literal(bed.tenant.uuid()), "9223372036854775807") {
-        let rows = bed.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
+        let rows = bed.rows(&query_plan(&sql)).await;
         let plan: Vec<_> = rows.iter().map(|r| r.text(3).unwrap()).collect();
         let wanted = "SEARCH e USING INDEX events_feed (tenant_id=? AND ";
         assert!(plan.len() == 1 && plan[0].starts_with(wanted), "{plan:?}");
@@ -240,7 +240,7 @@ fn delivery_lists(bed: &Bed) -> [String; 2] {
 async fn lists_of_deliveries_walk_the_index_of_their_account() {
     let bed = Bed::sqlite().await;
     for sql in delivery_lists(&bed) {
-        let rows = bed.rows(&format!("EXPLAIN QUERY PLAN {sql}")).await;
+        let rows = bed.rows(&query_plan(&sql)).await;
         let plan: Vec<_> = rows.iter().map(|r| r.text(3).unwrap()).collect();
         let wanted = "SEARCH d USING COVERING INDEX deliveries_account (tenant_id=? AND account=?)";
         assert_eq!(plan, [wanted]);
@@ -253,6 +253,11 @@ async fn lists_of_deliveries_walk_the_index_of_their_account() {
 }
 
 /// The plan as the pinned connections of the hot verbs would make it, run.
+/// Asks SQLite how it would do that. Like a bound one, how many rows are wanted is nothing that it knows beforehand.
+fn query_plan(sql: &str) -> String {
+    format!("EXPLAIN QUERY PLAN {}", sql.replace("LIMIT 10", "LIMIT abs(10)"))
+}
+
 async fn explain(bed: &Bed, sql: &str) -> String {
     let text: &'static str =
         Box::leak(format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {sql}").into_boxed_str());

@@ -75,44 +75,103 @@ fn retries_that_are_held_back_wake_the_dispatcher_once_they_may_go() {
     assert_eq!(book.pick(NOW).len(), 1);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+#[test]
+fn what_is_in_a_hand_at_a_full_node_is_served_with_any_slot_that_comes_free() {
+    for standing in [trust::Standing::Answers, trust::Standing::Unknown] {
+        let mut book = owning(&[1, 2]);
+        (1..=2).for_each(|lane| learn(&mut book, lane, &GOOD));
+        book.offer(vec![due(2, 1)], NOW);
+        let other = book.pick(NOW)[0];
+        let slots = (0..10).map(|_| book.reserve(lane_id(1), 0, 1, NOW));
+        assert!(slots.eq([Some(Place::Slot); 10]));
+        assert_eq!(book.reserve(lane_id(1), 0, 1, NOW), Some(Place::Hand));
+        assert_eq!((0..10).filter(|_| book.done(lane_id(1), 0, None, NOW)).count(), 0);
+        book.change(lane_id(1), |lane| lane.standing = standing);
+        // Others have all that is left.
+        book.in_flight = NODE_SLOTS;
+        assert_eq!(book.serve_hand(lane_id(1), 0, NOW), FromHand::Later);
+        assert!(done(&mut book, other, NOW), "{standing:?}");
+        assert_eq!(book.serve_hand(lane_id(1), 0, NOW), FromHand::Now);
+    }
+}
 
-    /// While nobody is woken there is nothing that could be sent.
+#[test]
+fn a_lane_that_finds_its_first_attempts_unread_is_read_with_the_next_answer() {
+    let mut book = owning(&(1..=61).collect::<Vec<_>>());
+    (1..=61).for_each(|lane| learn(&mut book, lane, &GOOD));
+    book.offer((1..=60).flat_map(|lane| (0..7).map(move |n| due(lane, n))).collect(), NOW);
+    let sent = book.pick(NOW);
+    assert!(book.crowded());
+    // The store holds first attempts beside these.
+    let oldest = (0..IN_MIND as u128).map(|n| DueDelivery { attempt: 1, ..due(61, n) }).collect();
+    book.stir(&[(lane_id(61), due(61, 0).id)]);
+    assert_eq!(book.hungry(NOW, 9).len(), 1);
+    book.refill(lane_id(61), InLane { oldest, firsts: vec![], more: true, ..InLane::default() }, NOW);
+    book.change(lane_id(61), |lane| lane.firsts = true);
+    assert!(book.hungry(NOW, 9).is_empty() && book.pick(NOW).is_empty(), "only retries are in mind");
+    assert!(done(&mut book, sent[0], NOW));
+    assert_eq!(book.hungry(NOW, 9).len(), 1);
+}
+
+/// What the store gives of a lane.
+fn read_lane(store: &[DueDelivery], hungry: Hungry) -> InLane {
+    read(&store.iter().filter(|d| d.lane == hungry.lane).copied().collect::<Vec<_>>(), hungry.turn)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// While nobody is woken there is nothing that could be sent, and all is sent.
     #[test]
     fn who_is_not_woken_has_nothing_to_do(
-        owed in prop::collection::vec((1..50u128, 0..3u32), 1..1_500),
+        lanes in 20..200u128,
+        owed in prop::collection::vec((0..200u128, 0..3u32), 1..1_200),
         answers in prop::collection::vec(0..9u8, 1..50),
         glance in 1..9usize,
     ) {
-        let mut book = owning(&(1..50).collect::<Vec<_>>());
-        let owed = (0..).zip(&owed).map(|(n, (lane, attempt))| DueDelivery { attempt: *attempt, ..due(*lane, n) });
-        let mut left: VecDeque<_> = owed.collect();
+        let mut book = owning(&(0..lanes).collect::<Vec<_>>());
+        let owed = (0..).zip(&owed).map(|(n, (lane, attempt))| DueDelivery { attempt: *attempt, ..due(*lane % lanes, n) });
+        let mut store: Vec<_> = owed.collect();
+        book.offer(store.clone(), NOW);
         let (mut now, mut under_way, mut step) = (NOW, VecDeque::new(), 0);
-        // What does not fit into a lane's mind comes later: there is no store here.
-        while !left.is_empty() || !under_way.is_empty() {
-            prop_assert!(step < 50_000, "some are never sent");
-            book.offer(left.drain(..left.len().min(200)).collect(), now);
-            for lane in book.lanes.values_mut() {
-                lane.more = false;
+        let mut pass = |book: &mut Lanes, now| {
+            for hungry in book.hungry(now, 64) {
+                book.refill(hungry.lane, read_lane(&store, hungry), now);
             }
-            under_way.extend(book.pick(now));
-            if under_way.is_empty() {
+            let picked = book.pick(now);
+            let sent: HashSet<_> = picked.iter().map(|d| d.id).collect();
+            store.retain(|d| !sent.contains(&d.id));
+            (picked, store.len())
+        };
+        loop {
+            step += 1;
+            prop_assert!(step < 50_000, "some are never sent");
+            let (picked, left) = pass(&mut book, now);
+            // There may be more to do at once, as the dispatcher finds.
+            let again = !picked.is_empty() || book.turns.iter().any(|id| book.lanes[id].hungry(now));
+            under_way.extend(picked);
+            if under_way.is_empty() && left == 0 {
+                break;
+            }
+            if under_way.is_empty() && !again {
                 now = book.opens_at().unwrap_or(now);
+            }
+            if again {
+                continue;
             }
             while let Some(d) = under_way.pop_front() {
                 step += 1;
-                let outcome = match answers[step % answers.len()] {
-                    0 => &DOWN,
-                    1 => &Outcome::Answered { status: 500, retry_after: None, abort: false },
-                    _ => &GOOD,
+                let (outcome, took) = match answers[step % answers.len()] {
+                    0 => (&DOWN, SOON),
+                    1 => (&GOOD, PATIENCE),
+                    _ => (&GOOD, SOON),
                 };
-                book.learn((d.lane, d.turn, d.id), outcome, SOON, now);
+                book.learn((d.lane, d.turn, d.id), outcome, took, now);
                 if done(&mut book, d, now) {
                     break;
                 }
                 if step % glance == 0 {
-                    prop_assert_eq!(book.pick(now), vec![], "nobody was told");
+                    prop_assert_eq!(pass(&mut book, now).0, vec![], "nobody was told");
                 }
             }
         }
