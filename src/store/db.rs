@@ -242,7 +242,7 @@ fn query(sql: &'static str, args: Vec<Value>) -> PgQuery {
 /// A row of an answer, read by position.
 pub enum Row {
     /// From a file.
-    Sqlite(Box<[rusqlite::types::Value]>),
+    Sqlite(Box<[sqlite::Cell]>),
     /// From a server.
     Postgres(PgRow),
 }

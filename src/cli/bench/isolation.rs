@@ -31,7 +31,7 @@ pub struct IsolationArgs {
     #[arg(long, env = "RINGBACK_SECONDS", value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     seconds: u64,
     /// How often all phases are repeated.
-    #[arg(long, env = "RINGBACK_ROUNDS", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, env = "RINGBACK_ROUNDS", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Connections that publish.
     #[arg(long, env = "RINGBACK_CONNECTIONS", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::types::{FromSql, ToSqlOutput, Value as Cell, ValueRef};
+use rusqlite::types::{ToSqlOutput, Type, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 
 use super::checkpoint::Checkpoints;
@@ -117,7 +117,7 @@ pub(super) fn each(
 
 /// The row in which a statement gives the key that it was given.
 fn key(value: &Value) -> Result<Row> {
-    Ok(Row::Sqlite(Box::new([Cell::column_result(value.borrowed()?).map_err(rusqlite::Error::from)?])))
+    Ok(Row::Sqlite(Box::new([Cell::of(value.borrowed()?)?])))
 }
 
 /// Which argument each parameter stands for: `$1` is the first, wherever the text has it.
@@ -145,8 +145,11 @@ fn step<'v>(
     let columns = statement.column_count();
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next()? {
-        let cells = (0..columns).map(|i| row.get(i));
-        into.push(Row::Sqlite(cells.collect::<rusqlite::Result<_>>()?));
+        let mut cells = Vec::with_capacity(columns);
+        for i in 0..columns {
+            cells.push(Cell::of(row.get_ref(i)?)?);
+        }
+        into.push(Row::Sqlite(cells.into_boxed_slice()));
     }
     Ok(())
 }
@@ -172,6 +175,27 @@ impl ToSql for Value {
     }
 }
 
+/// One value of a row. Ids, of which a row has many, need no memory of their own.
+pub enum Cell {
+    Null,
+    Int(i64),
+    Text(String),
+    Sixteen([u8; 16]),
+    Bytes(Vec<u8>),
+}
+
+impl Cell {
+    fn of(value: ValueRef<'_>) -> Result<Cell> {
+        Ok(match value {
+            ValueRef::Null => Cell::Null,
+            ValueRef::Integer(v) => Cell::Int(v),
+            ValueRef::Text(_) => Cell::Text(value.as_str().map_err(rusqlite::Error::from)?.to_owned()),
+            ValueRef::Blob(v) => v.try_into().map_or_else(|_| Cell::Bytes(v.to_vec()), Cell::Sixteen),
+            ValueRef::Real(_) => return Err(Error::Bug(format!("no column is {}", Type::Real))),
+        })
+    }
+}
+
 /// A cell read as a type of ours.
 pub(super) trait FromCell: Sized {
     fn from_cell(cell: &Cell) -> Option<Self>;
@@ -179,7 +203,7 @@ pub(super) trait FromCell: Sized {
 
 impl FromCell for i64 {
     fn from_cell(cell: &Cell) -> Option<i64> {
-        if let Cell::Integer(v) = cell { Some(*v) } else { None }
+        if let Cell::Int(v) = cell { Some(*v) } else { None }
     }
 }
 
@@ -191,13 +215,17 @@ impl FromCell for String {
 
 impl FromCell for Vec<u8> {
     fn from_cell(cell: &Cell) -> Option<Vec<u8>> {
-        if let Cell::Blob(v) = cell { Some(v.clone()) } else { None }
+        match cell {
+            Cell::Bytes(v) => Some(v.clone()),
+            Cell::Sixteen(v) => Some(v.to_vec()),
+            Cell::Null | Cell::Int(_) | Cell::Text(_) => None,
+        }
     }
 }
 
 impl FromCell for uuid::Uuid {
     fn from_cell(cell: &Cell) -> Option<uuid::Uuid> {
-        if let Cell::Blob(v) = cell { uuid::Uuid::from_slice(v).ok() } else { None }
+        if let Cell::Sixteen(v) = cell { Some(uuid::Uuid::from_bytes(*v)) } else { None }
     }
 }
 
@@ -210,7 +238,7 @@ impl<T: FromCell> FromCell for Option<T> {
 /// The value at position `i` of a row.
 pub(super) fn cell<T: FromCell>(row: &[Cell], i: usize) -> Result<T> {
     let found = row.get(i).ok_or_else(|| Error::Bug(format!("there is no column {i}")))?;
-    T::from_cell(found).ok_or_else(|| Error::Bug(format!("column {i} is {:?}", found.data_type())))
+    T::from_cell(found).ok_or_else(|| Error::Bug(format!("column {i} is of another type")))
 }
 
 impl From<rusqlite::Error> for Error {
