@@ -125,13 +125,17 @@ impl Conn {
     pub async fn call(self, call: Call) -> Result<(Conn, Done)> {
         match self {
             Conn::Sqlite(session) => {
-                let _breaks_off = Interrupt(session.conn.get_interrupt_handle());
+                let mut breaks_off = Interrupt(Some(session.conn.get_interrupt_handle()));
                 // On a thread that may be held up.
                 let made = tokio::task::spawn_blocking(move || {
                     let done = session.call(call)?;
                     Ok((Conn::Sqlite(session), done))
                 });
-                made.await.map_err(|e| Error::Bug(format!("a call panicked: {e}")))?
+                let made = made.await;
+                // It has been waited for. Told to break off afterwards, SQLite does so with what comes next: to fold its
+                // log when it is closed.
+                breaks_off.0 = None;
+                made.map_err(|e| Error::Bug(format!("a call panicked: {e}")))?
             }
             Conn::Postgres(mut conn) => {
                 let done = call.on_postgres(&mut conn).await?;
@@ -141,12 +145,14 @@ impl Conn {
     }
 }
 
-/// Dropped it ends what the connection is doing, which is nothing if the call was waited for.
-struct Interrupt(rusqlite::InterruptHandle);
+/// Dropped it ends what the connection is doing.
+struct Interrupt(Option<rusqlite::InterruptHandle>);
 
 impl Drop for Interrupt {
     fn drop(&mut self) {
-        self.0.interrupt();
+        if let Some(handle) = &self.0 {
+            handle.interrupt();
+        }
     }
 }
 
