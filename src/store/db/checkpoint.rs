@@ -5,9 +5,7 @@
 //! Then all is copied and synced, and SQLite begins the log anew as soon as no reader needs it.
 
 use std::cell::{Cell, RefCell};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -30,16 +28,8 @@ pub(super) struct Checkpoints {
     /// How long the log was when it was last looked at, and from when on there is something to do.
     log: Cell<i64>,
     next: Cell<i64>,
-    pass: Arc<Pass>,
-    thread: RefCell<Option<JoinHandle<()>>>,
-}
-
-/// A checkpoint beside the writer.
-#[derive(Default)]
-struct Pass {
-    runs: AtomicBool,
-    /// It has ended, and the writer has not looked at what is left.
-    ended: AtomicBool,
+    /// The checkpoint beside the writer, until that has looked at what it has left.
+    pass: RefCell<Option<JoinHandle<()>>>,
 }
 
 /// How much the log holds.
@@ -52,8 +42,7 @@ impl Checkpoints {
     /// In place of those that SQLite makes by itself.
     pub(super) fn of(conn: &Connection, path: PathBuf) -> rusqlite::Result<Checkpoints> {
         conn.execute_batch("PRAGMA wal_autocheckpoint = 0")?;
-        let (log, next, thread) = (Cell::new(0), Cell::new(BEGIN), RefCell::default());
-        Ok(Checkpoints { path, log, next, pass: Arc::default(), thread })
+        Ok(Checkpoints { path, log: Cell::new(0), next: Cell::new(BEGIN), pass: RefCell::default() })
     }
 
     /// Does what is to be done after a commit. That has succeeded, whatever comes of this: what is not copied stays in the
@@ -72,16 +61,17 @@ impl Checkpoints {
         if pages < self.log.replace(pages) {
             self.next.set(BEGIN);
         }
-        if self.pass.runs.load(Ordering::Acquire) {
+        let mut pass = self.pass.borrow_mut();
+        if pass.as_ref().is_some_and(|pass| !pass.is_finished()) {
             return Ok(());
         }
-        let ended = self.pass.ended.swap(false, Ordering::Acquire);
+        let ended = pass.take().is_some();
         let due = pages >= self.next.get();
         if pages - copied >= BEGIN {
             // Without the writer, too, where a reader needs the file as it was for long.
             if due {
                 self.next.set(pages + BEGIN);
-                self.begin();
+                *pass = beside(&self.path);
             }
         } else if pages >= BEGIN && (ended || due) {
             self.next.set(pages + AGAIN);
@@ -96,39 +86,27 @@ impl Checkpoints {
         }
         Ok(())
     }
-
-    fn begin(&self) {
-        self.pass.runs.store(true, Ordering::Release);
-        let (path, ends) = (self.path.clone(), Ends(self.pass.clone()));
-        let pass = move || {
-            let _ends = ends;
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let copied = Connection::open_with_flags(path, flags)
-                .and_then(|conn| checkpoint(&conn, "PRAGMA main.wal_checkpoint(PASSIVE)"));
-            if let Err(e) = copied {
-                tracing::warn!(error = %e, "the log could not be copied beside the writer");
-            }
-        };
-        // The one before has ended.
-        *self.thread.borrow_mut() = thread::Builder::new().name("checkpoint".to_owned()).spawn(pass).ok();
-    }
 }
 
 impl Drop for Checkpoints {
     /// No pass outlives the connection: the last one to close folds the log into the file and removes it.
     fn drop(&mut self) {
-        let _ = self.thread.take().map(JoinHandle::join);
+        let _ = self.pass.take().map(JoinHandle::join);
     }
 }
 
-/// Dropped it says that a pass has ended, however it did.
-struct Ends(Arc<Pass>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Release);
-        self.0.runs.store(false, Ordering::Release);
-    }
+/// Begins to copy on a thread and a connection of its own.
+fn beside(path: &Path) -> Option<JoinHandle<()>> {
+    let path = path.to_owned();
+    let pass = move || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let copied = Connection::open_with_flags(path, flags)
+            .and_then(|conn| checkpoint(&conn, "PRAGMA main.wal_checkpoint(PASSIVE)"));
+        if let Err(e) = copied {
+            tracing::warn!(error = %e, "the log could not be copied beside the writer");
+        }
+    };
+    thread::Builder::new().name("checkpoint".to_owned()).spawn(pass).ok()
 }
 
 /// Copies as the statement says, and gives what the log holds then.
@@ -139,6 +117,8 @@ fn checkpoint(conn: &Connection, sql: &str) -> rusqlite::Result<Log> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::super::{Call, sqlite};
     use super::*;
 
@@ -158,8 +138,13 @@ mod tests {
             Kept { dir, writer }
         }
 
+        fn open(&self) -> sqlite::Session {
+            sqlite::open(&self.dir.path().join("x.db"), true).unwrap()
+        }
+
+        /// One that needs the file as it is now.
         fn reader(&self) -> sqlite::Session {
-            let reader = sqlite::open(&self.dir.path().join("x.db"), true).unwrap();
+            let reader = self.open();
             reader.call(Call::Script("BEGIN; SELECT COUNT(*) FROM t".to_owned())).unwrap();
             reader
         }
@@ -184,7 +169,11 @@ mod tests {
 
         /// Waits for the end of the pass, if one has begun.
         fn passed(&self) -> bool {
-            self.checkpoints().thread.take().map(|pass| pass.join().unwrap()).is_some()
+            let pass = self.checkpoints().pass.borrow();
+            while pass.as_ref().is_some_and(|pass| !pass.is_finished()) {
+                thread::yield_now();
+            }
+            pass.is_some()
         }
     }
 
@@ -199,8 +188,7 @@ mod tests {
         // There was nothing to add to it.
         kept.write();
         assert!(kept.checkpoints().log.get() < 1_000);
-        let next = kept.checkpoints().next.get();
-        assert_eq!(next, BEGIN);
+        assert_eq!(kept.checkpoints().next.get(), BEGIN);
         for _ in 0..40 {
             kept.write();
             kept.passed();
@@ -274,8 +262,7 @@ mod tests {
         let kept = Kept::new();
         kept.write();
         let over = AtomicBool::new(false);
-        let open = |_| sqlite::open(&kept.dir.path().join("x.db"), true).unwrap();
-        let mut readers = [(); 2].map(open);
+        let mut readers = [kept.open(), kept.open()];
         let write = || {
             kept.write();
             kept.passed();

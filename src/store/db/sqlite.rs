@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::types::{ToSqlOutput, Type, ValueRef};
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 
 use super::checkpoint::Checkpoints;
@@ -191,7 +191,7 @@ impl Cell {
             ValueRef::Integer(v) => Cell::Int(v),
             ValueRef::Text(_) => Cell::Text(value.as_str().map_err(rusqlite::Error::from)?.to_owned()),
             ValueRef::Blob(v) => v.try_into().map_or_else(|_| Cell::Bytes(v.to_vec()), Cell::Sixteen),
-            ValueRef::Real(_) => return Err(Error::Bug(format!("no column is {}", Type::Real))),
+            ValueRef::Real(_) => return Err(Error::Bug("no column is REAL".to_owned())),
         })
     }
 }

@@ -252,12 +252,12 @@ async fn lists_of_deliveries_walk_the_index_of_their_account() {
     }
 }
 
-/// The plan as the pinned connections of the hot verbs would make it, run.
 /// Asks SQLite how it would do that. Like a bound one, how many rows are wanted is nothing that it knows beforehand.
 fn query_plan(sql: &str) -> String {
     format!("EXPLAIN QUERY PLAN {}", sql.replace("LIMIT 10", "LIMIT abs(10)"))
 }
 
+/// The plan as the pinned connections of the hot verbs would make it, run.
 async fn explain(bed: &Bed, sql: &str) -> String {
     let text: &'static str =
         Box::leak(format!("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {sql}").into_boxed_str());

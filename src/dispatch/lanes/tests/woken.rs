@@ -2,10 +2,16 @@
 
 use super::*;
 
+/// The first so many lanes, all of which are known to answer.
+fn answering(lanes: u128) -> Lanes {
+    let mut book = owning(&(1..=lanes).collect::<Vec<_>>());
+    (1..=lanes).for_each(|lane| learn(&mut book, lane, &GOOD));
+    book
+}
+
 #[test]
 fn a_slot_that_nobody_waits_for_wakes_nobody() {
-    let mut book = owning(&[1, 2]);
-    (1..=2).for_each(|lane| learn(&mut book, lane, &GOOD));
+    let mut book = answering(2);
     book.offer(vec![due(1, 1), due(1, 2), due(2, 1)], NOW);
     let sent = book.pick(NOW);
     assert!(book.pick(NOW).is_empty());
@@ -17,8 +23,7 @@ fn a_slot_that_nobody_waits_for_wakes_nobody() {
     let sent = book.pick(NOW);
     assert!(done(&mut book, sent[0], NOW));
     // A pause that is to be written down at once is a reason, too.
-    let mut book = owning(&[1]);
-    learn(&mut book, 1, &GOOD);
+    let mut book = answering(1);
     book.offer(vec![due(1, 1), due(1, 2)], NOW);
     let sent = book.pick(NOW);
     let busy = Outcome::Answered { status: 429, retry_after: Some(Duration::from_secs(60)), abort: false };
@@ -50,8 +55,7 @@ fn lanes_that_could_send_more_if_the_node_had_more_slots_free_hear_of_each() {
 #[test]
 fn a_node_that_is_full_wakes_the_dispatcher_once_for_a_slot_that_is_free() {
     let lanes = NODE_SLOTS as u128 + 9;
-    let mut book = owning(&(1..=lanes).collect::<Vec<_>>());
-    (1..=lanes).for_each(|lane| learn(&mut book, lane, &GOOD));
+    let mut book = answering(lanes);
     book.offer((1..=lanes).map(|lane| due(lane, 1)).collect(), NOW);
     let sent = book.pick(NOW);
     assert_eq!(sent.len(), NODE_SLOTS);
@@ -63,8 +67,7 @@ fn a_node_that_is_full_wakes_the_dispatcher_once_for_a_slot_that_is_free() {
 
 #[test]
 fn retries_that_are_held_back_wake_the_dispatcher_once_they_may_go() {
-    let mut book = owning(&(1..=60).collect::<Vec<_>>());
-    (1..=60).for_each(|lane| learn(&mut book, lane, &GOOD));
+    let mut book = answering(60);
     book.offer((1..=59).flat_map(|lane| (0..7).map(move |n| due(lane, n))).collect(), NOW);
     let sent = book.pick(NOW);
     book.offer(vec![DueDelivery { attempt: 1, ..due(60, 1) }], NOW);
@@ -78,8 +81,7 @@ fn retries_that_are_held_back_wake_the_dispatcher_once_they_may_go() {
 #[test]
 fn what_is_in_a_hand_at_a_full_node_is_served_with_any_slot_that_comes_free() {
     for standing in [trust::Standing::Answers, trust::Standing::Unknown] {
-        let mut book = owning(&[1, 2]);
-        (1..=2).for_each(|lane| learn(&mut book, lane, &GOOD));
+        let mut book = answering(2);
         book.offer(vec![due(2, 1)], NOW);
         let other = book.pick(NOW)[0];
         let slots = (0..10).map(|_| book.reserve(lane_id(1), 0, 1, NOW));
@@ -97,8 +99,7 @@ fn what_is_in_a_hand_at_a_full_node_is_served_with_any_slot_that_comes_free() {
 
 #[test]
 fn a_lane_that_finds_its_first_attempts_unread_is_read_with_the_next_answer() {
-    let mut book = owning(&(1..=61).collect::<Vec<_>>());
-    (1..=61).for_each(|lane| learn(&mut book, lane, &GOOD));
+    let mut book = answering(61);
     book.offer((1..=60).flat_map(|lane| (0..7).map(move |n| due(lane, n))).collect(), NOW);
     let sent = book.pick(NOW);
     assert!(book.crowded());
@@ -153,11 +154,11 @@ proptest! {
             if under_way.is_empty() && left == 0 {
                 break;
             }
-            if under_way.is_empty() && !again {
-                now = book.opens_at().unwrap_or(now);
-            }
             if again {
                 continue;
+            }
+            if under_way.is_empty() {
+                now = book.opens_at().unwrap_or(now);
             }
             while let Some(d) = under_way.pop_front() {
                 step += 1;
