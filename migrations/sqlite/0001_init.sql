@@ -295,7 +295,8 @@ CREATE INDEX deliveries_event ON deliveries (event_id);
 CREATE INDEX deliveries_account ON deliveries (tenant_id, account, id, endpoint_id) WHERE endpoint_id IS NOT NULL;
 CREATE INDEX deliveries_removal ON deliveries (remove_at) WHERE remove_at IS NOT NULL;
 CREATE INDEX deliveries_owed ON deliveries (tenant_id, id) WHERE state = 'owed';
-CREATE INDEX deliveries_expiry ON deliveries (expires_at) WHERE state = 'owed' AND expires_at IS NOT NULL;
+-- not by the state as the one of what is owed, or PostgreSQL may take that and walk all of it
+CREATE INDEX deliveries_expiry ON deliveries (expires_at) WHERE ended_at IS NULL AND expires_at IS NOT NULL;
 CREATE INDEX deliveries_dead ON deliveries (tenant_id, id) WHERE state = 'dead';
 CREATE INDEX deliveries_cancelled ON deliveries (tenant_id, id) WHERE state = 'cancelled';
 

@@ -348,7 +348,7 @@ impl Dispatcher {
         };
         // At rest that is all there is to ask.
         if at_rest {
-            let next = inner.store.next_due(floor).await?;
+            let next = inner.store.next_due(floor, now.plus(POLL)).await?;
             if next.is_none_or(|at| at > now) {
                 let mut looked = inner.looked();
                 looked.after(floor, None, now);
@@ -370,7 +370,8 @@ impl Dispatcher {
             self.own(unowned, now).await?;
             inner.lanes().offer(due, now);
         }
-        Ok(Seen { full, stale, next_due: if full { None } else { inner.store.next_due(now).await? } })
+        let next_due = if full { None } else { inner.store.next_due(now, now.plus(POLL)).await? };
+        Ok(Seen { full, stale, next_due })
     }
 
     async fn own(&self, of: Vec<(LaneId, crate::types::DeliveryId)>, now: Millis) -> Result<()> {

@@ -26,12 +26,16 @@ pub enum Col {
 /// (lock the rows of alias `q`, skipping what others hold), `{wait}` (the same, waiting) and `{horizon}` (below it no event
 /// of the feed is still to be committed).
 ///
+/// `q.id {is b.id}` means `q.id = b.id` and lets PostgreSQL do nothing else than look each row up by its key. Believing that
+/// the table is next to empty, as it does of a queue whose rows are mostly dead, it would for a mere `=` walk the table
+/// once, with all that is dead in it, and hold each row found against each row of the batch.
+///
 /// Scalar parameters come first (`$1` .. `$scalars`), the batch after them. The text is the
 /// same for any number of rows, so the prepared statement is always found again. PostgreSQL runs it once, with an array
 /// for each column; SQLite, where a call costs next to nothing, once for each row, as [`Sql::row_by_row`] writes it. So it must
 /// mean the same for its rows one after the other; read them by `FROM {b}` alone, by `FROM {b} JOIN` or `LEFT JOIN`, or
-/// by `IN (SELECT b.x, ... FROM {b})`; and `RETURNING` the first column of the batch only where that is a unique key by
-/// which its rows are found.
+/// by `IN (SELECT b.x, ... FROM {b})`, in a `DELETE` by `USING {b}`; and `RETURNING` the first column of the batch, with its table
+/// before it or without, only where that is a unique key by which its rows are found.
 pub struct Sql {
     text: &'static str,
     scalars: usize,
@@ -55,9 +59,12 @@ impl Sql {
         self.built[engine as usize].get_or_init(|| {
             let (text, lock, wait, horizon) = match engine {
                 // One writer: what is committed later has a higher number.
-                Engine::Sqlite => (self.row_by_row(), "", "", "9223372036854775807"),
+                Engine::Sqlite => {
+                    (self.row_by_row(&by_key(self.text, "= ", "")), "", "", "9223372036854775807")
+                }
                 Engine::Postgres => (
-                    self.text.replace("{b}", &self.unnest()),
+                    // Not an equality that a join could be merged by, so the order of the key is of no use, only the key.
+                    by_key(self.text, "= ANY(ARRAY[", "])").replace("{b}", &self.unnest()),
                     "FOR NO KEY UPDATE OF q SKIP LOCKED",
                     "FOR NO KEY UPDATE OF q",
                     "(pg_snapshot_xmin(pg_current_snapshot())::text::bigint + feed_base())",
@@ -89,17 +96,18 @@ impl Sql {
     /// For one row at a time. Its cells are parameters then, and no table is left: for the source of an update, for the
     /// list of an `IN` and for what a statement would have to take back if it failed half-way, SQLite makes a table
     /// anew for each row, which costs as much as the write. A statement that fails ends its transaction anyhow.
-    fn row_by_row(&self) -> String {
+    fn row_by_row(&self, text: &str) -> String {
         let joined = |rest: &str| matches!(rest.split_whitespace().next(), Some("JOIN" | "LEFT"));
         if self.cols.is_empty() {
-            return self.text.to_owned();
+            return text.to_owned();
         }
-        if self.text.split("{b}").skip(1).any(joined) {
+        if text.split("{b}").skip(1).any(joined) {
             // In which order rows are locked: there is one, and no lock.
-            let order = self.text.rfind(" ORDER BY ").filter(|_| self.text.ends_with("{wait}"));
-            return self.text[..order.unwrap_or(self.text.len())].replace("{b}", &self.row());
+            let order = text.rfind(" ORDER BY ").filter(|_| text.ends_with("{wait}"));
+            return text[..order.unwrap_or(text.len())].replace("{b}", &self.row());
         }
-        let text = self.text.replace(" IN (SELECT b.", " = (SELECT b.").replace("FROM {b}", "");
+        let text =
+            text.replace(" IN (SELECT b.", " = (SELECT b.").replace("FROM {b}", "").replace("USING {b}", "");
         let mut text = self.parameters(&text);
         if self.gives_its_key() {
             text.truncate(text.rfind("RETURNING").unwrap_or(text.len()));
@@ -115,8 +123,9 @@ impl Sql {
     /// Whether what it gives is the first cell of each row that it touched. SQLite makes a table for `RETURNING` too, so
     /// there the cell is given back instead ([`super::db`]).
     pub fn gives_its_key(&self) -> bool {
-        let key = self.cols.first().and_then(|(key, _)| self.text.strip_suffix(key));
-        key.is_some_and(|before| before.ends_with("RETURNING "))
+        let given = self.text.rsplit_once("RETURNING ").map(|(_, given)| given);
+        let named = |given: &str| given.split_once('.').map_or(given, |(_, column)| column) == self.cols[0].0;
+        !self.cols.is_empty() && given.is_some_and(named)
     }
 
     /// The text with a parameter for each `b.column`.
@@ -150,6 +159,19 @@ impl Sql {
         scalars.extend(columns(self.cols, rows)?);
         Ok(scalars)
     }
+}
+
+/// Writes each `{is x}` as `x` between `before` and `after`.
+fn by_key(text: &str, before: &str, after: &str) -> String {
+    let mut parts = text.split("{is ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (key, rest) = part.split_once('}').unwrap_or((part, ""));
+        for piece in [before, key, after, rest] {
+            out.push_str(piece);
+        }
+    }
+    out
 }
 
 fn columns(cols: &[(&str, Col)], rows: Vec<Vec<Value>>) -> Result<Vec<Value>> {

@@ -20,14 +20,15 @@ use crate::types::job::{
 };
 use crate::types::{DeliveryId, JobId, Millis};
 
-static LOCK_JOBS: Sql = Sql::batch(
+pub(super) static LOCK_JOBS: Sql = Sql::batch(
     concat!(
         "SELECT ",
         job_columns!(),
-        " FROM {b} JOIN job_queue q ON q.job_id = b.job_id JOIN jobs j ON j.id = b.job_id ",
+        " FROM {b} JOIN job_queue q ON q.job_id {is b.job_id} JOIN jobs j ON j.id {is b.job_id} ",
         callback_source!(),
-        // One order for all nodes, so that two batches cannot deadlock.
-        " ORDER BY q.job_id {wait}"
+        // One order for all nodes, so that two batches cannot deadlock. Not that of a key of `q`, by which PostgreSQL may
+        // find it cheaper to walk that key than to sort.
+        " ORDER BY b.job_id {wait}"
     ),
     0,
     &[("job_id", Col::Uuid)],

@@ -25,7 +25,7 @@ pub(super) static CLAIM: Sql = Sql::batch(
      SET phase = 'leased', fence = b.fence + 1, attempt = attempt + 1, unknowns = b.unknowns,
          due_at = $1, started_at = $2, node_id = $3
      FROM {b}
-     WHERE delivery_queue.delivery_id = b.delivery_id
+     WHERE delivery_queue.delivery_id {is b.delivery_id}
        AND delivery_queue.fence = b.fence  -- as it was seen: no one else has taken it since
        AND delivery_queue.due_at + 0 <= $2
      RETURNING delivery_queue.delivery_id, delivery_queue.fence, attempt, used, delivery_queue.unknowns",
@@ -56,13 +56,14 @@ static PAYLOADS: Sql = Sql::batch(
 // As it was before the claim, but due later, or out of sight.
 static PARK: Sql = Sql::batch(
     "UPDATE delivery_queue SET phase = 'ready', due_at = b.due_at, attempt = attempt - 1, started_at = NULL, node_id = NULL
-     FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence",
+     FROM {b} WHERE delivery_queue.delivery_id {is b.delivery_id} AND delivery_queue.fence = b.fence",
     0,
     &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("due_at", Col::Int)],
 );
 
 static DROP_QUEUE: Sql = Sql::batch(
-    "DELETE FROM delivery_queue WHERE (delivery_id, fence) IN (SELECT b.delivery_id, b.fence FROM {b})",
+    "DELETE FROM delivery_queue USING {b}
+     WHERE delivery_queue.delivery_id {is b.delivery_id} AND delivery_queue.fence = b.fence",
     0,
     &[("delivery_id", Col::Uuid), ("fence", Col::Int)],
 );
@@ -70,7 +71,7 @@ static DROP_QUEUE: Sql = Sql::batch(
 // A slow endpoint's lease outlasts its attempt too.
 static LENGTHEN: Sql = Sql::batch(
     "UPDATE delivery_queue SET due_at = b.due_at
-     FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence",
+     FROM {b} WHERE delivery_queue.delivery_id {is b.delivery_id} AND delivery_queue.fence = b.fence",
     0,
     &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("due_at", Col::Int)],
 );

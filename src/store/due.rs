@@ -88,7 +88,7 @@ const TURNS: &str = "
 static BY_ID: Sql = Sql::batch(
     "SELECT q.delivery_id, q.tenant_id, q.lane_id, q.fence, q.due_at, q.phase, q.attempt, q.used, q.unknowns,
             q.started_at, q.turn
-     FROM {b} JOIN delivery_queue q ON q.delivery_id = b.delivery_id WHERE q.due_at + 0 <= $1",
+     FROM {b} JOIN delivery_queue q ON q.delivery_id {is b.delivery_id} WHERE q.due_at + 0 <= $1",
     1,
     &[("delivery_id", Col::Uuid)],
 );
@@ -137,7 +137,8 @@ const LANES_DUE: &str = concat!(
     LIMIT $4"
 );
 
-const NEXT_DUE: &str = "SELECT due_at FROM delivery_queue WHERE due_at > $1 ORDER BY due_at LIMIT 1";
+const NEXT_DUE: &str =
+    "SELECT due_at FROM delivery_queue WHERE due_at > $1 AND due_at <= $2 ORDER BY due_at LIMIT 1";
 
 fn due(row: &Row) -> Result<DueDelivery> {
     let leased = row.text(5)? == "leased";
@@ -224,8 +225,8 @@ impl Store {
         rows.iter().map(|r| Ok((r.id(0)?, r.id(1)?))).collect()
     }
 
-    /// When the next delivery after `now` falls due.
-    pub async fn next_due(&self, now: Millis) -> Result<Option<Millis>> {
-        self.scout(NEXT_DUE, args![now]).await?.first().map(|r| r.time(0)).transpose()
+    /// When the next delivery after `floor` falls due, if by `until`: beyond may lie all that is dead and not removed yet.
+    pub async fn next_due(&self, floor: Millis, until: Millis) -> Result<Option<Millis>> {
+        self.scout(NEXT_DUE, args![floor, until]).await?.first().map(|r| r.time(0)).transpose()
     }
 }

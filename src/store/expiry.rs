@@ -20,7 +20,7 @@ macro_rules! not_in_flight {
 }
 macro_rules! past_expiry {
     () => {
-        "d.state = 'owed' AND d.expires_at <= $1"
+        "d.ended_at IS NULL AND d.expires_at <= $1 AND d.state || '' = 'owed'"
     };
 }
 pub(super) use past_expiry;
@@ -33,9 +33,9 @@ const EXPIRED: &str = concat!(
 );
 static TAKE: Sql = Sql::batch(
     concat!(
-        "DELETE FROM delivery_queue WHERE delivery_id IN (SELECT b.delivery_id FROM {b}) AND ",
+        "DELETE FROM delivery_queue USING {b} WHERE delivery_queue.delivery_id {is b.delivery_id} AND ",
         not_in_flight!(),
-        " RETURNING delivery_id, fence, attempt, phase, started_at"
+        " RETURNING delivery_queue.delivery_id, fence, attempt, phase, started_at"
     ),
     1,
     &[("delivery_id", Col::Uuid)],

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::batch::{Col, Sql};
 use super::db::{Row, Value};
 use super::emit::Outbox;
@@ -26,7 +28,7 @@ macro_rules! claim {
             "WITH picked AS MATERIALIZED (
                  SELECT q.job_id FROM job_queue q
                  WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = $3
-                   AND q.due_at > $4  -- the floor: below it lie only dead index entries and stragglers
+                   AND q.due_at > $4  -- the first that was found: before it lie only dead index entries
                    AND q.due_at <= $5
                    AND q.attempts_left > 0  -- the sweep ends a job whose last attempt was lost
                    AND q.cancel_at IS NULL
@@ -48,13 +50,13 @@ macro_rules! claim {
                  started_sequence = sequence + CASE WHEN phase = 'leased' THEN 2 ELSE 1 END,
                  progress = NULL, progress_at = NULL, progress_due = NULL, message = NULL, error = NULL, error_code = NULL,
                  watch_at = CASE WHEN deadline_at < $5 + timeout_ms THEN deadline_at ELSE $5 + timeout_ms END
-             FROM picked WHERE job_queue.job_id = picked.job_id
+             FROM picked WHERE job_queue.job_id {is picked.job_id}
              RETURNING job_queue.job_id, fence, attempt, wants, lost_at, lost_sequence, timeout_ms, deadline_at, sequence"
         )
     };
 }
-static CLAIM: Sql = Sql::plain(claim!(""));
-static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $12"));
+pub(super) static CLAIM: Sql = Sql::plain(claim!(""));
+pub(super) static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $12"));
 
 static PAYLOADS: Sql = Sql::batch(
     "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent FROM {b} JOIN jobs j ON j.id = b.job_id",
@@ -62,19 +64,23 @@ static PAYLOADS: Sql = Sql::batch(
     &[("job_id", Col::Uuid)],
 );
 
-// Five probes of the index, each above its floor; without them each claim would try five levels.
+// Five probes of the index, each above its floor, for the first that is due; without them each claim would try five
+// levels. The inner LIMIT keeps PostgreSQL from making a join of them, which begins without the floors.
 macro_rules! levels {
     ($of_kind:literal) => {
         concat!(
-            "SELECT l.column1 FROM (VALUES (CAST(0 AS BIGINT), $4), (1, $5), (2, $6), (3, $7), (4, $8)) AS l
-             WHERE EXISTS (SELECT 1 FROM job_queue q
+            "SELECT f.level, f.due_at
+             FROM (SELECT l.column1 AS level,
+                          (SELECT q.due_at FROM job_queue q
                            WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = l.column1
                              AND q.due_at > l.column2 AND q.due_at <= $3
                              -- what no claim takes must not wake one
                              AND q.attempts_left > 0 AND q.cancel_at IS NULL
                              AND (q.deadline_at IS NULL OR q.deadline_at > $3) ",
             $of_kind,
-            ") ORDER BY 1"
+            "              ORDER BY q.due_at LIMIT 1) AS due_at
+                   FROM (VALUES (CAST(0 AS BIGINT), $4), (1, $5), (2, $6), (3, $7), (4, $8)) AS l LIMIT 5) AS f
+             WHERE f.due_at IS NOT NULL ORDER BY f.level"
         )
     };
 }
@@ -91,14 +97,15 @@ pub(super) struct Floors(Mutex<HashMap<QueueKey, Floor>>);
 #[derive(Clone, Copy, Default)]
 struct Floor {
     levels: [i64; 5],
-    /// When the queue was last looked at without a floor.
-    full_at: i64,
+    /// When the queue was last looked at without a floor, and when it is to be again.
+    full: [i64; 2],
 }
 
 /// A commit that takes longer than this is found by the pass without a floor.
-const LONGEST_COMMIT: i64 = 1_000;
-/// The pass without a floor comes this often.
-const FULL_PASS_EVERY: i64 = 1_000;
+const LONGEST_COMMIT: i64 = 250;
+/// The pass without a floor comes this often; it goes through all that is dead and cannot be removed yet, so at most
+/// a fiftieth of the time is spent on it while that is possible.
+const FULL_PASS_EVERY: std::ops::RangeInclusive<i64> = 1_000..=10_000;
 /// Queues whose floors are remembered; forgetting one costs a pass without a floor.
 const QUEUES_REMEMBERED: usize = 10_000;
 
@@ -110,18 +117,25 @@ impl Floors {
             floors.clear();
         }
         let floor = floors.entry(key.clone()).or_default();
-        let stepped_back = floor.levels.iter().any(|f| *f > now.0);
-        if stepped_back || now.0 - floor.full_at >= FULL_PASS_EVERY || now.0 < floor.full_at {
-            *floor = Floor { levels: [0; 5], full_at: now.0 };
+        let stepped_back = floor.levels.iter().any(|f| *f > now.0) || now.0 < floor.full[0];
+        if stepped_back || now.0 >= floor.full[1] {
+            *floor = Floor { levels: [0; 5], full: [now.0, now.0 + FULL_PASS_EVERY.start()] };
         }
         *floor
     }
 
-    /// Everything due up to `now` was taken.
-    fn drained(&self, key: &QueueKey, level: usize, now: Millis) {
+    /// A look that began with `floor` found these to be the first of their levels that are due, and took so long.
+    fn found(&self, key: &QueueKey, floor: &Floor, firsts: &[(usize, i64)], took: Duration, now: Millis) {
         let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(floor) = floors.get_mut(key) {
-            floor.levels[level] = now.0 - LONGEST_COMMIT;
+        // Another look may have begun without a floor since; what it finds is not to be hidden.
+        let Some(known) = floors.get_mut(key).filter(|known| known.full[0] == floor.full[0]) else { return };
+        known.levels = [now.0 - LONGEST_COMMIT; 5];
+        for (level, due_at) in firsts {
+            known.levels[*level] = known.levels[*level].min(due_at - 1);
+        }
+        if floor.levels == [0; 5] {
+            let rest = i64::try_from(took.as_millis()).unwrap_or(i64::MAX).saturating_mul(50);
+            known.full[1] = now.0 + rest.clamp(*FULL_PASS_EVERY.start(), *FULL_PASS_EVERY.end());
         }
     }
 }
@@ -162,7 +176,11 @@ impl LeaseRequest {
         if self.types.is_empty() { vec![None] } else { self.types.iter().cloned().map(Some).collect() }
     }
 
-    /// What asks at which levels something is due.
+    fn key(&self, kind: Option<&str>) -> QueueKey {
+        (self.tenant, self.queue.clone(), kind.map(str::to_owned))
+    }
+
+    /// What asks at which levels something is due, and since when.
     fn probe(&self, kind: Option<&str>, floor: &Floor, now: Millis) -> (&'static Sql, Vec<Value>) {
         let mut args = args![self.tenant, self.queue.as_str(), now];
         args.extend(floor.levels.map(Value::from));
@@ -176,6 +194,11 @@ impl LeaseRequest {
     }
 }
 
+/// The levels at which something is due, the more urgent first, and since when.
+fn firsts(found: &[Row]) -> Result<Vec<(usize, i64)>> {
+    found.iter().map(|row| Ok((usize::try_from(row.int(0)?).unwrap_or(0).min(4), row.int(1)?))).collect()
+}
+
 /// Claims at most `most` jobs of one type, or of any.
 async fn claim(
     inner: &Inner,
@@ -186,12 +209,17 @@ async fn claim(
     (seed, wanted): (&[u8; 16], i64),
     now: Millis,
 ) -> Result<Vec<Row>> {
-    let key = (want.tenant, want.queue.clone(), kind.map(str::to_owned));
+    if most == 0 {
+        return Ok(vec![]);
+    }
+    let key = want.key(kind);
     let floor = inner.floors.get(&key, now);
     let (levels, probe) = want.probe(kind, &floor, now);
+    let began = Instant::now();
+    let firsts = firsts(&tx.all(levels, probe).await?)?;
+    inner.floors.found(&key, &floor, &firsts, began.elapsed(), now);
     let mut rows = Vec::new();
-    for found in if most == 0 { vec![] } else { tx.all(levels, probe).await? } {
-        let level = usize::try_from(found.int(0)?).unwrap_or(0).min(4);
+    for (level, due_at) in firsts {
         let left = most - rows.len();
         if left == 0 {
             break;
@@ -200,7 +228,7 @@ async fn claim(
             want.tenant,
             want.queue.as_str(),
             i64::try_from(level).unwrap_or(2),
-            floor.levels[level],
+            due_at - 1,
             now,
             i64::try_from(left).unwrap_or(i64::MAX),
             seed.to_vec(),
@@ -212,9 +240,6 @@ async fn claim(
         args.extend(kind.map(Value::from));
         let sql = if kind.is_some() { &CLAIM_KIND } else { &CLAIM };
         let mut got = tx.all(sql, args).await?;
-        if got.len() < left {
-            inner.floors.drained(&key, level, now);
-        }
         // `RETURNING` has no order; ids rise with the time of submission.
         got.sort_by_cached_key(|row| row.uuid(0).ok());
         rows.extend(got);
@@ -229,10 +254,14 @@ impl Store {
             return Ok(false);
         }
         for kind in want.kinds() {
-            let floor = self.0.floors.get(&(want.tenant, want.queue.clone(), kind.clone()), now);
+            let key = want.key(kind.as_deref());
+            let floor = self.0.floors.get(&key, now);
             let (levels, probe) = want.probe(kind.as_deref(), &floor, now);
             let engine = self.0.scouts.engine();
-            if !self.scout(levels.text(engine), probe).await?.is_empty() {
+            let began = Instant::now();
+            let firsts = firsts(&self.scout(levels.text(engine), probe).await?)?;
+            self.0.floors.found(&key, &floor, &firsts, began.elapsed(), now);
+            if !firsts.is_empty() {
                 return Ok(true);
             }
         }

@@ -14,7 +14,8 @@
 //! 10. A statement for rows that are named by their keys must fit no other index: what else it asks of a row is written
 //!     `state || ''`, `due_at + 0`, `COALESCE(deleted_at, 0)`. With few such rows, or no statistics yet, PostgreSQL takes the
 //!     index of what is owed, due or owned, and then each row of the batch costs as much as all of these.
-//! 11. Every verb takes the tenant; nothing reads across tenants but the loops of the service itself.
+//! 11. A row of a queue that is named by its key is found by `{is ...}` ([`batch::Sql`]), and nothing is sorted by that key.
+//! 12. Every verb takes the tenant; nothing reads across tenants but the loops of the service itself.
 
 pub mod batch;
 pub mod bench;

@@ -70,7 +70,7 @@ static LET_GO: Sql = Sql::plain(concat!(
     " UNION ALL ",
     parked!("3"),
     ") AS a ORDER BY a.due_at LIMIT $2) AS o) AS p
-     WHERE delivery_queue.delivery_id = p.delivery_id AND delivery_queue.due_at + 0 >= $3"
+     WHERE delivery_queue.delivery_id {is p.delivery_id} AND delivery_queue.due_at + 0 >= $3"
 ));
 static CANCEL_QUEUE: Sql = Sql::plain(
     "DELETE FROM delivery_queue

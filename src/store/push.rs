@@ -26,7 +26,7 @@ const TENANTS_DUE: &str = "
     LIMIT $4";
 
 static HOLDINGS: Sql = Sql::batch(
-    "SELECT q.job_id, q.fence, q.cancel_at FROM {b} JOIN job_queue q ON q.job_id = b.job_id
+    "SELECT q.job_id, q.fence, q.cancel_at FROM {b} JOIN job_queue q ON q.job_id {is b.job_id}
      WHERE q.phase || '' = 'leased'",
     0,
     &[("job_id", Col::Uuid)],

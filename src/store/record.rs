@@ -16,21 +16,22 @@ use crate::types::delivery::{DeadReason, Exchange, Fault, Outcome, Verdict};
 use crate::types::{DeliveryId, Millis};
 
 pub(super) static END_QUEUE: Sql = Sql::batch(
-    "DELETE FROM delivery_queue
-     WHERE (delivery_id, fence, again) IN (SELECT b.delivery_id, b.fence, b.again FROM {b}) AND phase = 'leased'
-     RETURNING delivery_id",
+    "DELETE FROM delivery_queue USING {b}
+     WHERE delivery_queue.delivery_id {is b.delivery_id} AND delivery_queue.fence = b.fence AND delivery_queue.again = b.again
+       AND phase = 'leased'
+     RETURNING delivery_queue.delivery_id",
     0,
     &[("delivery_id", Col::Uuid), ("fence", Col::Int), ("again", Col::Int)],
 );
 
-static RETRY_QUEUE: Sql = Sql::batch(
+pub(super) static RETRY_QUEUE: Sql = Sql::batch(
     "UPDATE delivery_queue
      SET phase = 'ready', attempt = b.attempt, again = 0,
          -- a new round that was asked for meanwhile begins at once
          due_at = CASE WHEN again = 1 THEN $1 ELSE b.due_at END,
          used = CASE WHEN again = 1 THEN 0 ELSE used + b.counts END,
          unknowns = CASE WHEN b.counts = 1 OR again = 1 THEN 0 ELSE unknowns END
-     FROM {b} WHERE delivery_queue.delivery_id = b.delivery_id AND delivery_queue.fence = b.fence
+     FROM {b} WHERE delivery_queue.delivery_id {is b.delivery_id} AND delivery_queue.fence = b.fence
        AND delivery_queue.phase = 'leased'  -- written once: a repeat must not count the attempt again
      RETURNING delivery_queue.delivery_id, delivery_queue.due_at",
     1,

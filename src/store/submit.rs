@@ -90,7 +90,7 @@ pub(super) static READ_JOBS: Sql = Sql::batch(
     concat!(
         "SELECT ",
         job_columns!(),
-        " FROM {b} JOIN jobs j ON j.id = b.job_id LEFT JOIN job_queue q ON q.job_id = j.id ",
+        " FROM {b} JOIN jobs j ON j.id = b.job_id LEFT JOIN job_queue q ON q.job_id {is j.id} ",
         callback_source!()
     ),
     0,

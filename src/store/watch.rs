@@ -12,7 +12,7 @@ use crate::types::JobId;
 static STANDINGS: Sql = Sql::batch(
     "SELECT b.id, q.sequence,
        CASE WHEN q.job_id IS NULL THEN (SELECT j.sequence FROM jobs j WHERE j.id = b.id) END
-     FROM {b} LEFT JOIN job_queue q ON q.job_id = b.id
+     FROM {b} LEFT JOIN job_queue q ON q.job_id {is b.id}
      WHERE q.job_id IS NULL OR q.sequence > b.seen",
     0,
     &[("id", Col::Uuid), ("seen", Col::Int)],

@@ -1,9 +1,9 @@
 use super::*;
 use crate::store::bench::Scratch;
-use crate::store::change::write as change;
+use crate::store::change::write;
 use crate::store::db::{Call, Target};
 use crate::store::emit::rows as emit;
-use crate::store::{Store, deliveries, health, lanes, record, submit, subscribers};
+use crate::store::{Store, change, deliveries, health, lanes, lease, record, submit, subscribers};
 
 /// The operations of the program that SQLite makes of a statement.
 fn program(sql: &Sql) -> Vec<String> {
@@ -19,8 +19,8 @@ fn what_is_written_for_every_job_makes_no_table_on_sqlite() {
     let written: [&Sql; 11] = [
         &submit::INSERT_JOBS,
         &submit::INSERT_QUEUE,
-        &change::END_QUEUE,
-        &change::END_JOBS,
+        &write::END_QUEUE,
+        &write::END_JOBS,
         &emit::INSERT_EVENTS,
         &emit::INSERT_BODIES,
         &emit::INSERT_DELIVERIES,
@@ -50,6 +50,12 @@ fn a_row_alone_is_its_parameters() {
         &[("id", Col::Uuid), ("n", Col::Int)],
     );
     assert_eq!(DELETE.text(Engine::Sqlite), "DELETE FROM t WHERE (id, n) = (SELECT $2, $3 ) AND b.idle = $1");
+    static USING: Sql = Sql::batch(
+        "DELETE FROM t USING {b} WHERE t.id {is b.id} AND t.n = b.n RETURNING t.id",
+        0,
+        &[("id", Col::Uuid), ("n", Col::Int)],
+    );
+    assert_eq!(USING.text(Engine::Sqlite), "DELETE FROM t  WHERE t.id = $1 AND t.n = $2 ");
     static LOCK: Sql = Sql::batch(
         "SELECT q.id FROM {b} JOIN t q ON q.id = b.id ORDER BY q.id {wait}",
         0,
@@ -60,9 +66,10 @@ fn a_row_alone_is_its_parameters() {
 
 /// The plan of a statement for any number of rows, on a connection of the hot verbs.
 async fn plan(url: &str, sql: &Sql) -> String {
-    let nulls = vec!["NULL"; sql.scalars + sql.cols.len()].join(", ");
-    let prepare =
-        format!("SET plan_cache_mode = force_generic_plan; PREPARE p AS {}", sql.text(Engine::Postgres));
+    let text = sql.text(Engine::Postgres);
+    let parameters = (1..).take_while(|n| text.contains(&format!("${n}"))).count();
+    let nulls = vec!["NULL"; parameters].join(", ");
+    let prepare = format!("SET plan_cache_mode = force_generic_plan; PREPARE p AS {text}");
     let explain: &'static str = Box::leak(format!("EXPLAIN (COSTS OFF) EXECUTE p({nulls})").into_boxed_str());
     let conn = Target::parse(url).unwrap().pinned().connect(false).await.unwrap();
     let (conn, _) = conn.call(Call::Script(prepare)).await.unwrap();
@@ -76,7 +83,7 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
     let scratch = Scratch::beside(&server, &format!("plans_{}", std::process::id())).await.unwrap();
     Store::migrate(&scratch.url).await.unwrap();
     let by_key: [(&Sql, &str); 7] = [
-        (&change::END_JOBS, "jobs_pkey"),
+        (&write::END_JOBS, "jobs_pkey"),
         (&record::UPDATE_DELIVERIES, "deliveries_pkey"),
         (&deliveries::CLAIM, "delivery_queue_pkey"),
         (&record::END_QUEUE, "delivery_queue_pkey"),
@@ -88,6 +95,36 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
         let plan = plan(&scratch.url, sql).await;
         let indexes: Vec<_> = plan.lines().filter(|line| line.contains("Scan using")).collect();
         assert!(!indexes.is_empty() && indexes.iter().all(|line| line.contains(key)), "{plan}");
+    }
+    scratch.remove().await.unwrap();
+}
+
+/// What the statistics say of a queue whose rows are mostly dead, as under a snapshot that someone holds.
+const NEXT_TO_EMPTY: &str = "UPDATE pg_class SET reltuples = 1, relpages = 10000
+                             WHERE relname LIKE 'job_queue%' OR relname LIKE 'delivery_queue%'";
+
+#[tokio::test]
+async fn a_queue_that_looks_empty_is_not_walked_for_its_keys_on_postgres() {
+    let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
+    let scratch = Scratch::beside(&server, &format!("empty_{}", std::process::id())).await.unwrap();
+    Store::migrate(&scratch.url).await.unwrap();
+    let conn = Target::parse(&scratch.url).unwrap().connect(false).await.unwrap();
+    conn.call(Call::Script(NEXT_TO_EMPTY.to_owned())).await.unwrap();
+    let statements: [&Sql; 8] = [
+        &lease::CLAIM,
+        &lease::CLAIM_KIND,
+        &change::LOCK_JOBS,
+        &write::END_QUEUE,
+        &submit::READ_JOBS,
+        &deliveries::CLAIM,
+        &record::END_QUEUE,
+        &record::RETRY_QUEUE,
+    ];
+    for sql in statements {
+        let plan = plan(&scratch.url, sql).await;
+        let lines: Vec<_> = plan.lines().collect();
+        let walks = |pair: &[&str]| pair[0].contains("_queue_pkey") && !pair[1].contains("= ANY (ARRAY[");
+        assert!(plan.contains("_queue_pkey") && !lines.windows(2).any(walks), "{plan}");
     }
     scratch.remove().await.unwrap();
 }

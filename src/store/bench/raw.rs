@@ -35,7 +35,7 @@ static LEASE: Sql = Sql::batch(
      SET phase = 'leased', fence = fence + 1, token = $1, attempt = attempt + 1, attempts_left = attempts_left - 1,
          due_at = $2, lease_seconds = 60, worker_id = 'bench', sequence = sequence + 1, started_at = $3,
          started_sequence = sequence + 1, watch_at = $2
-     FROM {b} WHERE job_queue.job_id = b.job_id",
+     FROM {b} WHERE job_queue.job_id {is b.job_id}",
     3,
     &[("job_id", Col::Uuid)],
 );

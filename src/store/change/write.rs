@@ -14,7 +14,7 @@ use crate::types::job::{CANCEL_GRACE, Outcome};
 use crate::types::{JobId, Millis};
 
 pub(in crate::store) static END_QUEUE: Sql = Sql::batch(
-    "DELETE FROM job_queue WHERE job_id IN (SELECT b.job_id FROM {b})",
+    "DELETE FROM job_queue USING {b} WHERE job_queue.job_id {is b.job_id}",
     0,
     &[("job_id", Col::Uuid)],
 );
@@ -58,7 +58,7 @@ static UPDATE_QUEUE: Sql = Sql::batch(
          version = b.version, fence = b.fence, progress = b.progress, progress_at = b.progress_at, progress_due = b.progress_due, message = b.message, error = b.error,
          error_code = b.error_code, cancel_at = b.cancel_at, cancel_reason = b.cancel_reason, watch_at = b.watch_at,
          started_sequence = b.started_sequence
-     FROM {b} WHERE job_queue.job_id = b.job_id",
+     FROM {b} WHERE job_queue.job_id {is b.job_id}",
     0,
     &[
         ("job_id", Col::Uuid),

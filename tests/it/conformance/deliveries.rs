@@ -167,12 +167,17 @@ async fn what_is_due_is_found_by_time_and_by_lane(bed: &Bed) {
     assert_eq!(stirred(bed.node, bed.now(), None, 9).await, two);
     let dead = Millis(bed.now().0 + 9_000);
     assert_eq!(stirred(other, dead, None, 9).await, two, "a dead one has nothing");
-    let next = async |at: Millis| bed.store.next_due(at).await.unwrap();
+    let next = async |at: Millis| bed.store.next_due(at, Millis(at.0 + 60_000)).await.unwrap();
     assert_eq!(next(Millis(lanes[0].1.0 - 1)).await, Some(lanes[0].1));
     assert_eq!(next(lanes[2].1).await, None);
     bed.claim().await;
     assert!(bed.store.due(Millis(0), bed.now(), 9).await.unwrap().is_empty());
     assert_eq!(next(bed.now()).await, Some(Millis(bed.now().0 + 30_000)), "when the leases run out");
+    assert_eq!(
+        bed.store.next_due(bed.now(), Millis(bed.now().0 + 29_999)).await.unwrap(),
+        None,
+        "not by then"
+    );
 }
 
 async fn two_claimers_one_wins(bed: &Bed) {

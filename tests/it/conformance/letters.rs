@@ -209,5 +209,5 @@ async fn a_redrive_leaves_alone_what_others_took(bed: &Bed) {
     assert_eq!(bed.count("delivery_queue").await, 2);
     let told = bed.store.delivery(bed.tenant, ids[0], bed.now()).await.unwrap();
     assert_eq!(told.state, DeliveryState::Dead);
-    assert_eq!(bed.store.next_due(Millis(0)).await.unwrap(), Some(bed.now()));
+    assert_eq!(bed.store.next_due(Millis(0), bed.now()).await.unwrap(), Some(bed.now()));
 }
