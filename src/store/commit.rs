@@ -26,6 +26,7 @@ use crate::types::Millis;
 use crate::types::job::Change;
 use op::Weight;
 pub(super) use op::{Op, Reply};
+use submit::Stored;
 
 /// Calls that may wait for a flush, and their bytes; beyond either the caller is told to come back.
 const QUEUE: usize = 8_192;
@@ -286,7 +287,7 @@ async fn persist(
 fn count(inner: &Inner, reply: &Reply) {
     match reply {
         Reply::Submit(jobs) => {
-            inner.metrics.submitted(jobs.iter().filter(|j| !j.replayed).count() as u64);
+            inner.metrics.submitted(jobs.iter().filter(|j| matches!(j, Stored::Now(_))).count() as u64);
         }
         Reply::Lease(jobs) => inner.metrics.claimed(jobs.len() as u64),
         Reply::Publish(_) | Reply::Change(_) | Reply::Claim(_) | Reply::Record(_) => {}
@@ -327,7 +328,7 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
             replies[i] = Some(Ok(Reply::Change(answers.by_ref().take(c.len()).collect())));
         }
     }
-    let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(m) } else { None });
+    let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(&**m) } else { None });
     if !at.is_empty() {
         for (i, answer) in at.into_iter().zip(submit::submit(inner, tx, &mut out, &many, now).await?) {
             replies[i] = Some(answer.map(Reply::Submit));

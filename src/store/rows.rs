@@ -4,7 +4,7 @@ use super::db::Row;
 use super::error::{Error, Result};
 use crate::types::api::ErrorInfo;
 use crate::types::delivery::DeliveryState;
-use crate::types::job::{CallbackState, Job, JobEvent, JobState, WorkerKind};
+use crate::types::job::{CallbackState, Job, JobState, WorkerKind};
 use crate::types::{Id, Millis};
 
 /// The columns of [`job`], in order, over [`job_source!`].
@@ -207,12 +207,7 @@ fn callback_state(row: &Row, job: &Job, now: Millis) -> Result<CallbackState> {
 
 /// The callback of a job that has not ended.
 pub(super) fn callback_awaited(job: &Job) -> CallbackState {
-    let ends = |wants: i64| JobEvent::TERMINAL.iter().any(|e| wants & e.bit() != 0);
-    if job.callback().ok().flatten().is_some_and(|c| ends(c.wants)) {
-        CallbackState::Pending
-    } else {
-        CallbackState::None
-    }
+    CallbackState::awaited(job.callback_wants())
 }
 
 /// The random part of the lease token of one job of a claim.

@@ -9,7 +9,7 @@ use super::error::{Error, Result};
 use super::idempotency::{Claim, Claimed, claim_keys};
 use super::model::Submitted;
 use super::pool::Tx;
-use super::rows::{callback_awaited, callback_source, job, job_columns, lease_random};
+use super::rows::{callback_source, job, job_columns, lease_random};
 use super::seal::Aad;
 use super::{Inner, seconds};
 use crate::args;
@@ -100,6 +100,24 @@ pub(super) static READ_JOBS: Sql = Sql::batch(
 /// One submission: its jobs are stored together or not at all.
 pub(super) type Many = Vec<NewJob>;
 
+/// What became of one of its jobs.
+pub(super) enum Stored {
+    /// It was stored, and accepted then.
+    Now(Millis),
+    /// An earlier request had made it.
+    Earlier(Box<Submitted>),
+}
+
+impl Stored {
+    /// The answer to who submitted `job`. Made by the caller: the writer has others to write for.
+    pub(super) fn answer(self, job: &NewJob) -> Submitted {
+        match self {
+            Stored::Now(at) => accepted(job, at),
+            Stored::Earlier(first) => *first,
+        }
+    }
+}
+
 /// Stores several submissions. One answer each, in order.
 pub(super) async fn submit(
     inner: &Inner,
@@ -107,7 +125,7 @@ pub(super) async fn submit(
     out: &mut Outbox<'_>,
     many: &[&Many],
     now: Millis,
-) -> Result<Vec<Result<Vec<Submitted>>>> {
+) -> Result<Vec<Result<Vec<Stored>>>> {
     let keyed: Vec<&NewJob> =
         many.iter().flat_map(|m| m.iter()).filter(|j| j.idempotency.is_some()).collect();
     let earlier = earlier(tx, &keyed, now).await?;
@@ -131,8 +149,8 @@ pub(super) async fn submit(
         .map(|r| Ok((r.id(0)?, replay(r, now)?)))
         .collect::<Result<HashMap<JobId, Submitted>>>()?;
     let answer = |j: &NewJob| match earlier.get(&j.id) {
-        None => Ok(accepted(j, now)),
-        Some(Ok(id)) => first.get(id).cloned().ok_or(Error::Expired),
+        None => Ok(Stored::Now(now)),
+        Some(Ok(id)) => first.get(id).cloned().map(|s| Stored::Earlier(Box::new(s))).ok_or(Error::Expired),
         Some(Err(())) => Err(Error::KeyReused),
     };
     Ok(many.iter().map(|m| m.iter().map(answer).collect()).collect())
@@ -328,10 +346,9 @@ pub(super) fn accepted(j: &NewJob, now: Millis) -> Submitted {
         result_url: None,
         expires_at: None,
         purged: false,
-        callback_state: CallbackState::None,
+        callback_state: CallbackState::awaited(j.callback.as_ref().map(|c| c.wants)),
         callback_version: 0,
     };
-    let job = Job { callback_state: callback_awaited(&job), ..job };
     let lease = first_lease(&job);
     Submitted { job, lease, replayed: false }
 }

@@ -1,5 +1,6 @@
 //! The hot verbs as their callers see them; [`super::commit`] writes them together.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Store;
@@ -27,8 +28,11 @@ impl Store {
         for job in jobs.iter_mut().filter(|j| j.worker == WorkerKind::External && j.lease.is_none()) {
             job.lease = Some(LeaseToken { fence: 1, random: self.0.dice.bytes() });
         }
-        match self.0.committer.call(Op::Submit(jobs), now).await? {
-            Reply::Submit(answer) => Ok(answer),
+        let jobs = Arc::new(jobs);
+        match self.0.committer.call(Op::Submit(jobs.clone()), now).await? {
+            Reply::Submit(stored) => {
+                Ok(jobs.iter().zip(stored).map(|(job, stored)| stored.answer(job)).collect())
+            }
             _ => mixed_up(),
         }
     }

@@ -211,6 +211,15 @@ impl Job {
         self.callback.as_deref().map(serde_json::from_str).transpose()
     }
 
+    /// The events that the callback wants, as bits of [`JobEvent::bit`]. None too where the stored text cannot be read.
+    pub fn callback_wants(&self) -> Option<i64> {
+        #[derive(Deserialize)]
+        struct Wants {
+            wants: i64,
+        }
+        serde_json::from_str::<Wants>(self.callback.as_deref()?).ok().map(|callback| callback.wants)
+    }
+
     /// The standing endpoint that the callback names, if it names one.
     pub fn callback_endpoint(&self) -> Option<EndpointId> {
         // Most callbacks name none: these need not be read for it.

@@ -1,20 +1,21 @@
 //! What a committer is asked, and how much it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::store::change;
 use crate::store::error::Result;
 use crate::store::model::{
-    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Submitted, What,
+    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, What,
 };
 use crate::store::publish::{Answer, Publication};
-use crate::store::submit::Many;
+use crate::store::submit::{Many, Stored};
 use crate::types::delivery::Verdict;
 use crate::types::id::NodeId;
 
 /// One call of a hot verb.
 pub(in crate::store) enum Op {
-    Submit(Many),
+    Submit(Arc<Many>),
     /// With about as many deliveries.
     Publish(Publication, usize),
     Change(Vec<JobChange>),
@@ -29,7 +30,7 @@ pub(in crate::store) enum Op {
 
 /// The answer to an [`Op`] of the same name.
 pub(in crate::store) enum Reply {
-    Submit(Vec<Submitted>),
+    Submit(Vec<Stored>),
     Publish(Vec<Answer>),
     Change(Vec<Result<Changed>>),
     Lease(Vec<LeasedJob>),

@@ -174,6 +174,12 @@ impl JobEvent {
 }
 
 impl CallbackState {
+    /// That of a job that has not ended and whose callback, if it has one, wants these events.
+    pub fn awaited(wants: Option<i64>) -> CallbackState {
+        let ends = |wants: i64| JobEvent::TERMINAL.iter().any(|e| wants & e.bit() != 0);
+        if wants.is_some_and(ends) { CallbackState::Pending } else { CallbackState::None }
+    }
+
     /// Where the callback stands when its delivery stands so.
     pub const fn of(delivery: DeliveryState) -> CallbackState {
         match delivery {
