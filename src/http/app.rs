@@ -15,6 +15,7 @@ use super::pace::Pace;
 use super::problem::Problem;
 use super::routes::Route;
 use super::watch::Hub;
+use super::work::Looks;
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::metrics::Metrics;
@@ -134,6 +135,8 @@ pub struct Inner {
     pub(super) heads: Heads,
     /// Who watches which job.
     pub(super) hub: Hub,
+    /// What is known of work that someone waits for.
+    pub(super) looks: Looks,
     /// A place for each request at work.
     pub(super) slots: Arc<Semaphore>,
     /// Counts real time for what lives in memory only, also where tests hold `clock` still.
@@ -169,6 +172,7 @@ impl App {
             followers: Followers::default(),
             heads: hub.feeds(),
             hub,
+            looks: Looks::default(),
             slots,
             real: Clock::system(),
         }))

@@ -16,7 +16,7 @@ use super::extract::{
 use super::jobs::{change, changed};
 use super::json;
 use super::problem::Problem;
-use crate::store::{Changed, JobChange, LeaseRequest, LeasedJob, Right, What};
+use crate::store::{Changed, JobChange, LeaseRequest, Right, What};
 use crate::types::api::{
     self, Ack, AckOp, Acks, Alive, Claim, Claimed, Complete, Fail, Heartbeat, Items, OrProblem, Release,
 };
@@ -46,22 +46,8 @@ pub async fn claim(
     key.for_queue(&queue)?;
     let patience = rules::range("/waitSeconds", body.value.wait_seconds, 0, 0..=30)?;
     let wish = wish(body.value, &key, queue)?;
-    let mut looked = false;
-    let look = || {
-        // Who waits asks without writing: a thousand idle workers must not fill the writer's queue.
-        let again = std::mem::replace(&mut looked, true);
-        look(&app, &wish, again)
-    };
-    let patience = Duration::from_secs(patience.into());
-    let leased = waiting.watch(&app, patience, look, |leased| !leased.is_empty()).await?;
+    let leased = waiting.claim(&app, &wish, Duration::from_secs(patience.into())).await?;
     Ok(Json(Claimed { jobs: leased.into_iter().map(|one| one.job).collect() }))
-}
-
-async fn look(app: &App, wish: &LeaseRequest, probe: bool) -> Result<Vec<LeasedJob>, Problem> {
-    if probe && !app.ask(app.store.any_due(wish, app.now())).await? {
-        return Ok(Vec::new());
-    }
-    app.ask(app.store.lease(wish.clone(), app.now())).await
 }
 
 fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseRequest, Invalid> {

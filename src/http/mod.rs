@@ -37,6 +37,7 @@ mod tenants;
 mod tests;
 mod unread;
 mod watch;
+mod work;
 
 use std::sync::Arc;
 

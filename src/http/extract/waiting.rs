@@ -10,6 +10,7 @@ use super::{Prefer, Reader};
 use crate::http::app::App;
 use crate::http::layers::Ctx;
 use crate::http::problem::Problem;
+use crate::store::{LeaseRequest, LeasedJob};
 use crate::types::JobId;
 use crate::types::job::Job;
 
@@ -40,6 +41,17 @@ impl Waiting {
     ) -> Result<T, Problem> {
         self.rest_for(patience);
         app.watch(patience, look, done).await
+    }
+
+    /// Claims jobs; see [`App::claim`].
+    pub async fn claim(
+        &self,
+        app: &App,
+        wish: &LeaseRequest,
+        patience: Duration,
+    ) -> Result<Vec<LeasedJob>, Problem> {
+        self.rest_for(patience);
+        app.claim(wish, patience).await
     }
 
     /// Looks again when the job has moved; see [`App::watch_job`].
