@@ -21,6 +21,9 @@ const AGAIN: i64 = 500;
 /// From so many on it waits for the readers, and for so long: where they are many one is always there.
 const LONG: i64 = 4 * BEGIN;
 const WAIT: Duration = Duration::from_millis(20);
+/// With so many that are not copied, some 256 MiB, the writer waits for the pass and copies itself: the disk is slower than
+/// it, or no pass can begin.
+const FAR: i64 = 16 * BEGIN;
 
 /// The checkpoints of the one connection that writes to a file.
 pub(super) struct Checkpoints {
@@ -61,17 +64,22 @@ impl Checkpoints {
         if pages < self.log.replace(pages) {
             self.next.set(BEGIN);
         }
+        let far = pages - copied >= FAR;
         let mut pass = self.pass.borrow_mut();
-        if pass.as_ref().is_some_and(|pass| !pass.is_finished()) {
+        if !far && pass.as_ref().is_some_and(|pass| !pass.is_finished()) {
             return Ok(());
         }
-        let ended = pass.take().is_some();
+        let ended = pass.take().map(JoinHandle::join).is_some();
         let due = pages >= self.next.get();
         if pages - copied >= BEGIN {
             // Without the writer, too, where a reader needs the file as it was for long.
             if due {
                 self.next.set(pages + BEGIN);
-                *pass = beside(&self.path);
+                if far {
+                    checkpoint(conn, "PRAGMA main.wal_checkpoint(PASSIVE)")?;
+                } else {
+                    *pass = beside(&self.path);
+                }
             }
         } else if pages >= BEGIN && (ended || due) {
             self.next.set(pages + AGAIN);
@@ -235,6 +243,20 @@ mod tests {
             kept.pages("x.db") > 5 * BEGIN && kept.checkpoints().log.get() < 2 * BEGIN,
             "it has begun anew"
         );
+    }
+
+    #[test]
+    fn where_no_pass_can_begin_the_writer_copies_before_the_log_is_endless() {
+        let mut kept = Kept::new();
+        kept.writer.checkpoints.as_mut().unwrap().path = kept.dir.path().join("no/such/file");
+        let write = || {
+            kept.write();
+            kept.passed();
+            kept.checkpoints().log.get()
+        };
+        let logs: Vec<_> = (0..200).map(|_| write()).collect();
+        assert!(logs.iter().all(|pages| *pages < FAR + 2 * BEGIN), "{logs:?}");
+        assert!(kept.pages("x.db") > FAR && logs.last() < Some(&FAR), "it has begun anew");
     }
 
     /// Readers that overlap, each until it is out of date or for long enough: there is always one that is.
