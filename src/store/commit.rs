@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::db::Engine;
 use super::emit::{After, Handed, Outbox};
 use super::error::{Error, Result};
-use super::model::{Attempted, JobChange, LeasedJob, Right, What};
+use super::model::{Attempted, JobChange, LeaseRequest, LeasedJob, Right, What};
 use super::pool::{Pool, Tx};
 use super::{Inner, Store, change, deliveries, lease, limits, publish, record, submit};
 use crate::types::Millis;
@@ -298,9 +298,10 @@ type Written = (Vec<Result<Reply>>, After);
 
 async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: &mut bool) -> Result<Written> {
     let mut tx = pool.begin().await?;
-    match write(inner, &mut tx, calls, *in_doubt).await {
+    let undone = |_: &Error| inner.floors.forget(pick(calls, wish).1.into_iter());
+    match write(inner, &mut tx, calls, *in_doubt).await.inspect_err(undone) {
         Ok(written) => {
-            tx.commit().await.inspect_err(|_| *in_doubt = true)?;
+            tx.commit().await.inspect_err(|_| *in_doubt = true).inspect_err(undone)?;
             Ok(written)
         }
         Err(e) => {
@@ -318,7 +319,7 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
     let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
 
     // One order of tables in every transaction, so that two of them cannot deadlock.
-    let wants = pick(calls, |op| if let Op::Lease(want) = op { Some(want) } else { None }).1;
+    let wants = pick(calls, wish).1;
     let held = limits::held(inner, tx, &wants, now).await?;
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
     if !at.is_empty() {
@@ -363,6 +364,10 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
     let after = out.write(tx).await?;
     let missing = || Err(Error::Bug("a call without an answer".to_owned()));
     Ok((replies.into_iter().map(|r| r.unwrap_or_else(missing)).collect(), after))
+}
+
+fn wish(op: &Op) -> Option<&LeaseRequest> {
+    if let Op::Lease(want) = op { Some(want) } else { None }
 }
 
 fn pick<'c, T>(calls: &'c [Call], of: impl Fn(&'c Op) -> Option<&'c T>) -> (Vec<usize>, Vec<&'c T>) {

@@ -24,14 +24,14 @@ macro_rules! past_expiry {
     };
 }
 pub(super) use past_expiry;
-const EXPIRED: &str = concat!(
-    "SELECT d.id FROM deliveries d JOIN delivery_queue q ON q.delivery_id = d.id WHERE ",
+pub(super) static EXPIRED: Sql = Sql::plain(concat!(
+    "SELECT d.id FROM deliveries d JOIN delivery_queue q ON q.delivery_id {is d.id} WHERE ",
     past_expiry!(),
     " AND ",
     not_in_flight!(),
     " ORDER BY d.expires_at LIMIT $2"
-);
-static TAKE: Sql = Sql::batch(
+));
+pub(super) static TAKE: Sql = Sql::batch(
     concat!(
         "DELETE FROM delivery_queue USING {b} WHERE delivery_queue.delivery_id {is b.delivery_id} AND ",
         not_in_flight!(),
@@ -44,7 +44,7 @@ static TAKE: Sql = Sql::batch(
 impl Store {
     /// Lays down what may not be sent any more; gives how many were looked at, [`Store::OVERDUE_BITE`] at the most.
     pub async fn end_expired(&self, now: Millis) -> Result<usize> {
-        let mut ids = self.scout(EXPIRED, args![now, BITE]).await?;
+        let mut ids = self.scout(EXPIRED.text(self.0.scouts.engine()), args![now, BITE]).await?;
         if ids.is_empty() {
             return Ok(0);
         }

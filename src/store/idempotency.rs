@@ -30,11 +30,11 @@ static INSERT_KEYS: Sql = Sql::batch(
     KEY_COLS,
 );
 
-static DROP_DEAD_KEYS: Sql = Sql::batch(
+pub(super) static DROP_DEAD_KEYS: Sql = Sql::batch(
     "DELETE FROM idempotency
      WHERE expires_at + 0 <= $1
        AND (tenant_id, route, key) IN (SELECT b.tenant_id, b.route, b.key FROM {b})
-       AND NOT EXISTS (SELECT 1 FROM job_queue q WHERE q.job_id = idempotency.job_id)",
+       AND NOT EXISTS (SELECT 1 FROM job_queue q WHERE q.job_id {is idempotency.job_id})",
     1,
     KEY_COLS,
 );

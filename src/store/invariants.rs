@@ -33,7 +33,8 @@ const QUESTIONS: &[Question] = &[
     },
     Question {
         invariant: "I1: a delivery is terminal or owed by exactly one queue row",
-        sql: "SELECT d.id, CAST(CASE WHEN (d.state = 'owed') = (q.delivery_id IS NOT NULL) THEN 0 ELSE 1 END AS BIGINT)
+        sql: "SELECT d.id, CAST(CASE WHEN (d.state = 'owed') = (q.delivery_id IS NOT NULL)
+                     AND (d.state = 'owed') = (d.ended_at IS NULL) THEN 0 ELSE 1 END AS BIGINT)
               FROM deliveries d LEFT JOIN delivery_queue q ON q.delivery_id = d.id
               WHERE d.id > $1 ORDER BY d.id LIMIT $2",
     },

@@ -1,5 +1,8 @@
 //! `lease`: gives due jobs to a worker.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -28,7 +31,7 @@ macro_rules! claim {
             "WITH picked AS MATERIALIZED (
                  SELECT q.job_id FROM job_queue q
                  WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = $3
-                   AND q.due_at > $4  -- the first that was found: before it lie only dead index entries
+                   AND q.due_at > $4  -- the first that was found: before it lie dead index entries, and stragglers for the next pass
                    AND q.due_at <= $5
                    AND q.attempts_left > 0  -- the sweep ends a job whose last attempt was lost
                    AND q.cancel_at IS NULL
@@ -65,7 +68,8 @@ static PAYLOADS: Sql = Sql::batch(
 );
 
 // Five probes of the index, each above its floor, for the first that is due; without them each claim would try five
-// levels. The inner LIMIT keeps PostgreSQL from making a join of them, which begins without the floors.
+// levels. Where it asked whether one EXISTS, PostgreSQL made a join of them that began without the floors; without the LIMIT it
+// would probe once more for the condition.
 macro_rules! levels {
     ($of_kind:literal) => {
         concat!(
@@ -97,15 +101,17 @@ pub(super) struct Floors(Mutex<HashMap<QueueKey, Floor>>);
 #[derive(Clone, Copy, Default)]
 struct Floor {
     levels: [i64; 5],
-    /// When the queue was last looked at without a floor, and when it is to be again.
-    full: [i64; 2],
+    /// When the queue was last looked at without a floor.
+    full_at: i64,
+    /// When it is to be again.
+    next_full: i64,
 }
 
-/// A commit that takes longer than this is found by the pass without a floor.
-const LONGEST_COMMIT: i64 = 250;
-/// The pass without a floor comes this often; it goes through all that is dead and cannot be removed yet, so at most
-/// a fiftieth of the time is spent on it while that is possible.
-const FULL_PASS_EVERY: std::ops::RangeInclusive<i64> = 1_000..=10_000;
+/// What is committed later than this after its instant is found by the pass without a floor.
+const LONGEST_COMMIT: i64 = 1_000;
+/// The pass without a floor comes this often. It goes through all that is dead and cannot be removed yet, so it takes a
+/// fiftieth of the time as long as it can.
+const FULL_PASS_EVERY: std::ops::RangeInclusive<i64> = 1_000..=3_000;
 /// Queues whose floors are remembered; forgetting one costs a pass without a floor.
 const QUEUES_REMEMBERED: usize = 10_000;
 
@@ -117,9 +123,10 @@ impl Floors {
             floors.clear();
         }
         let floor = floors.entry(key.clone()).or_default();
-        let stepped_back = floor.levels.iter().any(|f| *f > now.0) || now.0 < floor.full[0];
-        if stepped_back || now.0 >= floor.full[1] {
-            *floor = Floor { levels: [0; 5], full: [now.0, now.0 + FULL_PASS_EVERY.start()] };
+        let stepped_back = floor.levels.iter().any(|f| *f > now.0) || now.0 < floor.full_at;
+        if stepped_back || now.0 >= floor.next_full {
+            // Until it has told what it found all others begin without a floor, too.
+            *floor = Floor { levels: [0; 5], full_at: now.0, next_full: now.0 + FULL_PASS_EVERY.end() };
         }
         *floor
     }
@@ -128,14 +135,24 @@ impl Floors {
     fn found(&self, key: &QueueKey, floor: &Floor, firsts: &[(usize, i64)], took: Duration, now: Millis) {
         let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Another look may have begun without a floor since; what it finds is not to be hidden.
-        let Some(known) = floors.get_mut(key).filter(|known| known.full[0] == floor.full[0]) else { return };
+        let Some(known) = floors.get_mut(key).filter(|known| known.full_at == floor.full_at) else { return };
         known.levels = [now.0 - LONGEST_COMMIT; 5];
         for (level, due_at) in firsts {
             known.levels[*level] = known.levels[*level].min(due_at - 1);
         }
         if floor.levels == [0; 5] {
             let rest = i64::try_from(took.as_millis()).unwrap_or(i64::MAX).saturating_mul(50);
-            known.full[1] = now.0 + rest.clamp(*FULL_PASS_EVERY.start(), *FULL_PASS_EVERY.end());
+            known.next_full = now.0 + rest.clamp(*FULL_PASS_EVERY.start(), *FULL_PASS_EVERY.end());
+        }
+    }
+
+    /// Claims of a transaction that was undone: what one of them had taken was behind the floor of the next.
+    pub(super) fn forget<'w>(&self, undone: impl Iterator<Item = &'w LeaseRequest>) {
+        let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for want in undone {
+            for kind in want.kinds() {
+                floors.remove(&want.key(kind.as_deref()));
+            }
         }
     }
 }
@@ -258,9 +275,9 @@ impl Store {
             let floor = self.0.floors.get(&key, now);
             let (levels, probe) = want.probe(kind.as_deref(), &floor, now);
             let engine = self.0.scouts.engine();
-            let began = Instant::now();
             let firsts = firsts(&self.scout(levels.text(engine), probe).await?)?;
-            self.0.floors.found(&key, &floor, &firsts, began.elapsed(), now);
+            // How long it took says nothing: it may have waited for a connection.
+            self.0.floors.found(&key, &floor, &firsts, Duration::ZERO, now);
             if !firsts.is_empty() {
                 return Ok(true);
             }

@@ -183,7 +183,7 @@ macro_rules! old_keys {
 }
 macro_rules! key_needed {
     () => {
-        "EXISTS (SELECT 1 FROM job_queue q WHERE q.job_id = idempotency.job_id)"
+        "EXISTS (SELECT 1 FROM job_queue q WHERE q.job_id {is idempotency.job_id})"
     };
 }
 static POSTPONE_KEYS: Sql =

@@ -1,0 +1,68 @@
+use super::*;
+
+const NOW: Millis = Millis(1_000_000);
+
+fn key() -> QueueKey {
+    (TenantId::from_uuid(uuid::Uuid::nil()), "default".to_owned(), None)
+}
+
+fn after(ms: i64) -> Millis {
+    Millis(NOW.0 + ms)
+}
+
+/// A look that took no time.
+fn look(floors: &Floors, firsts: &[(usize, i64)], now: Millis) -> Floor {
+    let floor = floors.get(&key(), now);
+    floors.found(&key(), &floor, firsts, Duration::ZERO, now);
+    floor
+}
+
+#[test]
+fn a_floor_is_just_below_the_first_and_never_nearer_than_a_commit_takes() {
+    let floors = Floors::default();
+    assert_eq!(look(&floors, &[(1, NOW.0 - 5_000), (2, NOW.0 - 10)], NOW).levels, [0; 5]);
+    let late = NOW.0 - LONGEST_COMMIT;
+    assert_eq!(floors.get(&key(), after(1)).levels, [late, NOW.0 - 5_001, late, late, late]);
+}
+
+#[test]
+fn a_pass_without_a_floor_comes_each_second_and_more_rarely_where_it_takes_long() {
+    let floors = Floors::default();
+    look(&floors, &[], NOW);
+    assert_ne!(floors.get(&key(), after(999)).levels, [0; 5]);
+    let floor = floors.get(&key(), after(1_000));
+    assert_eq!(floor.levels, [0; 5]);
+    floors.found(&key(), &floor, &[], Duration::from_millis(40), after(1_010));
+    assert_ne!(floors.get(&key(), after(3_009)).levels, [0; 5]);
+    assert_eq!(floors.get(&key(), after(3_010)).levels, [0; 5]);
+}
+
+#[test]
+fn an_older_look_hides_nothing_from_a_newer_pass() {
+    let floors = Floors::default();
+    let old = floors.get(&key(), NOW);
+    let new = floors.get(&key(), after(3_000));
+    floors.found(&key(), &old, &[], Duration::ZERO, after(3_001));
+    assert_eq!(floors.get(&key(), after(3_002)).levels, [0; 5], "the newer one has not told yet");
+    floors.found(&key(), &new, &[], Duration::ZERO, after(3_003));
+    assert_ne!(floors.get(&key(), after(3_004)).levels, [0; 5]);
+    assert_eq!(floors.get(&key(), Millis(0)).levels, [0; 5], "the clock stepped back");
+}
+
+#[test]
+fn what_an_undone_transaction_passed_is_looked_for_again() {
+    let floors = Floors::default();
+    let want = LeaseRequest {
+        tenant: key().0,
+        queue: key().1,
+        types: vec![],
+        max: 1,
+        lease_seconds: 30,
+        renew_seconds: None,
+        worker_id: None,
+    };
+    let floor = look(&floors, &[], NOW);
+    floors.forget([&want].into_iter());
+    floors.found(&key(), &floor, &[], Duration::ZERO, NOW);
+    assert_eq!(floors.get(&key(), after(1)).levels, [0; 5]);
+}
