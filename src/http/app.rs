@@ -29,9 +29,9 @@ use crate::wake::{Listener, Wake};
 /// How long a handler waits for the store: the API answers 503 within 1.5 s instead of hanging.
 const STORE_DEADLINE: Duration = Duration::from_millis(1_400);
 /// The longest a deliberate wait goes without looking again, should a nudge be lost.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The shortest time between two looks: under load every commit nudges.
-const LOOK_GAP: Duration = Duration::from_millis(15);
+pub(super) const LOOK_GAP: Duration = Duration::from_millis(15);
 
 /// A key may open so many WebSockets for each poll that it may make of one job.
 const OPENS: u32 = 10;

@@ -7,56 +7,76 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::app::App;
+use super::app::{App, LOOK_AGAIN, LOOK_GAP};
 use super::problem::Problem;
 use crate::store::{LeaseRequest, LeasedJob};
 use crate::types::TenantId;
 use crate::wake::Listener;
 
-/// The longest that work goes unseen: what falls due with time, or comes in at another node, brings no nudge.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// The shortest time between two looks that find nothing: under load every commit nudges.
-const LOOK_GAP: Duration = Duration::from_millis(15);
-/// Kinds of work that are kept in mind though nobody waits for them any more.
-const REMEMBERED: usize = 1_000;
-
 /// Tenant, queue, and the types in order.
-type Kind = (TenantId, String, Vec<String>);
+type Wanted = (TenantId, String, Vec<String>);
 
 /// What those who wait know of the work that they wait for.
 #[derive(Default)]
-pub(super) struct Looks(Lock<HashMap<Kind, Arc<Shared>>>);
+pub(super) struct Looks(Lock<HashMap<Wanted, Arc<Shared>>>);
 
 impl Looks {
-    fn of(&self, wish: &LeaseRequest) -> Arc<Shared> {
+    fn join(&self, wish: &LeaseRequest) -> Waiter<'_> {
         let mut types = wish.types.clone();
         types.sort_unstable();
+        let wanted = (wish.tenant, wish.queue.clone(), types);
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= REMEMBERED {
-            all.retain(|_, shared| Arc::strong_count(shared) > 1);
-        }
-        all.entry((wish.tenant, wish.queue.clone(), types)).or_default().clone()
+        let shared = all.entry(wanted.clone()).or_default().clone();
+        Waiter { looks: self, wanted, shared }
     }
 }
 
-/// When a look began that found nothing and was the last one. Held by who is about to look.
+/// One who waits. The last one to leave takes what is known along.
+struct Waiter<'l> {
+    looks: &'l Looks,
+    wanted: Wanted,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut all = self.looks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(&self.shared) == 2 {
+            all.remove(&self.wanted);
+        }
+    }
+}
+
+/// The last look, if it is an answer for others too. Held by who is about to look.
 #[derive(Default)]
-struct Shared(Mutex<Option<Instant>>);
+struct Shared(Mutex<Option<Look>>);
+
+struct Look {
+    began: Instant,
+    /// That nothing was due, or why that could not be found out: a store that does not answer is not waited for by one
+    /// after the other.
+    came: Result<(), Problem>,
+}
 
 enum Turn<'s> {
     /// Nothing was due when that look began.
     Nothing(Instant),
+    /// It could not be found out.
+    Failed(Problem),
     /// To find out.
-    Look(MutexGuard<'s, Option<Instant>>),
+    Look(MutexGuard<'s, Option<Look>>),
 }
 
 impl Shared {
-    /// What a look found that began after `known`, or the right to look.
+    /// What a look came to that began after `known`, or the right to look.
     async fn turn(&self, known: Instant) -> Turn<'_> {
         let last = self.0.lock().await;
-        match *last {
-            Some(nothing) if nothing > known => return Turn::Nothing(nothing),
-            Some(nothing) => sleep_until(nothing + LOOK_GAP).await,
+        match &*last {
+            Some(Look { began, came: Ok(()) }) if *began > known => return Turn::Nothing(*began),
+            Some(Look { began, came: Err(problem) }) if *began > known => {
+                return Turn::Failed(problem.clone());
+            }
+            Some(Look { began, .. }) => sleep_until(*began + LOOK_GAP).await,
             None => {}
         }
         Turn::Look(last)
@@ -76,7 +96,7 @@ impl App {
         if !leased.is_empty() || patience.is_zero() {
             return Ok(leased);
         }
-        let shared = self.looks.of(wish);
+        let waiter = self.looks.join(wish);
         let end = async {
             tokio::select! {
                 () = sleep(patience) => {}
@@ -89,16 +109,21 @@ impl App {
             let (next, turn) = tokio::select! {
                 biased;
                 () = &mut end => break,
-                woken = self.woken(nudge, known, &shared) => woken,
+                woken = self.woken(nudge, known, &waiter.shared) => woken,
             };
             nudge = next;
             known = match turn {
                 Turn::Nothing(since) => since,
+                Turn::Failed(problem) => return Err(problem),
                 Turn::Look(mut last) => {
                     let began = Instant::now();
                     // Asks without writing: a thousand idle workers must not fill the writer's queue.
                     let due = self.ask(self.store.any_due(wish, self.now())).await;
-                    *last = matches!(due, Ok(false)).then_some(began);
+                    *last = match &due {
+                        Ok(true) => None,
+                        Ok(false) => Some(Look { began, came: Ok(()) }),
+                        Err(problem) => Some(Look { began, came: Err(problem.clone()) }),
+                    };
                     drop(last);
                     if due? {
                         leased = self.lease(wish).await?;
@@ -131,10 +156,11 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
+    use crate::types::problem::ProblemCode;
 
     fn found_nothing(turn: Turn<'_>) {
         let Turn::Look(mut last) = turn else { panic!("somebody has looked") };
-        *last = Some(Instant::now());
+        *last = Some(Look { began: Instant::now(), came: Ok(()) });
     }
 
     #[tokio::test]
@@ -163,7 +189,7 @@ mod tests {
         let shared = Shared::default();
         let known = Instant::now();
         found_nothing(shared.turn(known).await);
-        // Something was due, or the look failed.
+        // Something was due.
         let Turn::Look(mut last) = shared.turn(Instant::now()).await else { panic!("it is too old") };
         *last = None;
         drop(last);
@@ -171,5 +197,38 @@ mod tests {
             matches!(shared.turn(known).now_or_never(), Some(Turn::Look(_))),
             "and there may be more at once"
         );
+    }
+
+    #[tokio::test]
+    async fn a_store_that_does_not_answer_is_waited_for_once() {
+        let shared = Shared::default();
+        let known = Instant::now();
+        let Turn::Look(mut last) = shared.turn(known).await else { panic!("nobody has looked") };
+        let problem = Problem::new(ProblemCode::StorageUnavailable);
+        *last = Some(Look { began: Instant::now(), came: Err(problem) });
+        drop(last);
+        assert!(matches!(shared.turn(known).await, Turn::Failed(_)));
+        assert!(matches!(shared.turn(Instant::now()).await, Turn::Look(_)), "who was woken later asks again");
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_work_that_nobody_waits_for() {
+        let looks = Looks::default();
+        let wish = |types: [&str; 2]| LeaseRequest {
+            tenant: TenantId::from_uuid(uuid::Uuid::nil()),
+            queue: "default".to_owned(),
+            types: types.map(str::to_owned).to_vec(),
+            max: 1,
+            lease_seconds: 30,
+            renew_seconds: None,
+            worker_id: None,
+        };
+        let one = looks.join(&wish(["a", "b"]));
+        let two = looks.join(&wish(["b", "a"]));
+        assert!(Arc::ptr_eq(&one.shared, &two.shared), "in whatever order");
+        drop(one);
+        assert_eq!(looks.0.lock().unwrap().len(), 1);
+        drop(two);
+        assert!(looks.0.lock().unwrap().is_empty());
     }
 }

@@ -80,8 +80,6 @@ pub async fn run(args: IdleArgs, out: Out) -> anyhow::Result<ExitCode> {
     let with_worker = rest(&stage, length).await?;
     stage.rest().await?;
     let alone = rest(&stage, length).await?;
-    let submitting = beside(&stage, 0, length).await?;
-    let crowded = beside(&stage, args.waiting, length).await?;
     stage.down().await?;
     fill(stage.store(), Filled { due: 0, finished: args.finished }).await?;
     let mut starts = Vec::new();
@@ -93,6 +91,9 @@ pub async fn run(args: IdleArgs, out: Out) -> anyhow::Result<ExitCode> {
     }
     stage.serve().await?;
     let full = rest(&stage, length).await?;
+    // Last, for what is submitted stays.
+    let submitting = beside(&stage, 0, length).await?;
+    let crowded = beside(&stage, args.waiting, length).await?;
     let (engine, finished) = (stage.engine().word(), args.finished);
     let (waiting, ready) = (args.waiting, Spread::of(starts));
     let report = Report { engine, finished, alone, with_worker, waiting, submitting, crowded, full, ready };
@@ -158,9 +159,9 @@ fn tell(report: &Report, out: Out) -> anyhow::Result<()> {
     for (what, rest) in [
         ("alone", report.alone),
         ("with a worker that waits", report.with_worker),
+        (&full, report.full),
         (&submitting, report.submitting),
         (&crowded, report.crowded),
-        (&full, report.full),
     ] {
         out.say(&format!(
             "{} {what}: {:.2} % of a core, {:.1} transactions a second, {:.1} MiB",
