@@ -86,6 +86,8 @@ impl Target {
                 ("enable_bitmapscan", "off"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
+                // For a batch of few rows it would plan anew at each call: a generic plan looks dearer to it.
+                ("plan_cache_mode", "force_generic_plan"),
             ]))),
         }
     }
