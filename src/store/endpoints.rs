@@ -1,9 +1,12 @@
 //! Standing endpoints: what their owners do with them.
 
+use std::collections::HashMap;
+
 use super::Store;
 use super::batch::{Col, Sql};
 use super::db::{Row, Value};
 use super::error::{Error, Result};
+use super::gather::Gather;
 use super::idempotency::claim_one;
 use super::jobs::Filter;
 use super::lanes::{clear, origin_of, touch};
@@ -44,11 +47,15 @@ static NAMED: Sql = Sql::batch(
     concat!(
         "SELECT ",
         endpoint_columns!(),
-        " FROM {b} JOIN endpoints e ON e.id = b.id WHERE e.tenant_id = $1 AND e.deleted_at IS NULL"
+        " FROM {b} JOIN endpoints e ON e.id = b.id AND e.tenant_id = b.tenant_id WHERE e.deleted_at IS NULL"
     ),
-    1,
-    &[("id", Col::Uuid)],
+    0,
+    &[("id", Col::Uuid), ("tenant_id", Col::Uuid)],
 );
+
+/// Those that submissions name at this moment.
+pub(super) type Named = Gather<(TenantId, EndpointId), Endpoint>;
+
 static ONE_LOCKED: Sql = Sql::plain(
     "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND q.deleted_at IS NULL {wait}",
 );
@@ -133,8 +140,22 @@ impl Store {
         tenant: TenantId,
         ids: std::collections::BTreeSet<EndpointId>,
     ) -> Result<Vec<Endpoint>> {
-        let ids = ids.into_iter().map(|id| args![id]).collect();
-        self.read_batch(&NAMED, args![tenant], ids).await?.iter().map(|row| endpoint(row, 0)).collect()
+        if let (1, Some(id)) = (ids.len(), ids.first()) {
+            let one = self.0.named.ask((tenant, *id), |keys| self.named(keys)).await?;
+            return Ok(one.into_iter().collect());
+        }
+        let keys = ids.into_iter().map(|id| (tenant, id)).collect();
+        Ok(self.named(keys).await?.into_values().collect())
+    }
+
+    async fn named(
+        &self,
+        keys: Vec<(TenantId, EndpointId)>,
+    ) -> Result<HashMap<(TenantId, EndpointId), Endpoint>> {
+        let keys = keys.into_iter().map(|(tenant, id)| args![id, tenant]).collect();
+        let rows = self.read_batch(&NAMED, vec![], keys).await?;
+        let found = |row| endpoint(row, 0).map(|found| ((found.tenant, found.id), found));
+        rows.iter().map(found).collect()
     }
 
     /// The tenant's endpoints, newest first.

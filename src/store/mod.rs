@@ -14,7 +14,7 @@
 //! 10. A statement for rows that are named by their keys must fit no other index: what else it asks of a row is written
 //!     `state || ''`, `due_at + 0`, `COALESCE(deleted_at, 0)`. With few such rows, or no statistics yet, PostgreSQL takes the
 //!     index of what is owed, due or owned, and then each row of the batch costs as much as all of these.
-//! 11. A row of a queue that is named by its key is found by `{is ...}` ([`batch::Sql`]), and nothing is sorted by that key.
+//! 11. On the hot connections a queue is joined by its key as `{is ...}` ([`batch::Sql`]), and nothing is sorted by that key.
 //! 12. Every verb takes the tenant; nothing reads across tenants but the loops of the service itself.
 
 pub mod batch;
@@ -33,6 +33,7 @@ mod expiry;
 mod explain;
 mod fan_out;
 mod feed;
+mod gather;
 mod health;
 mod idempotency;
 mod invariants;
@@ -104,6 +105,7 @@ struct Inner {
     limits: limits::Limits,
     learned: learn::Learned,
     secrets: secrets::Cache,
+    named: endpoints::Named,
     subscribers: subscribers::Subscribers,
     desk: OnceLock<Arc<dyn HandOver>>,
     observer: OnceLock<Arc<dyn Observer>>,
@@ -209,6 +211,7 @@ impl Store {
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
+            named: endpoints::Named::default(),
             subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),
@@ -236,6 +239,7 @@ impl Store {
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
+            named: endpoints::Named::default(),
             subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Store;
-use super::batch::Sql;
+use super::batch::{Col, Sql};
 use super::db::Row;
 use super::error::{Error, Result};
+use super::gather::Gather;
 use super::pool::Tx;
 use super::seal::Aad;
 use crate::args;
@@ -35,6 +36,14 @@ macro_rules! live {
 const LIVE: &str = live!();
 const FIRST: &str = "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 LIMIT 2";
 static LIVE_NOW: Sql = Sql::plain(live!());
+static LIVE_OF: Sql = Sql::batch(
+    "SELECT s.id, s.sealed, s.expires_at, s.owner_id
+     FROM {b} JOIN secrets s ON s.owner_id = b.owner_id AND s.tenant_id = b.tenant_id
+     WHERE s.expires_at IS NULL OR s.expires_at > $1
+     ORDER BY CASE WHEN s.expires_at IS NULL THEN 0 ELSE 1 END, s.created_at DESC, s.id DESC",
+    1,
+    &[("owner_id", Col::Uuid), ("tenant_id", Col::Uuid)],
+);
 // The tenant's row is the lock: two first uses must not make two secrets.
 pub(super) static LOCK_TENANT: Sql = Sql::plain("SELECT q.id FROM tenants q WHERE q.id = $1 {wait}");
 static LOCK_ENDPOINT: Sql = Sql::plain(
@@ -59,9 +68,12 @@ pub struct Rotated {
     pub cut_off: Option<Millis>,
 }
 
-/// What was read lately.
+/// What was read lately, and what is asked for.
 #[derive(Default)]
-pub(super) struct Cache(Mutex<Known>);
+pub(super) struct Cache {
+    known: Mutex<Known>,
+    asked: Gather<(TenantId, Uuid), Vec<LiveSecret>>,
+}
 
 #[derive(Default)]
 struct Known {
@@ -72,7 +84,7 @@ struct Known {
 
 impl Cache {
     fn get(&self, owner: Uuid, now: Millis) -> Option<Vec<LiveSecret>> {
-        let cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cache = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, secrets) = cache.secrets.get(&owner)?;
         let fresh = now >= *at && now.since(*at) < CACHE_FOR;
         let live = |(_, until): &&LiveSecret| until.is_none_or(|u| u > now);
@@ -80,12 +92,12 @@ impl Cache {
     }
 
     fn changes(&self) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).changes
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).changes
     }
 
     /// Remembers what was read when so many changes had been made.
     fn put(&self, owner: Uuid, secrets: &[LiveSecret], now: Millis, changes: u64) {
-        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.changes != changes {
             return;
         }
@@ -97,7 +109,7 @@ impl Cache {
 
     /// A secret was made: the next who asks reads it.
     fn changed(&self, owner: Uuid) {
-        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         cache.changes += 1;
         cache.secrets.remove(&owner);
     }
@@ -147,12 +159,36 @@ impl Store {
         if let Some(secrets) = self.0.secrets.get(owner, now) {
             return Ok(secrets);
         }
-        let changes = self.0.secrets.changes();
-        let secrets = self.open_all(tenant, &self.read(LIVE, args![owner, now]).await?)?;
-        if !secrets.is_empty() {
-            self.0.secrets.put(owner, &secrets, now, changes);
+        let found =
+            self.0.secrets.asked.ask((tenant, owner), |owners| self.live_secrets(owners, now)).await?;
+        match found {
+            Some(secrets) => Ok(secrets),
+            // There are none, or one that does not open: it is nobody else's fault.
+            None => self.open_all(tenant, &self.read(LIVE, args![owner, now]).await?),
         }
-        Ok(secrets)
+    }
+
+    /// The live secrets of these owners, as far as they have some that open.
+    async fn live_secrets(
+        &self,
+        owners: Vec<(TenantId, Uuid)>,
+        now: Millis,
+    ) -> Result<HashMap<(TenantId, Uuid), Vec<LiveSecret>>> {
+        let changes = self.0.secrets.changes();
+        let keys = owners.iter().map(|(tenant, owner)| args![*owner, *tenant]).collect();
+        let mut rows: HashMap<Uuid, Vec<Row>> = HashMap::with_capacity(owners.len());
+        for row in self.read_batch(&LIVE_OF, args![now], keys).await? {
+            rows.entry(row.uuid(3)?).or_default().push(row);
+        }
+        let mut found = HashMap::with_capacity(rows.len());
+        for (tenant, owner) in owners {
+            let Some(rows) = rows.get(&owner) else { continue };
+            if let Ok(secrets) = self.open_all(tenant, rows) {
+                self.0.secrets.put(owner, &secrets, now, changes);
+                found.insert((tenant, owner), secrets);
+            }
+        }
+        Ok(found)
     }
 
     /// A new default secret, first in the list; the ones before sign for `overlap` more.
