@@ -228,16 +228,7 @@ async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<LeasedJob>, now: Millis
 fn fail(calls: Vec<Call>, e: &Error) {
     tracing::warn!(error = %e, calls = calls.len(), "a flush failed");
     for call in calls {
-        let _ = call.reply.send(Err(match e {
-            Error::Down(text) => Error::Down(text.clone()),
-            Error::Data(text) => Error::Data(text.clone()),
-            Error::Locked(text) => Error::Locked(text.clone()),
-            Error::Again => Error::Again,
-            Error::KeyInFlight => Error::KeyInFlight,
-            Error::KeyReused => Error::KeyReused,
-            Error::Invalid(refusal) => Error::Invalid(refusal.clone()),
-            other => Error::Bug(other.to_string()),
-        }));
+        let _ = call.reply.send(Err(e.for_another()));
     }
 }
 

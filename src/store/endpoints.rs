@@ -140,22 +140,25 @@ impl Store {
         tenant: TenantId,
         ids: std::collections::BTreeSet<EndpointId>,
     ) -> Result<Vec<Endpoint>> {
-        if let (1, Some(id)) = (ids.len(), ids.first()) {
-            let one = self.0.named.ask((tenant, *id), |keys| self.named(keys)).await?;
-            return Ok(one.into_iter().collect());
+        if let (1, Some(id)) = (ids.len(), ids.first())
+            && let Some(one) = self.0.named.ask((tenant, *id), |keys| self.named(keys)).await?
+        {
+            return Ok(vec![one]);
         }
-        let keys = ids.into_iter().map(|id| (tenant, id)).collect();
-        Ok(self.named(keys).await?.into_values().collect())
+        // Many, or one that is not there or cannot be read.
+        let keys = ids.into_iter().map(|id| args![id, tenant]).collect();
+        self.read_batch(&NAMED, vec![], keys).await?.iter().map(|row| endpoint(row, 0)).collect()
     }
 
+    /// Those of these endpoints that are there and can be read.
     async fn named(
         &self,
         keys: Vec<(TenantId, EndpointId)>,
     ) -> Result<HashMap<(TenantId, EndpointId), Endpoint>> {
         let keys = keys.into_iter().map(|(tenant, id)| args![id, tenant]).collect();
         let rows = self.read_batch(&NAMED, vec![], keys).await?;
-        let found = |row| endpoint(row, 0).map(|found| ((found.tenant, found.id), found));
-        rows.iter().map(found).collect()
+        let readable = rows.iter().filter_map(|row| endpoint(row, 0).ok());
+        Ok(readable.map(|found| ((found.tenant, found.id), found)).collect())
     }
 
     /// The tenant's endpoints, newest first.

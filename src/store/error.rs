@@ -61,6 +61,20 @@ impl Error {
         use Error::{Bug, Data, Invalid, KeyInFlight, KeyReused, Locked};
         matches!(self, Data(_) | KeyInFlight | KeyReused | Invalid(_) | Locked(_) | Bug(_))
     }
+
+    /// The same for another one who waited for the same call.
+    pub(super) fn for_another(&self) -> Error {
+        match self {
+            Error::Down(text) => Error::Down(text.clone()),
+            Error::Data(text) => Error::Data(text.clone()),
+            Error::Locked(text) => Error::Locked(text.clone()),
+            Error::Again => Error::Again,
+            Error::KeyInFlight => Error::KeyInFlight,
+            Error::KeyReused => Error::KeyReused,
+            Error::Invalid(refusal) => Error::Invalid(refusal.clone()),
+            other => Error::Bug(other.to_string()),
+        }
+    }
 }
 
 /// What a store verb answers.

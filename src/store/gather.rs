@@ -1,22 +1,27 @@
 //! Reads by key that many ask for at a time: while one statement is under way the keys of the next gather.
 //!
-//! With many endpoints each job and each attempt reads a row that nobody else needs, which was a statement and a round trip of
-//! its own.
+//! With many endpoints each job and each attempt reads a row that nobody else needs: alone each would be a statement and a
+//! round trip of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Mutex as Lock, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::timeout;
 
 use super::error::{Error, Result};
 
-/// What came of a key: what there is of it, or why it could not be read.
-type Told<V> = std::result::Result<Option<V>, String>;
+/// No read takes longer: all others wait for it.
+const READ: Duration = Duration::from_millis(1_200);
+
+/// A key, and where to tell what there is of it.
+type Asked<K, V> = (K, oneshot::Sender<Result<Option<V>>>);
 
 /// Those who ask at this moment.
 pub(super) struct Gather<K, V> {
-    asked: Lock<Vec<(K, oneshot::Sender<Told<V>>)>>,
+    asked: Lock<Vec<Asked<K, V>>>,
     turn: Mutex<()>,
 }
 
@@ -27,7 +32,8 @@ impl<K, V> Default for Gather<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> Gather<K, V> {
-    /// What `read` gives for `key`, which is read together with the keys of others, by one of them. None where it gives nothing.
+    /// What `read` gives for `key`, which is read together with the keys of others, by one of them. None where it gives
+    /// nothing. An error is that of all, so `read` leaves out what is wrong with one key.
     pub(super) async fn ask<F>(&self, key: K, read: impl FnOnce(Vec<K>) -> F) -> Result<Option<V>>
     where
         F: Future<Output = Result<HashMap<K, V>>>,
@@ -38,26 +44,27 @@ impl<K: Clone + Eq + Hash, V: Clone> Gather<K, V> {
             let turn = tokio::select! {
                 biased;
                 told = &mut told => match told {
-                    Ok(told) => return told.map_err(Error::Down),
+                    Ok(told) => return told,
                     // Who read for all was broken off.
                     Err(_) => continue,
                 },
                 turn = self.turn.lock() => turn,
             };
             match told.try_recv() {
-                Ok(told) => return told.map_err(Error::Down),
+                Ok(told) => return told,
                 Err(oneshot::error::TryRecvError::Closed) => continue,
                 Err(oneshot::error::TryRecvError::Empty) => {}
             }
-            let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
-            let mut keys: Vec<K> = Vec::with_capacity(asked.len());
-            let mut known = std::collections::HashSet::with_capacity(asked.len());
-            keys.extend(asked.iter().map(|(key, _)| key).filter(|key| known.insert(*key)).cloned());
-            let found = read(keys).await;
+            let mut asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+            asked.retain(|(_, tell)| !tell.is_closed());
+            let mut known = HashSet::with_capacity(asked.len());
+            let keys = asked.iter().map(|(key, _)| key).filter(|key| known.insert(*key)).cloned().collect();
+            let late = || Err(Error::Down("no answer in time".to_owned()));
+            let found = timeout(READ, read(keys)).await.unwrap_or_else(|_| late());
             for (asked, tell) in asked {
                 let _ = tell.send(match &found {
                     Ok(found) => Ok(found.get(&asked).cloned()),
-                    Err(e) => Err(e.to_string()),
+                    Err(e) => Err(e.for_another()),
                 });
             }
             // Not before all are told: whose turn comes untold takes it that its key is still to be read.

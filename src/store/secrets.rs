@@ -39,7 +39,8 @@ static LIVE_NOW: Sql = Sql::plain(live!());
 static LIVE_OF: Sql = Sql::batch(
     "SELECT s.id, s.sealed, s.expires_at, s.owner_id
      FROM {b} JOIN secrets s ON s.owner_id = b.owner_id AND s.tenant_id = b.tenant_id
-     WHERE s.expires_at IS NULL OR s.expires_at > $1
+     WHERE s.id IN (SELECT t.id FROM secrets t WHERE t.owner_id = b.owner_id AND (t.expires_at IS NULL OR t.expires_at > $1)
+                    ORDER BY CASE WHEN t.expires_at IS NULL THEN 0 ELSE 1 END, t.created_at DESC, t.id DESC LIMIT 4)
      ORDER BY CASE WHEN s.expires_at IS NULL THEN 0 ELSE 1 END, s.created_at DESC, s.id DESC",
     1,
     &[("owner_id", Col::Uuid), ("tenant_id", Col::Uuid)],
@@ -162,7 +163,10 @@ impl Store {
         let found =
             self.0.secrets.asked.ask((tenant, owner), |owners| self.live_secrets(owners, now)).await?;
         match found {
-            Some(secrets) => Ok(secrets),
+            // Read for who asked first, perhaps some time ago.
+            Some(secrets) => {
+                Ok(secrets.into_iter().filter(|(_, until)| until.is_none_or(|u| u > now)).collect())
+            }
             // There are none, or one that does not open: it is nobody else's fault.
             None => self.open_all(tenant, &self.read(LIVE, args![owner, now]).await?),
         }
