@@ -41,7 +41,9 @@ struct Waiter<'l> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut all = self.looks.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if Arc::strong_count(&self.shared) == 2 {
+        // Let go under the lock: of two who leave at a time each would take the other for one who stays.
+        drop(std::mem::take(&mut self.shared));
+        if all.get(&self.wanted).is_some_and(|shared| Arc::strong_count(shared) == 1) {
             all.remove(&self.wanted);
         }
     }
@@ -51,11 +53,12 @@ impl Drop for Waiter<'_> {
 #[derive(Default)]
 struct Shared(Mutex<Option<Look>>);
 
-struct Look {
-    began: Instant,
-    /// That nothing was due, or why that could not be found out: a store that does not answer is not waited for by one
-    /// after the other.
-    came: Result<(), Problem>,
+enum Look {
+    /// It began then, and nothing was due.
+    Nothing(Instant),
+    /// It came to an end then without an answer. Who waited for it meanwhile does not ask again, or each would wait for a store
+    /// that is silent, one after the other.
+    Failed(Instant, Problem),
 }
 
 enum Turn<'s> {
@@ -68,15 +71,14 @@ enum Turn<'s> {
 }
 
 impl Shared {
-    /// What a look came to that began after `known`, or the right to look.
+    /// What a look found that began after `known`, what one came to that was waited for, or the right to look.
     async fn turn(&self, known: Instant) -> Turn<'_> {
+        let called = Instant::now();
         let last = self.0.lock().await;
         match &*last {
-            Some(Look { began, came: Ok(()) }) if *began > known => return Turn::Nothing(*began),
-            Some(Look { began, came: Err(problem) }) if *began > known => {
-                return Turn::Failed(problem.clone());
-            }
-            Some(Look { began, .. }) => sleep_until(*began + LOOK_GAP).await,
+            Some(Look::Nothing(began)) if *began > known => return Turn::Nothing(*began),
+            Some(Look::Failed(ended, problem)) if *ended > called => return Turn::Failed(problem.clone()),
+            Some(Look::Nothing(at) | Look::Failed(at, _)) => sleep_until(*at + LOOK_GAP).await,
             None => {}
         }
         Turn::Look(last)
@@ -121,8 +123,8 @@ impl App {
                     let due = self.ask(self.store.any_due(wish, self.now())).await;
                     *last = match &due {
                         Ok(true) => None,
-                        Ok(false) => Some(Look { began, came: Ok(()) }),
-                        Err(problem) => Some(Look { began, came: Err(problem.clone()) }),
+                        Ok(false) => Some(Look::Nothing(began)),
+                        Err(problem) => Some(Look::Failed(Instant::now(), problem.clone())),
                     };
                     drop(last);
                     if due? {
@@ -139,7 +141,8 @@ impl App {
     async fn woken<'s>(&self, nudge: Listener, known: Instant, shared: &'s Shared) -> (Listener, Turn<'s>) {
         let rest = (known + LOOK_AGAIN).saturating_duration_since(Instant::now());
         let nudged = nudge.wait(rest).await;
-        // Before any look that counts from here on, so that what comes in meanwhile is not missed.
+        // Before the look that counts, so that what comes in meanwhile is not missed. What comes in just now, between the two, is
+        // seen once what is known is too old.
         let next = self.wake.jobs.listen();
         let known = if nudged { Instant::now() } else { known };
         (next, shared.turn(known).await)
@@ -160,7 +163,7 @@ mod tests {
 
     fn found_nothing(turn: Turn<'_>) {
         let Turn::Look(mut last) = turn else { panic!("somebody has looked") };
-        *last = Some(Look { began: Instant::now(), came: Ok(()) });
+        *last = Some(Look::Nothing(Instant::now()));
     }
 
     #[tokio::test]
@@ -204,11 +207,12 @@ mod tests {
         let shared = Shared::default();
         let known = Instant::now();
         let Turn::Look(mut last) = shared.turn(known).await else { panic!("nobody has looked") };
-        let problem = Problem::new(ProblemCode::StorageUnavailable);
-        *last = Some(Look { began: Instant::now(), came: Err(problem) });
+        let mut other = Box::pin(shared.turn(known));
+        assert!(other.as_mut().now_or_never().is_none());
+        *last = Some(Look::Failed(Instant::now(), Problem::new(ProblemCode::StorageUnavailable)));
         drop(last);
-        assert!(matches!(shared.turn(known).await, Turn::Failed(_)));
-        assert!(matches!(shared.turn(Instant::now()).await, Turn::Look(_)), "who was woken later asks again");
+        assert!(matches!(other.await, Turn::Failed(_)));
+        assert!(matches!(shared.turn(known).await, Turn::Look(_)), "who comes later asks again");
     }
 
     #[test]
