@@ -109,8 +109,8 @@ struct Floor {
 
 /// What is committed later than this after its instant is found by the pass without a floor.
 const LONGEST_COMMIT: i64 = 1_000;
-/// The pass without a floor comes this often. It goes through all that is dead and cannot be removed yet, so it takes a
-/// fiftieth of the time as long as it can.
+/// The pass without a floor comes this often. It goes through all that is dead and cannot be removed yet, so claims spend a
+/// fiftieth of the time on it as long as they can.
 const FULL_PASS_EVERY: std::ops::RangeInclusive<i64> = 1_000..=3_000;
 /// Queues whose floors are remembered; forgetting one costs a pass without a floor.
 const QUEUES_REMEMBERED: usize = 10_000;

@@ -22,7 +22,7 @@ const AGAIN: i64 = 500;
 const LONG: i64 = 4 * BEGIN;
 const WAIT: Duration = Duration::from_millis(20);
 /// With so many that are not copied, some 256 MiB, the writer waits for the pass and copies itself: the disk is slower than
-/// it, or no pass can begin.
+/// it, or no pass can begin. Its callers wait as long, and are told to come back; a log without end would fill the disk.
 const FAR: i64 = 16 * BEGIN;
 
 /// The checkpoints of the one connection that writes to a file.
