@@ -123,7 +123,8 @@ impl Floors {
             floors.clear();
         }
         let floor = floors.entry(key.clone()).or_default();
-        let stepped_back = floor.levels.iter().any(|f| *f > now.0) || now.0 < floor.full_at;
+        // Who waited for the commit before has an earlier instant than who looked meanwhile.
+        let stepped_back = floor.levels.iter().any(|f| *f > now.0) || now.0 + LONGEST_COMMIT < floor.full_at;
         if stepped_back || now.0 >= floor.next_full {
             // Until it has told what it found all others begin without a floor, too.
             *floor = Floor { levels: [0; 5], full_at: now.0, next_full: now.0 + FULL_PASS_EVERY.end() };

@@ -38,6 +38,15 @@ fn a_pass_without_a_floor_comes_each_second_and_more_rarely_where_it_takes_long(
 }
 
 #[test]
+fn a_claim_that_waited_for_a_commit_is_no_clock_that_stepped_back() {
+    let floors = Floors::default();
+    look(&floors, &[], NOW);
+    let late = NOW.0 - LONGEST_COMMIT;
+    assert_eq!(floors.get(&key(), after(-900)).levels, [late; 5]);
+    assert_eq!(floors.get(&key(), after(-1_001)).levels, [0; 5]);
+}
+
+#[test]
 fn an_older_look_hides_nothing_from_a_newer_pass() {
     let floors = Floors::default();
     let old = floors.get(&key(), NOW);
