@@ -26,22 +26,43 @@ const CACHE_FOR: Duration = Duration::from_secs(5);
 /// Owners remembered; forgetting one costs a read.
 const REMEMBERED: usize = 10_000;
 
+// The order in which they sign.
+macro_rules! newest_first {
+    ($of:literal) => {
+        concat!(
+            " ORDER BY CASE WHEN ",
+            $of,
+            "expires_at IS NULL THEN 0 ELSE 1 END, ",
+            $of,
+            "created_at DESC, ",
+            $of,
+            "id DESC"
+        )
+    };
+}
 macro_rules! live {
     () => {
-        "SELECT id, sealed, expires_at FROM secrets
-         WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)
-         ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, created_at DESC, id DESC LIMIT 4"
+        concat!(
+            "SELECT id, sealed, expires_at FROM secrets
+             WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
+            newest_first!(""),
+            " LIMIT 4"
+        )
     };
 }
 const LIVE: &str = live!();
 const FIRST: &str = "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 LIMIT 2";
 static LIVE_NOW: Sql = Sql::plain(live!());
 static LIVE_OF: Sql = Sql::batch(
-    "SELECT s.id, s.sealed, s.expires_at, s.owner_id
-     FROM {b} JOIN secrets s ON s.owner_id = b.owner_id AND s.tenant_id = b.tenant_id
-     WHERE s.id IN (SELECT t.id FROM secrets t WHERE t.owner_id = b.owner_id AND (t.expires_at IS NULL OR t.expires_at > $1)
-                    ORDER BY CASE WHEN t.expires_at IS NULL THEN 0 ELSE 1 END, t.created_at DESC, t.id DESC LIMIT 4)
-     ORDER BY CASE WHEN s.expires_at IS NULL THEN 0 ELSE 1 END, s.created_at DESC, s.id DESC",
+    concat!(
+        "SELECT s.id, s.sealed, s.expires_at, s.owner_id
+         FROM {b} JOIN secrets s ON s.owner_id = b.owner_id AND s.tenant_id = b.tenant_id
+         WHERE s.id IN (SELECT t.id FROM secrets t
+                        WHERE t.owner_id = b.owner_id AND (t.expires_at IS NULL OR t.expires_at > $1)",
+        newest_first!("t."),
+        " LIMIT 4)",
+        newest_first!("s.")
+    ),
     1,
     &[("owner_id", Col::Uuid), ("tenant_id", Col::Uuid)],
 );
@@ -69,6 +90,11 @@ pub struct Rotated {
     pub cut_off: Option<Millis>,
 }
 
+/// Those that still sign at `now`.
+fn signing(secrets: impl IntoIterator<Item = LiveSecret>, now: Millis) -> Vec<LiveSecret> {
+    secrets.into_iter().filter(|(_, until)| until.is_none_or(|u| u > now)).collect()
+}
+
 /// What was read lately, and what is asked for.
 #[derive(Default)]
 pub(super) struct Cache {
@@ -88,8 +114,7 @@ impl Cache {
         let cache = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, secrets) = cache.secrets.get(&owner)?;
         let fresh = now >= *at && now.since(*at) < CACHE_FOR;
-        let live = |(_, until): &&LiveSecret| until.is_none_or(|u| u > now);
-        fresh.then(|| secrets.iter().filter(live).cloned().collect())
+        fresh.then(|| signing(secrets.iter().cloned(), now))
     }
 
     fn changes(&self) -> u64 {
@@ -164,9 +189,7 @@ impl Store {
             self.0.secrets.asked.ask((tenant, owner), |owners| self.live_secrets(owners, now)).await?;
         match found {
             // Read for who asked first, perhaps some time ago.
-            Some(secrets) => {
-                Ok(secrets.into_iter().filter(|(_, until)| until.is_none_or(|u| u > now)).collect())
-            }
+            Some(secrets) => Ok(signing(secrets, now)),
             // There are none, or one that does not open: it is nobody else's fault.
             None => self.open_all(tenant, &self.read(LIVE, args![owner, now]).await?),
         }
