@@ -3,8 +3,9 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::db::{Engine, Value};
 use super::error::{Error, Result};
@@ -130,7 +131,6 @@ impl Sql {
 
     /// The text with a parameter for each `b.column`.
     fn parameters(&self, text: &str) -> String {
-        let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(at) = rest.find("b.") {
@@ -154,11 +154,79 @@ impl Sql {
         format!("(SELECT {}) AS b", places.join(", "))
     }
 
+    /// The table that it writes to.
+    pub fn table(&self) -> Option<&'static str> {
+        let target = ["INSERT INTO ", "UPDATE ", "DELETE FROM "];
+        let rest = target.iter().find_map(|verb| self.text.strip_prefix(verb))?;
+        rest.split(|c| !part(c)).next()
+    }
+
+    /// Whether it makes rows and leaves alone those that are there.
+    pub fn inserts(&self) -> bool {
+        self.text.starts_with("INSERT ")
+    }
+
     /// The parameters for PostgreSQL: `scalars`, then the columns of `rows`.
     pub fn arrays(&self, mut scalars: Vec<Value>, rows: Vec<Vec<Value>>) -> Result<Vec<Value>> {
         scalars.extend(columns(self.cols, rows)?);
         Ok(scalars)
     }
+}
+
+/// Whether `text` names the table, or anything that is called like it.
+pub fn names(text: &str, table: &str) -> bool {
+    let mut rest = text;
+    while let Some(at) = rest.find(table) {
+        let (before, from) = rest.split_at(at);
+        rest = &from[table.len()..];
+        if !before.ends_with(part) && !rest.starts_with(part) {
+            return true;
+        }
+    }
+    false
+}
+
+fn part(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// One text of several statements for PostgreSQL, where each call is a way there and back. Their parameters come one
+/// after the other. All see what was there before any of them, so none may depend on what another one writes.
+pub fn together(statements: &[&'static Sql]) -> &'static str {
+    static TEXTS: Mutex<Option<HashMap<Vec<usize>, &'static str>>> = Mutex::new(None);
+    let key = statements.iter().map(|sql| std::ptr::from_ref(*sql).addr()).collect();
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    // As many as there are ways to mix a handful of verbs.
+    texts.get_or_insert_default().entry(key).or_insert_with(|| {
+        let mut text = String::new();
+        let mut offset = 0;
+        for (i, sql) in statements.iter().enumerate() {
+            let own = shifted(sql.text(Engine::Postgres), offset);
+            offset += sql.scalars + sql.cols.len();
+            let _ = match (i, i + 1 == statements.len()) {
+                (0, true) => write!(text, "{own}"),
+                (0, false) => write!(text, "WITH w0 AS (\n{own}\n)"),
+                (_, false) => write!(text, ", w{i} AS (\n{own}\n)"),
+                (_, true) => write!(text, "\n{own}"),
+            };
+        }
+        Box::leak(text.into_boxed_str())
+    })
+}
+
+/// The text with each parameter's number raised by `by`.
+fn shifted(text: &str, by: usize) -> String {
+    let mut parts = text.split('$');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, rest) = part.split_at(digits);
+        let _ = match number.parse::<usize>() {
+            Ok(n) => write!(out, "${}{rest}", n + by),
+            Err(_) => write!(out, "${part}"),
+        };
+    }
+    out
 }
 
 /// Writes each `{is x}` as `x` between `before` and `after`.

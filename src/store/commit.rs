@@ -201,6 +201,10 @@ async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
                 stack.push((rest, in_doubt));
                 stack.push((calls, in_doubt));
             }
+            // What it submits may be there already, from a caller who heard nothing and asks again.
+            Err(Error::Data(_)) if !in_doubt && matches!(calls[..], [Call { op: Op::Submit(_), .. }]) => {
+                stack.push((calls, true));
+            }
             Err(e) => fail(calls, &e),
         }
     }
@@ -236,7 +240,7 @@ fn fail(calls: Vec<Call>, e: &Error) {
 /// by its id, a change by its fence, an attempt by its number. A claim is repeated only while someone
 /// waits for it: what was claimed and never heard of comes back by its lease.
 ///
-/// `in_doubt` becomes true when a commit was sent and its answer lost.
+/// `in_doubt` becomes true when a commit was sent and its answer lost, as far as one can know.
 async fn persist(
     inner: &Inner,
     pool: &Pool,
@@ -292,7 +296,9 @@ async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: &mut 
     let undone = |_: &Error| inner.floors.forget(pick(calls, wish).1.into_iter());
     match write(inner, &mut tx, calls, *in_doubt).await.inspect_err(undone) {
         Ok(written) => {
-            tx.commit().await.inspect_err(|_| *in_doubt = true).inspect_err(undone)?;
+            // Where the database itself says no, that is what became of it.
+            let unheard = |e: &Error| *in_doubt |= !matches!(e, Error::Again | Error::Data(_));
+            tx.commit().await.inspect_err(unheard).inspect_err(undone)?;
             Ok(written)
         }
         Err(e) => {
@@ -322,7 +328,9 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
     }
     let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(&**m) } else { None });
     if !at.is_empty() {
-        for (i, answer) in at.into_iter().zip(submit::submit(inner, tx, &mut out, &many, now).await?) {
+        for (i, answer) in
+            at.into_iter().zip(submit::submit(inner, tx, &mut out, &many, in_doubt, now).await?)
+        {
             replies[i] = Some(answer.map(Reply::Submit));
         }
     }

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row as _};
 use uuid::Uuid;
 
-use super::batch::Sql;
+use super::batch::{Sql, together};
 use super::error::{Error, Result};
 use crate::types::{Id, Millis};
 
@@ -167,9 +167,14 @@ pub enum Call {
     Run(&'static str, Vec<Value>),
     /// The rows of one statement over a batch: its scalars, and the cells of each row.
     Batch(&'static Sql, Vec<Value>, Vec<Vec<Value>>),
+    /// Nothing of several statements over batches, of which none depends on what another one writes. PostgreSQL only.
+    Together(Vec<Rows>),
     /// Nothing of any number of statements, which are no verb's.
     Script(String),
 }
+
+/// A statement over a batch: its scalars, and the cells of each row.
+pub type Rows = (&'static Sql, Vec<Value>, Vec<Vec<Value>>);
 
 /// A value on its way into a statement. Times and ids are integers and UUIDs by then.
 #[derive(Debug, Clone)]
@@ -209,6 +214,7 @@ impl Call {
             Call::All(sql, args) => sqlite::all(conn, sql, &args).map(rows),
             Call::Batch(sql, scalars, batch) => sqlite::each(conn, sql, &scalars, &batch).map(rows),
             Call::Run(sql, args) => Ok(Done { rows: Vec::new(), touched: sqlite::run(conn, sql, &args)? }),
+            Call::Together(_) => Err(Error::Bug("SQLite writes statement by statement".to_owned())),
             Call::Script(text) => Ok(conn.execute_batch(&text).map(|()| Done::default())?),
         }
     }
@@ -222,6 +228,13 @@ impl Call {
             }
             Call::Script(text) => {
                 sqlx::raw_sql(AssertSqlSafe(text)).execute(conn).await?;
+                return Ok(Done::default());
+            }
+            Call::Together(all) => {
+                let text = together(&all.iter().map(|(sql, ..)| *sql).collect::<Vec<_>>());
+                let args = all.into_iter().map(|(sql, scalars, rows)| sql.arrays(scalars, rows));
+                let args = args.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+                query(text, args).execute(conn).await?;
                 return Ok(Done::default());
             }
             Call::All(sql, args) => (sql, args),

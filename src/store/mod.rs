@@ -4,7 +4,8 @@
 //!
 //! 1. Columns are ids (`UUID`/`BLOB`), `BIGINT`, `TEXT` and bytes. Times are epoch milliseconds.
 //! 2. SQL never asks the time or makes an id; both are bound.
-//! 3. No writes inside CTEs (SQLite refuses): two statements in one transaction instead.
+//! 3. No writes inside CTEs (SQLite refuses): two statements in one transaction instead. Where nobody asks what came of a
+//!    write, [`pool::Tx::later`] spares PostgreSQL the way there and back.
 //! 4. `RETURNING` names columns of the target table and has no order; sort in Rust.
 //! 5. `SUM` is `numeric` on PostgreSQL: cast to `BIGINT`.
 //! 6. `INSERT ... SELECT ... ON CONFLICT` needs `WHERE true` (SQLite's grammar).

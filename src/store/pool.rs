@@ -4,6 +4,9 @@
 //! leaks its permit for good (sqlx #4349). Here a call that fails or runs out of time drops
 //! its connection, which is synchronous and frees the place.
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::batch::Sql;
-use super::db::{Call, Conn, Done, Engine, Row, Target, Value};
+use super::batch::{Sql, names};
+use super::db::{Call, Conn, Done, Engine, Row, Rows, Target, Value};
 use super::error::{Error, Result};
 
 /// The longest any one database call may take.
@@ -34,6 +37,16 @@ struct Inner {
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Conn>>,
     wait: Duration,
+}
+
+impl Inner {
+    async fn conn(&self) -> Result<Conn> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        match idle {
+            Some(conn) => Ok(conn),
+            None => in_time(Box::pin(self.target.connect(self.read_only))).await,
+        }
+    }
 }
 
 impl Pool {
@@ -73,31 +86,18 @@ impl Pool {
             .await
             .map_err(|_| Error::Down("no free connection".to_owned()))?
             .map_err(|_| Error::Down("closed".to_owned()))?;
-        let idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let conn = match idle {
-            Some(conn) => conn,
-            None => in_time(Box::pin(self.inner.target.connect(self.inner.read_only))).await?,
-        };
+        let conn = self.inner.conn().await?;
         Ok(Guard { pool: self.inner.clone(), here: self.here, conn: Some(conn), place: Some(place) })
     }
 
-    /// A transaction. On SQLite it takes the write lock at once.
-    ///
-    /// An idle connection may have died; nothing has happened yet, so another is tried.
+    /// A transaction. On SQLite it takes the write lock at once; on PostgreSQL it begins with its first call.
     pub async fn begin(&self) -> Result<Tx> {
-        let begin = match self.engine() {
-            Engine::Sqlite if !self.inner.read_only => "BEGIN IMMEDIATE",
-            Engine::Sqlite | Engine::Postgres => "BEGIN",
-        };
-        let mut tries = 0;
-        loop {
-            let mut guard = self.get().await?;
-            match guard.run(begin, vec![]).await {
-                Ok(_) => return Ok(Tx { guard, ended: false }),
-                Err(Error::Down(_) | Error::Bug(_)) if tries < 8 => tries += 1,
-                Err(e) => return Err(e),
-            }
+        let guard = self.get().await?;
+        let mut tx = Tx { guard, begun: false, ended: false, later: Vec::new() };
+        if self.engine() == Engine::Sqlite {
+            tx.start().await?;
         }
+        Ok(tx)
     }
 
     /// Which database it is.
@@ -188,22 +188,28 @@ impl Drop for Guard {
 /// A transaction. Dropped without a commit its connection is closed, which rolls it back.
 pub struct Tx {
     guard: Guard,
+    begun: bool,
     ended: bool,
+    /// Writes that go with the next call that may see them, or with the commit.
+    later: Vec<Rows>,
 }
 
 impl Tx {
     /// Runs a statement and gives the rows.
     pub async fn all(&mut self, sql: &Sql, args: Vec<Value>) -> Result<Vec<Row>> {
-        self.guard.all(sql.text(self.engine()), args).await
+        self.all_text(sql.text(self.engine()), args).await
     }
 
     /// Runs a statement and gives the number of rows it touched.
     pub async fn run(&mut self, sql: &Sql, args: Vec<Value>) -> Result<u64> {
-        self.guard.run(sql.text(self.engine()), args).await
+        let text = sql.text(self.engine());
+        self.ready(text).await?;
+        self.guard.run(text, args).await
     }
 
     /// Runs a statement that was put together and interned.
     pub async fn all_text(&mut self, sql: &'static str, args: Vec<Value>) -> Result<Vec<Row>> {
+        self.ready(sql).await?;
         self.guard.all(sql, args).await
     }
 
@@ -214,19 +220,52 @@ impl Tx {
         scalars: Vec<Value>,
         rows: Vec<Vec<Value>>,
     ) -> Result<Vec<Row>> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ready(sql.text(self.engine())).await?;
         self.guard.batch(sql, scalars, rows).await
     }
 
-    /// Makes it last.
+    /// Writes rows of which nobody asks what came of them. On PostgreSQL, where each call is a way there and back, it
+    /// goes with others like it, before anything that names its table; what is all that a transaction does needs no
+    /// other call. It must read nothing but its batch and the rows that it writes.
+    pub async fn later(
+        &mut self,
+        sql: &'static Sql,
+        scalars: Vec<Value>,
+        rows: Vec<Vec<Value>>,
+    ) -> Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if self.engine() == Engine::Sqlite {
+            return self.guard.batch(sql, scalars, rows).await.map(drop);
+        }
+        // Together they would not see each other's rows. New ones are nobody else's.
+        if !sql.inserts() && self.later.iter().any(|(earlier, ..)| earlier.table() == sql.table()) {
+            self.start().await?;
+            self.write().await?;
+        }
+        self.later.push((sql, scalars, rows));
+        Ok(())
+    }
+
+    /// Makes it last. Where the answer is lost, nobody knows whether it did.
     pub async fn commit(mut self) -> Result<()> {
-        self.guard.run("COMMIT", vec![]).await?;
+        self.write().await?;
+        if self.begun {
+            self.guard.run("COMMIT", vec![]).await?;
+        }
         self.ended = true;
         Ok(())
     }
 
     /// Undoes it and keeps the connection.
     pub async fn rollback(mut self) -> Result<()> {
-        self.guard.run("ROLLBACK", vec![]).await?;
+        if self.begun {
+            self.guard.run("ROLLBACK", vec![]).await?;
+        }
         self.ended = true;
         Ok(())
     }
@@ -235,11 +274,45 @@ impl Tx {
     pub fn engine(&self) -> Engine {
         self.guard.engine()
     }
+
+    async fn ready(&mut self, text: &str) -> Result<()> {
+        self.start().await?;
+        let seen = |(sql, ..): &Rows| sql.table().is_none_or(|table| names(text, table));
+        if self.later.iter().any(seen) { self.write().await } else { Ok(()) }
+    }
+
+    /// An idle connection may have died; nothing has happened yet, so another is tried.
+    async fn start(&mut self) -> Result<()> {
+        let begin = match self.engine() {
+            Engine::Sqlite if !self.guard.pool.read_only => "BEGIN IMMEDIATE",
+            Engine::Sqlite | Engine::Postgres => "BEGIN",
+        };
+        let mut tries = 0;
+        while !self.begun {
+            match self.guard.run(begin, vec![]).await {
+                Ok(_) => self.begun = true,
+                Err(Error::Down(_) | Error::Bug(_)) if tries < 8 => {
+                    tries += 1;
+                    self.guard.conn = Some(self.guard.pool.conn().await?);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<()> {
+        if self.later.is_empty() {
+            return Ok(());
+        }
+        let later = std::mem::take(&mut self.later);
+        self.guard.call(Call::Together(later)).await.map(drop)
+    }
 }
 
 impl Drop for Tx {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.begun && !self.ended {
             // Closing is the one way to roll back that needs no answer.
             self.guard.conn = None;
         }

@@ -198,8 +198,8 @@ pub(super) async fn record(
         .filter_map(|attempted| Some(Ours { attempted, verdict: written(attempted)? }))
         .collect();
     let attempts = ours.iter().filter_map(|a| Some(attempt_row(a, a.attempted.exchange.as_ref()?))).collect();
-    tx.batch(&INSERT_ATTEMPTS, vec![], attempts).await?;
-    tx.batch(&UPDATE_DELIVERIES, vec![], ours.iter().map(|a| delivery_row(a, now)).collect()).await?;
+    tx.later(&INSERT_ATTEMPTS, vec![], attempts).await?;
+    tx.later(&UPDATE_DELIVERIES, vec![], ours.iter().map(|a| delivery_row(a, now)).collect()).await?;
     let dead = ours.iter().filter_map(|a| Some((a.attempted.id, dead_reason(a.verdict)?))).collect();
     bury(tx, out, dead, now).await?;
     health::note(tx, out, ours.iter().map(|a| (a.attempted, a.verdict)), now).await?;

@@ -119,11 +119,14 @@ impl Stored {
 }
 
 /// Stores several submissions. One answer each, in order.
+///
+/// `in_doubt` says that the same ones may have been committed before, and the answer lost.
 pub(super) async fn submit(
     inner: &Inner,
     tx: &mut Tx,
     out: &mut Outbox<'_>,
     many: &[&Many],
+    in_doubt: bool,
     now: Millis,
 ) -> Result<Vec<Result<Vec<Stored>>>> {
     let keyed: Vec<&NewJob> =
@@ -136,7 +139,7 @@ pub(super) async fn submit(
     }
     let fresh: Vec<&NewJob> =
         many.iter().flat_map(|m| m.iter()).filter(|j| !earlier.contains_key(&j.id)).collect();
-    insert(inner, tx, out, &fresh, now).await?;
+    insert(inner, tx, out, &fresh, in_doubt, now).await?;
     let replayed: Vec<JobId> = earlier
         .values()
         .filter_map(|e| e.as_ref().ok().copied())
@@ -183,18 +186,23 @@ async fn insert(
     tx: &mut Tx,
     out: &mut Outbox<'_>,
     jobs: &[&NewJob],
+    in_doubt: bool,
     now: Millis,
 ) -> Result<()> {
     let rows = jobs.iter().map(|j| document_row(j, seal(inner, j)?)).collect::<Result<_>>()?;
-    let mut made = std::collections::HashSet::new();
-    for row in tx.batch(&INSERT_JOBS, args![now], rows).await? {
-        made.insert(row.id(0)?);
+    let mut made: Vec<&NewJob> = jobs.to_vec();
+    if in_doubt {
+        // What an earlier try has made is there, and may have been done since: it must not be owed again.
+        let rows = tx.batch(&INSERT_JOBS, args![now], rows).await?;
+        let ids = rows.iter().map(|row| row.id(0)).collect::<Result<std::collections::HashSet<JobId>>>()?;
+        made.retain(|j| ids.contains(&j.id));
+    } else {
+        tx.later(&INSERT_JOBS, args![now], rows).await?;
     }
-    let made: Vec<&NewJob> = jobs.iter().copied().filter(|j| made.contains(&j.id)).collect();
     out.know(tx, made.iter().map(|j| (j.tenant, String::new()))).await?;
     out.know_named(tx, made.iter().filter_map(|j| j.callback.as_ref()?.endpoint_id)).await?;
     let wants = |j: &NewJob| out.wanted(j.tenant) | j.callback.as_ref().map_or(0, |c| c.wants);
-    tx.batch(&INSERT_QUEUE, vec![], made.iter().map(|j| queue_row(j, wants(j), now)).collect()).await?;
+    tx.later(&INSERT_QUEUE, vec![], made.iter().map(|j| queue_row(j, wants(j), now)).collect()).await?;
     for new in made {
         let wants = out.wanted(new.tenant) | new.callback.as_ref().map_or(0, |c| c.wants);
         announce(inner, out, new, wants, now)?;

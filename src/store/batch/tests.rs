@@ -66,6 +66,34 @@ fn a_row_alone_is_its_parameters() {
     assert_eq!(LOCK.text(Engine::Sqlite), "SELECT q.id FROM (SELECT $1 AS id) AS b JOIN t q ON q.id = b.id");
 }
 
+#[test]
+fn statements_together_keep_their_parameters_apart() {
+    static ONE: Sql = Sql::batch("INSERT INTO t (id, at) SELECT b.id, $1 FROM {b}", 1, &[("id", Col::Uuid)]);
+    static TWO: Sql = Sql::batch(
+        "UPDATE u SET n = b.n || '$' FROM {b} WHERE u.id = b.id AND u.at < $2 -- $1 dollar",
+        2,
+        &[("id", Col::Uuid), ("n", Col::Text)],
+    );
+    assert_eq!(together(&[&ONE]), ONE.text(Engine::Postgres));
+    let text = "WITH w0 AS (\nINSERT INTO t (id, at) SELECT b.id, $1 FROM UNNEST($2::uuid[]) AS b(id)\n), \
+                w1 AS (\nUPDATE u SET n = b.n || '$' FROM UNNEST($5::uuid[], $6::text[]) AS b(id, n) \
+                WHERE u.id = b.id AND u.at < $4 -- $3 dollar\n)\n\
+                INSERT INTO t (id, at) SELECT b.id, $7 FROM UNNEST($8::uuid[]) AS b(id)";
+    assert_eq!(together(&[&ONE, &TWO, &ONE]), text);
+    assert!(std::ptr::eq(together(&[&ONE, &TWO]), together(&[&ONE, &TWO])), "made once");
+}
+
+#[test]
+fn a_table_is_named_by_its_whole_name() {
+    let text = "SELECT q.id FROM job_queue q JOIN jobs_of_old j ON j.jobs = q.id";
+    assert!(names(text, "job_queue") && names(text, "jobs") && names(text, "id"));
+    assert!(!names(text, "queue") && !names(text, "job") && !names(text, "deliveries"));
+    assert_eq!(submit::INSERT_JOBS.table(), Some("jobs"));
+    assert_eq!(write::END_QUEUE.table(), Some("job_queue"));
+    assert_eq!(record::UPDATE_DELIVERIES.table(), Some("deliveries"));
+    assert_eq!(lease::CLAIM.table(), None);
+}
+
 /// The plan of a statement for any number of rows, on a connection of the hot verbs.
 async fn plan(url: &str, sql: &Sql) -> String {
     let text = sql.text(Engine::Postgres);

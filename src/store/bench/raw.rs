@@ -235,18 +235,18 @@ async fn submit(tx: &mut Tx, s: &Sample, ids: &[Ids]) -> Result<()> {
             1i64
         ]
     };
-    tx.batch(&INSERT_JOBS, args![s.now], each(ids, document)).await?;
+    tx.later(&INSERT_JOBS, args![s.now], each(ids, document)).await?;
     let owed = |i: &Ids| {
         args![
             i.job, s.tenant, queue, 2i64, s.now, kind, "ready", 0i64, NO_BYTES, 0i64, 5i64, 1i64, 0i64, 0i64,
             60i64, 900_000i64, NO_INT, NO_INT, NO_INT
         ]
     };
-    tx.batch(&OWE_JOB, vec![], each(ids, owed)).await.map(drop)
+    tx.later(&OWE_JOB, vec![], each(ids, owed)).await
 }
 
 async fn complete(tx: &mut Tx, s: &Sample, e: &End, ids: &[Ids]) -> Result<()> {
-    tx.batch(&END_JOB, vec![], each(ids, |i| args![i.job])).await?;
+    tx.later(&END_JOB, vec![], each(ids, |i| args![i.job])).await?;
     let document = |i: &Ids| {
         args![
             i.job,
@@ -269,13 +269,13 @@ async fn complete(tx: &mut Tx, s: &Sample, e: &End, ids: &[Ids]) -> Result<()> {
             s.now
         ]
     };
-    tx.batch(&END_JOBS, vec![], each(ids, document)).await?;
+    tx.later(&END_JOBS, vec![], each(ids, document)).await?;
     let event = |i: &Ids| {
         args![i.event, s.tenant, i.job, 3i64, e.event_kind.as_str(), NO_TEXT, s.now, e.data.as_str(), NO_INT]
     };
-    tx.batch(&INSERT_EVENTS, vec![], each(ids, event)).await?;
+    tx.later(&INSERT_EVENTS, vec![], each(ids, event)).await?;
     let body = |i: &Ids| args![i.event, e.variant.as_str(), e.body.as_str()];
-    tx.batch(&INSERT_BODIES, vec![], each(ids, body)).await?;
+    tx.later(&INSERT_BODIES, vec![], each(ids, body)).await?;
     let delivery = |i: &Ids| {
         args![
             i.delivery,
@@ -303,20 +303,20 @@ async fn complete(tx: &mut Tx, s: &Sample, e: &End, ids: &[Ids]) -> Result<()> {
             NO_INT
         ]
     };
-    tx.batch(&INSERT_DELIVERIES, vec![], each(ids, delivery)).await?;
+    tx.later(&INSERT_DELIVERIES, vec![], each(ids, delivery)).await?;
     let owed =
         |i: &Ids| args![i.delivery, s.tenant, e.lane, e.turn, s.now, "leased", 1i64, 1i64, s.now, e.lane];
-    tx.batch(&OWE_DELIVERY, vec![], each(ids, owed)).await.map(drop)
+    tx.later(&OWE_DELIVERY, vec![], each(ids, owed)).await
 }
 
 async fn record(tx: &mut Tx, s: &Sample, e: &End, ids: &[Ids]) -> Result<()> {
-    tx.batch(&END_DELIVERY, vec![], each(ids, |i| args![i.delivery, 1i64, 0i64])).await?;
+    tx.later(&END_DELIVERY, vec![], each(ids, |i| args![i.delivery, 1i64, 0i64])).await?;
     let attempt = |i: &Ids| {
         let (phases, address, headers) = (e.phases.clone(), e.address.clone(), e.headers.clone());
         args![i.delivery, 1i64, s.now, 1i64, phases, address, 200i64, NO_TEXT, headers, NO_BYTES, NO_INT]
     };
-    tx.batch(&INSERT_ATTEMPTS, vec![], each(ids, attempt)).await?;
+    tx.later(&INSERT_ATTEMPTS, vec![], each(ids, attempt)).await?;
     let document =
         |i: &Ids| args![i.delivery, "delivered", 1i64, 1i64, 200i64, NO_TEXT, s.now, s.now, NO_TEXT, NO_TEXT];
-    tx.batch(&UPDATE_DELIVERIES, vec![], each(ids, document)).await.map(drop)
+    tx.later(&UPDATE_DELIVERIES, vec![], each(ids, document)).await
 }

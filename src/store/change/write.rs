@@ -96,14 +96,14 @@ pub(super) async fn write(tx: &mut Tx, jobs: HashMap<JobId, Work>) -> Result<()>
     jobs.sort_unstable_by_key(|w| w.held.job.id);
     // Reopened first: one that is cancelled in the same transaction ends as an owed one.
     let reopened: Vec<&Work> = jobs.iter().filter(|w| w.reopened).collect();
-    tx.batch(&REOPEN_JOBS, vec![], reopened.iter().map(|w| reopen_row(w)).collect()).await?;
+    tx.later(&REOPEN_JOBS, vec![], reopened.iter().map(|w| reopen_row(w)).collect()).await?;
     let owed = reopened.iter().filter(|w| w.end.is_none());
-    tx.batch(&INSERT_QUEUE, vec![], owed.map(|w| reopened_row(w)).collect()).await?;
+    tx.later(&INSERT_QUEUE, vec![], owed.map(|w| reopened_row(w)).collect()).await?;
     let (ended, open): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|w| w.end.is_some());
-    tx.batch(&END_QUEUE, vec![], ended.iter().map(|w| args![w.held.job.id]).collect()).await?;
-    tx.batch(&END_JOBS, vec![], ended.into_iter().map(end_row).collect()).await?;
+    tx.later(&END_QUEUE, vec![], ended.iter().map(|w| args![w.held.job.id]).collect()).await?;
+    tx.later(&END_JOBS, vec![], ended.into_iter().map(end_row).collect()).await?;
     let open = open.iter().filter(|w| !w.reopened);
-    tx.batch(&UPDATE_QUEUE, vec![], open.map(queue_row).collect()).await?;
+    tx.later(&UPDATE_QUEUE, vec![], open.map(queue_row).collect()).await?;
     Ok(())
 }
 
