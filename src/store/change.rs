@@ -10,7 +10,7 @@ use super::emit::{Outbox, callback_of};
 use super::error::{Error, Result};
 use super::model::{Changed, JobChange, Right, Standing, What};
 use super::pool::Tx;
-use super::rows::{Held, Phase, callback_awaited, callback_source, held, job_columns, lease_random};
+use super::rows::{Held, Phase, callback_awaited, held, job_columns, lease_random};
 use super::seconds;
 use super::submit::READ_JOBS;
 use crate::args;
@@ -23,9 +23,8 @@ use crate::types::{DeliveryId, JobId, Millis};
 pub(super) static LOCK_JOBS: Sql = Sql::batch(
     concat!(
         "SELECT ",
-        job_columns!(),
-        " FROM {b} JOIN job_queue q ON q.job_id {is b.job_id} JOIN jobs j ON j.id {is b.job_id} ",
-        callback_source!(),
+        job_columns!(owed),
+        " FROM {b} JOIN job_queue q ON q.job_id {is b.job_id} JOIN jobs j ON j.id {is b.job_id}",
         // One order for all nodes, so that two batches cannot deadlock. Not that of a key of `q`, by which PostgreSQL may
         // find it cheaper to walk that key than to sort.
         " ORDER BY b.job_id {wait}"

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::db::Engine;
 use super::emit::{After, Handed, Outbox};
 use super::error::{Error, Result};
-use super::model::{Attempted, JobChange, LeaseRequest, LeasedJob, Right, What};
+use super::model::{Attempted, JobChange, LeaseRequest, Right, What};
 use super::pool::{Pool, Tx};
 use super::{Inner, Store, change, deliveries, lease, limits, publish, record, submit};
 use crate::types::Millis;
@@ -214,14 +214,14 @@ async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
 }
 
 /// Jobs whose claimer is gone wait for another one at once, and no attempt is used.
-async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<LeasedJob>, now: Millis) {
-    let release = |leased: LeasedJob| JobChange {
-        id: leased.job.job_id,
+async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<lease::LeasedRow>, now: Millis) {
+    let release = |(id, token)| JobChange {
+        id,
         tenant: None,
-        right: Right::Lease(leased.job.lease_token),
+        right: Right::Lease(token),
         what: What::Change(Change::Release { delay_seconds: 0 }),
     };
-    let op = Op::Change(jobs.into_iter().map(release).collect());
+    let op = Op::Change(jobs.iter().filter_map(|job| job.right().ok()).map(release).collect());
     let (reply, _nobody) = oneshot::channel();
     let weight = op.weight();
     if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }], &mut false).await {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::Inner;
 use super::db::Value;
 use super::error::{Error, Result};
+use super::learn::Ended;
 use super::model::{ClaimedDelivery, Standing};
 use super::pool::Tx;
 use super::subscribers::{self, Audience, Group};
@@ -41,7 +42,7 @@ pub(super) struct Outbox<'a> {
     handed: Vec<Handed>,
     born: Vec<ClaimedDelivery>,
     ordered: Vec<delivery::Ordered>,
-    ended: Vec<Job>,
+    ended: Vec<Ended>,
     moved: Vec<Standing>,
     endpoints_changed: bool,
 }
@@ -51,7 +52,7 @@ pub(super) struct After {
     /// Deliveries to send.
     pub(super) handed: Vec<Handed>,
     /// Jobs that have ended.
-    pub(super) ended: Vec<Job>,
+    pub(super) ended: Vec<Ended>,
     /// How far the jobs are now that have a new event or an end.
     pub(super) moved: Vec<Standing>,
     /// What is remembered of endpoints is old.
@@ -121,7 +122,7 @@ impl<'a> Outbox<'a> {
 
     /// A job has ended; counted, and learned from, once that is durable.
     pub(super) fn job_ended(&mut self, job: &Job) {
-        self.ended.push(job.clone());
+        self.ended.push(Ended::of(job));
     }
 
     /// A job may have come further; whoever watches it is told once that is durable.
@@ -137,24 +138,14 @@ impl<'a> Outbox<'a> {
     /// Writes a beginning down for the job's history, once. Nobody asked for it when it happened.
     pub(super) fn history(&mut self, job: &Job, event: JobEvent, at: Millis) -> Result<()> {
         let view = api::Job { callback_state: None, ..job.view(&self.inner.urls) };
-        self.event(job, event, derived_id(job.id, job.sequence), at, &view)
+        self.event(job, event, derived_id(job.id, job.sequence), at, json(&view)?);
+        Ok(())
     }
 
-    fn event(&mut self, job: &Job, event: JobEvent, id: EventId, at: Millis, view: &api::Job) -> Result<()> {
+    fn event(&mut self, job: &Job, event: JobEvent, id: EventId, at: Millis, data: String) {
         let none = None::<String>;
         let kept = None::<Millis>;
-        self.events.push(args![
-            id,
-            job.tenant,
-            job.id,
-            job.sequence,
-            event.as_str(),
-            none,
-            at,
-            json(view)?,
-            kept
-        ]);
-        Ok(())
+        self.events.push(args![id, job.tenant, job.id, job.sequence, event.as_str(), none, at, data, kept]);
     }
 
     /// Tells of `event`, which gave `job` its present sequence number; `at` is when it happened.
@@ -174,9 +165,9 @@ impl<'a> Outbox<'a> {
             JobEvent::Queued if job.sequence == 1 => derived_id(job.id, job.sequence),
             _ => self.inner.dice.id(self.now),
         };
-        self.event(job, event, event_id, at, &view)?;
+        let data = json(&view)?;
         let keys = self.inner.keys.now();
-        let told = Told { job, view: &view, event, event_id, at, outcome, token_key: &keys.tokens[0] };
+        let told = Told { job, data: &data, event, event_id, at, outcome, token_key: &keys.tokens[0] };
         let mut made = Made::new();
         let callback = callback_of(job)?.filter(|c| c.wants & event.bit() != 0);
         let reply = callback.as_ref().map(|c| self.reply(&told, c, &mut made)).transpose()?;
@@ -187,6 +178,7 @@ impl<'a> Outbox<'a> {
                 self.forward(&told, endpoint, &mut made)?;
             }
         }
+        self.event(job, event, event_id, at, data);
         Ok(reply)
     }
 
@@ -280,7 +272,7 @@ pub(super) fn usual_body(
 ) -> Result<String> {
     let shape = Shape { format: api::Format::Standard, payload: api::Payload::Full, context: None };
     let (event_id, at) = (derived_id(job.id, job.sequence), job.created_at);
-    Told { job, view, event, event_id, at, outcome, token_key }.body(shape)
+    Told { job, data: &json(view)?, event, event_id, at, outcome, token_key }.body(shape)
 }
 
 /// The same id at every look: the job's own, with the sequence number mixed into its random bits.

@@ -369,7 +369,7 @@ pub(super) fn endpoint(row: &Row, at: usize) -> Result<Endpoint> {
         id: row.id(at)?,
         tenant: row.id(at + 1)?,
         // It was checked; were it not a URL after all, only its deliveries would fail.
-        host: origin_of(&settings.url).map(|(_, host)| host).unwrap_or_default(),
+        host: origin_of(&settings.url).map(|(_, host)| host.to_owned()).unwrap_or_default(),
         settings,
         sealed: row.bytes_opt(at + 6)?,
         state: EndpointState::from_word(&state).ok_or_else(|| Error::Bug(format!("state {state}")))?,

@@ -69,7 +69,7 @@ const FIRST_REQUEST: &str = concat!(
     " WHERE i.tenant_id = $1 AND i.route = $2 AND i.key = $3 AND (i.expires_at > $4 OR q.job_id IS NOT NULL)"
 );
 /// Where the fingerprint stands behind [`job_columns!`].
-const FINGERPRINT: usize = 60;
+const FINGERPRINT: usize = 59;
 
 impl Store {
     /// What the first request with that key made; `KeyReused` if it was another request.

@@ -73,27 +73,51 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Learned(Mutex<HashMap<Key, Entry>>);
 
+/// What there is to learn from a job that has ended. A schedule is no wait: `runAt` counts from its instant.
+pub(super) struct Ended {
+    tenant: TenantId,
+    queue: String,
+    kind: String,
+    state: JobState,
+    ran: Option<Duration>,
+    waited: Option<Duration>,
+    took: Option<Duration>,
+}
+
+impl Ended {
+    pub(super) fn of(job: &Job) -> Ended {
+        let did = matches!(job.state, JobState::Complete | JobState::Failed);
+        let times = job.started_at.zip(job.ended_at).filter(|_| did);
+        let at_once = times.filter(|_| straight(job));
+        let first = at_once.filter(|_| job.attempt == 1 && job.worker == WorkerKind::Pull);
+        let complete = at_once.filter(|_| job.state == JobState::Complete);
+        Ended {
+            tenant: job.tenant,
+            queue: job.queue.clone(),
+            kind: job.kind.clone(),
+            state: job.state,
+            ran: times.map(|(start, end)| end.since(start)),
+            waited: first.map(|(start, _)| start.since(job.owed_from())),
+            took: complete.map(|(_, end)| end.since(job.owed_from())),
+        }
+    }
+}
+
 impl Learned {
-    /// Counts an ended job and takes it into account. A schedule is no wait: `runAt` counts from its instant.
-    pub(super) fn learn(&self, job: &Job, metrics: &Metrics) {
+    /// Counts an ended job and takes it into account.
+    pub(super) fn learn(&self, job: &Ended, metrics: &Metrics) {
         metrics.ended(job.state.as_str());
-        let (Some(start), Some(end)) = (job.started_at, job.ended_at) else { return };
-        if !matches!(job.state, JobState::Complete | JobState::Failed) {
-            return;
+        if let Some(ran) = job.ran {
+            self.add(job.tenant, What::Run, &job.queue, millis(ran));
+            metrics.ran(ran);
         }
-        self.add(job.tenant, What::Run, &job.queue, millis(end.since(start)));
-        metrics.ran(end.since(start));
-        if !straight(job) {
-            return;
-        }
-        if job.attempt == 1 && job.worker == WorkerKind::Pull {
-            let waited = start.since(job.owed_from());
+        if let Some(waited) = job.waited {
             self.add(job.tenant, What::Wait, &job.queue, millis(waited));
             metrics.waited(waited);
         }
-        if job.state == JobState::Complete {
-            let took = end.since(job.owed_from()).as_millis().div_ceil(1000);
-            self.add(job.tenant, What::Type, &job.kind, u32::try_from(took).unwrap_or(u32::MAX).max(1));
+        if let Some(took) = job.took {
+            let seconds = took.as_millis().div_ceil(1000);
+            self.add(job.tenant, What::Type, &job.kind, u32::try_from(seconds).unwrap_or(u32::MAX).max(1));
         }
     }
 

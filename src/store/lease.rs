@@ -166,7 +166,7 @@ pub(super) async fn lease(
     want: &LeaseRequest,
     held: &limits::Held,
     now: Millis,
-) -> Result<Vec<LeasedJob>> {
+) -> Result<Vec<LeasedRow>> {
     let most = limits::room(tx, held, want, now).await? as usize;
     out.know(tx, [(want.tenant, String::new())]).await?;
     let wanted = out.wanted(want.tenant) & JobEvent::Started.bit();
@@ -185,7 +185,7 @@ pub(super) async fn lease(
         rows.extend(claim(inner, tx, want, kind.as_deref(), left, (&seed, wanted), now).await?);
     }
     tell(tx, out, &rows, now).await?;
-    jobs(tx, rows, seed, until, now).await
+    leased_rows(tx, rows, seed, until, now).await
 }
 
 impl LeaseRequest {
@@ -331,38 +331,60 @@ fn retrying(out: &mut Outbox<'_>, job: &Job, at: Millis, sequence: i64, now: Mil
     out.job_event(&before, JobEvent::Retrying, now, None).map(drop)
 }
 
-async fn jobs(
-    tx: &mut Tx,
-    rows: Vec<Row>,
+/// A job that was claimed, as its rows stand.
+pub(super) struct LeasedRow {
+    claimed: Row,
+    payload: Row,
     seed: [u8; 16],
     until: Millis,
     now: Millis,
-) -> Result<Vec<LeasedJob>> {
-    let ids = rows.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
-    let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
-    let payloads: HashMap<JobId, Row> =
-        payloads.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
-    let mut jobs = Vec::with_capacity(rows.len());
-    for row in rows {
-        let id: JobId = row.id(0)?;
-        // A document that is gone leaves its queue row to `check`; the worker gets the others.
-        let Some(payload) = payloads.get(&id) else { continue };
+}
+
+impl LeasedRow {
+    /// The answer to its worker. Made by the caller: the writer has others to write for.
+    pub(super) fn job(&self) -> Result<LeasedJob> {
+        let (row, payload) = (&self.claimed, &self.payload);
         let timeout = Duration::from_millis(u64::try_from(row.int(6)?).unwrap_or(0));
-        let deadline_at = [row.time_opt(7)?, Some(now.plus(timeout))].into_iter().flatten().min();
-        jobs.push(LeasedJob {
+        let deadline_at = [row.time_opt(7)?, Some(self.now.plus(timeout))].into_iter().flatten().min();
+        Ok(LeasedJob {
             job: api::ClaimedJob {
-                job_id: id,
+                job_id: row.id(0)?,
                 kind: payload.text(1)?,
                 input: api::raw(payload.text_opt(2)?.unwrap_or_else(|| "null".to_owned())),
                 attempt: row.count(2)?,
-                lease_token: LeaseToken { fence: row.int(1)?, random: lease_random(seed, id) },
-                lease_expires_at: until,
+                lease_token: self.right()?.1,
+                lease_expires_at: self.until,
                 deadline_at,
                 reference: payload.text_opt(3)?,
                 metadata: api::raw(payload.text(4)?),
                 traceparent: payload.text_opt(5)?,
             },
-        });
+        })
+    }
+
+    /// What it takes to give it back.
+    pub(super) fn right(&self) -> Result<(JobId, LeaseToken)> {
+        let id: JobId = self.claimed.id(0)?;
+        Ok((id, LeaseToken { fence: self.claimed.int(1)?, random: lease_random(self.seed, id) }))
+    }
+}
+
+async fn leased_rows(
+    tx: &mut Tx,
+    rows: Vec<Row>,
+    seed: [u8; 16],
+    until: Millis,
+    now: Millis,
+) -> Result<Vec<LeasedRow>> {
+    let ids = rows.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
+    let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
+    let mut payloads: HashMap<JobId, Row> =
+        payloads.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for claimed in rows {
+        // A document that is gone leaves its queue row to `check`; the worker gets the others.
+        let Some(payload) = payloads.remove(&claimed.id(0)?) else { continue };
+        jobs.push(LeasedRow { claimed, payload, seed, until, now });
     }
     Ok(jobs)
 }

@@ -262,7 +262,8 @@ fn delivery_row(ours: &Ours<'_>, now: Millis) -> Vec<Value> {
     };
     let remove = ended.map(|at| at.plus(kept));
     let url = a.endpoint.as_ref().map(|(_, url)| url.clone());
-    let host = url.as_deref().and_then(|url| super::lanes::origin_of(url).ok()).map(|(_, host)| host);
+    let host =
+        url.as_deref().and_then(|url| super::lanes::origin_of(url).ok()).map(|(_, host)| host.to_owned());
     args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended, remove, url, host]
 }
 

@@ -7,20 +7,31 @@ use crate::types::delivery::DeliveryState;
 use crate::types::job::{CallbackState, Job, JobState, WorkerKind};
 use crate::types::{Id, Millis};
 
-/// The columns of [`job`], in order, over [`job_source!`].
+/// The columns of [`job`], in order, over `jobs j`, `job_queue q` and [`callback_source!`].
 macro_rules! job_columns {
     () => {
-        "j.id, j.tenant_id, j.kind, j.queue, j.reference, j.priority, j.worker, j.callback, j.sealed, j.run_at, \
-         j.deadline_at, j.timeout_seconds, j.max_attempts, j.metadata, j.retain_seconds, j.traceparent, \
-         j.estimated_seconds, j.created_at, j.state, j.attempt, j.sequence, j.version, j.fence, j.token, \
-         j.started_at, j.started_sequence, j.ended_at, j.error, j.error_code, j.error_retryable, j.result_type, \
-         j.result_url, j.expires_at, j.purged_at, \
-         q.phase, q.fence, q.token, q.attempt, q.sequence, q.version, q.started_at, q.started_sequence, q.due_at, \
-         q.lease_seconds, q.progress, q.message, q.cancel_at, q.cancel_reason, q.error, q.error_code, \
-         q.attempts_left, q.wants, q.progress_at, \
-         d.state, d.version, d.id, \
-         CASE WHEN COALESCE(l.paused_until, 0) > COALESCE(l.held_until, 0) THEN l.paused_until ELSE l.held_until END, \
-         j.remove_at, ep.state, q.progress_due"
+        $crate::store::rows::job_columns!(
+            "d.state, d.version, \
+             CASE WHEN COALESCE(l.paused_until, 0) > COALESCE(l.held_until, 0) THEN l.paused_until ELSE l.held_until END, \
+             ep.state"
+        )
+    };
+    // Of a job that is owed: no delivery of its end is there to join.
+    (owed) => {
+        $crate::store::rows::job_columns!("NULL, NULL, NULL, NULL")
+    };
+    ($callback:expr) => {
+        concat!(
+            "j.id, j.tenant_id, j.kind, j.queue, j.reference, j.priority, j.worker, j.callback, j.sealed, j.run_at, \
+             j.deadline_at, j.timeout_seconds, j.max_attempts, j.metadata, j.retain_seconds, j.traceparent, \
+             j.estimated_seconds, j.created_at, j.state, j.attempt, j.sequence, j.version, j.fence, j.token, \
+             j.started_at, j.started_sequence, j.ended_at, j.error, j.error_code, j.error_retryable, j.result_type, \
+             j.result_url, j.expires_at, j.purged_at, j.remove_at, \
+             q.phase, q.fence, q.token, q.attempt, q.sequence, q.version, q.started_at, q.started_sequence, q.due_at, \
+             q.lease_seconds, q.progress, q.message, q.cancel_at, q.cancel_reason, q.error, q.error_code, \
+             q.attempts_left, q.wants, q.progress_at, q.progress_due, ",
+            $callback
+        )
     };
 }
 
@@ -70,7 +81,7 @@ pub(super) struct Held {
 
 /// Reads a row of [`job_columns!`] as it stands at `now`.
 pub(super) fn held(row: &Row, now: Millis) -> Result<Held> {
-    let phase = match row.text_opt(34)?.as_deref() {
+    let phase = match row.text_opt(35)?.as_deref() {
         None => None,
         Some("ready") => Some(Phase::Ready),
         Some("leased") => Some(Phase::Leased),
@@ -82,15 +93,15 @@ pub(super) fn held(row: &Row, now: Millis) -> Result<Held> {
         from_queue(&mut job, row, phase, now)?;
     }
     // The sweep comes once a minute; what it would remove is gone at its time.
-    job.purged |= row.time_opt(57)?.is_some_and(|at| at <= now);
+    job.purged |= row.time_opt(34)?.is_some_and(|at| at <= now);
     job.callback_state = callback_state(row, &job, now)?;
-    job.callback_version = row.int_opt(54)?.unwrap_or(0);
+    job.callback_version = row.int_opt(56)?.unwrap_or(0);
     Ok(Held {
         phase,
-        attempts_left: row.int_opt(50)?.unwrap_or(0),
-        wants: row.int_opt(51)?.unwrap_or(0),
-        progress_at: row.time_opt(52)?,
-        progress_due: row.time_opt(59)?,
+        attempts_left: row.int_opt(51)?.unwrap_or(0),
+        wants: row.int_opt(52)?.unwrap_or(0),
+        progress_at: row.time_opt(53)?,
+        progress_due: row.time_opt(54)?,
         job,
     })
 }
@@ -154,29 +165,29 @@ fn document(row: &Row) -> Result<Job> {
 }
 
 fn from_queue(job: &mut Job, row: &Row, phase: Phase, now: Millis) -> Result<()> {
-    let due = row.time(42)?;
+    let due = row.time(43)?;
     job.state = match phase {
         Phase::Leased => JobState::Processing,
         Phase::Retry => JobState::Retrying,
         Phase::Ready if due > now => JobState::Scheduled,
         Phase::Ready => JobState::Queued,
     };
-    job.fence = row.int(35)?;
-    job.token = token(row, 36)?;
-    job.attempt = row.count(37)?;
-    job.sequence = row.int(38)?;
-    job.version = row.int(39)?;
-    job.started_at = row.time_opt(40)?;
-    job.started_sequence = row.int_opt(41)?;
+    job.fence = row.int(36)?;
+    job.token = token(row, 37)?;
+    job.attempt = row.count(38)?;
+    job.sequence = row.int(39)?;
+    job.version = row.int(40)?;
+    job.started_at = row.time_opt(41)?;
+    job.started_sequence = row.int_opt(42)?;
     job.due_at = Some(due);
-    job.lease_seconds = row.count(43)?;
-    job.progress = row.int_opt(44)?.and_then(|p| u8::try_from(p).ok());
-    job.message = row.text_opt(45)?;
-    job.cancel_at = row.time_opt(46)?;
-    job.cancel_reason = row.text_opt(47)?;
+    job.lease_seconds = row.count(44)?;
+    job.progress = row.int_opt(45)?.and_then(|p| u8::try_from(p).ok());
+    job.message = row.text_opt(46)?;
+    job.cancel_at = row.time_opt(47)?;
+    job.cancel_reason = row.text_opt(48)?;
     // The error of the attempt before; `error` itself is only for jobs that have ended.
-    let code = row.text_opt(49)?;
-    job.error_info = row.text_opt(48)?.filter(|_| phase == Phase::Retry).map(|_| ErrorInfo {
+    let code = row.text_opt(50)?;
+    job.error_info = row.text_opt(49)?.filter(|_| phase == Phase::Retry).map(|_| ErrorInfo {
         code,
         retryable: true,
         attempt: job.attempt,
@@ -190,12 +201,12 @@ fn token(row: &Row, i: usize) -> Result<Option<[u8; 16]>> {
 }
 
 fn callback_state(row: &Row, job: &Job, now: Millis) -> Result<CallbackState> {
-    let delivery = row.text_opt(53)?;
+    let delivery = row.text_opt(55)?;
     let Some(state) = delivery else {
         return Ok(if job.state.ended() { CallbackState::None } else { callback_awaited(job) });
     };
     let parked = row.text_opt(58)?.is_some_and(|endpoint| endpoint != "enabled");
-    let held = parked || row.time_opt(56)?.is_some_and(|until| until > now);
+    let held = parked || row.time_opt(57)?.is_some_and(|until| until > now);
     Ok(CallbackState::of(match state.as_str() {
         "delivered" => DeliveryState::Delivered,
         "dead" => DeliveryState::Dead,

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use crate::store::change;
 use crate::store::error::Result;
-use crate::store::model::{
-    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, What,
-};
+use crate::store::lease::LeasedRow;
+use crate::store::model::{Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, What};
 use crate::store::publish::{Answer, Publication};
 use crate::store::submit::{Many, Stored};
 use crate::types::delivery::Verdict;
@@ -33,7 +32,7 @@ pub(in crate::store) enum Reply {
     Submit(Vec<Stored>),
     Publish(Vec<Answer>),
     Change(Vec<Result<Changed>>),
-    Lease(Vec<LeasedJob>),
+    Lease(Vec<LeasedRow>),
     Claim(Vec<ClaimedDelivery>),
     Record(Vec<Option<Verdict>>),
 }

@@ -1,9 +1,7 @@
 //! The frozen bytes of an event, one variant for each way in which a receiver may want them.
 
 use serde::Serialize;
-use serde_json::value::RawValue;
 
-use super::published::Published;
 use crate::store::error::{Error, Result};
 use crate::types::api::{self, Format, Payload};
 use crate::types::job::{Job, JobEvent, Outcome};
@@ -16,7 +14,8 @@ const INLINE_RESULT: usize = 64 * 1024;
 /// An event of a job on its way to its receivers.
 pub(super) struct Told<'a> {
     pub(super) job: &'a Job,
-    pub(super) view: &'a api::Job,
+    /// The job as it is told, an object.
+    pub(super) data: &'a str,
     pub(super) event: JobEvent,
     pub(super) event_id: EventId,
     pub(super) at: Millis,
@@ -51,64 +50,58 @@ impl Shape<'_> {
 impl Told<'_> {
     /// The body in that shape.
     pub(super) fn body(&self, shape: Shape<'_>) -> Result<String> {
-        let data = JobData {
-            job: self.view,
+        let more = json(&ForReceiver {
             access_token: AccessToken::mint(self.token_key, self.job.tenant, self.job.id),
             result: self.outcome.and_then(|o| inline(o, shape.payload)),
             context: shape.context,
-        };
+        })?;
+        let members = &more[1..more.len() - 1];
+        let data = with(self.data.to_owned(), &[members]);
         match shape.format {
             Format::Standard => {
-                envelope(self.event.as_str(), self.at, self.event_id, Some(self.job.sequence), &data)
+                let (kind, sequence) = (self.event.as_str(), Some(self.job.sequence));
+                Envelope { kind, timestamp: self.at, event_id: self.event_id, sequence, account: None }
+                    .around(&data)
             }
-            Format::Cloudevents => json(&data),
+            Format::Cloudevents => Ok(data),
         }
     }
 }
 
-/// Ringback's envelope around `data`.
-pub(super) fn envelope<D: Serialize>(
-    kind: &str,
-    timestamp: Millis,
-    event_id: EventId,
-    sequence: Option<i64>,
-    data: &D,
-) -> Result<String> {
-    json(&Envelope { kind, timestamp, event_id, sequence, account: None, data })
-}
-
-/// The envelope of a published event.
-pub(super) fn published(event: &Published<'_>) -> Result<String> {
-    let data: &RawValue = serde_json::from_str(event.data).map_err(|e| Error::Bug(e.to_string()))?;
-    json(&Envelope {
-        kind: event.kind,
-        timestamp: event.at,
-        event_id: event.id,
-        sequence: None,
-        account: event.account,
-        data,
-    })
-}
-
+/// What Ringback's own format has around an event's data.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Envelope<'a, D: ?Sized> {
+pub(super) struct Envelope<'a> {
     #[serde(rename = "type")]
-    kind: &'a str,
-    timestamp: Millis,
-    event_id: EventId,
+    pub(super) kind: &'a str,
+    pub(super) timestamp: Millis,
+    pub(super) event_id: EventId,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sequence: Option<i64>,
+    pub(super) sequence: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    account: Option<&'a str>,
-    data: &'a D,
+    pub(super) account: Option<&'a str>,
+}
+
+impl Envelope<'_> {
+    /// The whole, around JSON.
+    pub(super) fn around(&self, data: &str) -> Result<String> {
+        Ok(with(json(self)?, &["\"data\":", data]))
+    }
+}
+
+/// An object that has a member, with more of them at its end. What is written already need not be written anew.
+fn with(mut object: String, members: &[&str]) -> String {
+    object.reserve(members.iter().map(|m| m.len()).sum::<usize>() + 1);
+    object.pop();
+    object.push(',');
+    members.iter().for_each(|m| object.push_str(m));
+    object.push('}');
+    object
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct JobData<'a> {
-    #[serde(flatten)]
-    job: &'a api::Job,
+struct ForReceiver<'a> {
     access_token: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<api::Json>,

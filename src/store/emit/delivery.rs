@@ -130,9 +130,9 @@ impl Outbox<'_> {
         let (lane, turn, host) = match new.to {
             To::Url(url) => {
                 let (origin, host) = origin_of(url)?;
-                (lane_of(new.tenant, &origin), turn_of(url), host)
+                (lane_of(new.tenant, origin), turn_of(url), host)
             }
-            To::Endpoint(endpoint) => (endpoint.lane(), 0, endpoint.host.clone()),
+            To::Endpoint(endpoint) => (endpoint.lane(), 0, endpoint.host.as_str()),
             To::Gone(id, url) => (lane_of_endpoint(id), 0, origin_of(url)?.1),
         };
         let way = Way { lane, turn, url };

@@ -4,7 +4,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Outbox;
-use super::body::{envelope, json};
+use super::body::{Envelope, json};
 use super::delivery::{NewDelivery, To, account_of};
 use crate::args;
 use crate::store::error::Result;
@@ -25,10 +25,11 @@ pub(in crate::store) struct News<'n, D> {
 }
 
 /// An event that is told, and the variants of its body that are written.
-struct Fact<'d, D> {
+struct Fact {
     id: EventId,
     kind: &'static str,
-    data: &'d D,
+    /// JSON.
+    data: String,
     written: Vec<&'static str>,
 }
 
@@ -76,28 +77,31 @@ impl Outbox<'_> {
         Ok(())
     }
 
-    fn fact<'d, D: Serialize>(
+    fn fact<D: Serialize>(
         &mut self,
         tenant: TenantId,
         account: Option<String>,
         kind: &'static str,
-        data: &'d D,
-    ) -> Result<Fact<'d, D>> {
+        data: &D,
+    ) -> Result<Fact> {
+        let data = json(data)?;
         let id: EventId = self.inner.dice.id(self.now);
         let (job, sequence) = (None::<Uuid>, None::<i64>);
         let kept = self.now.plus(KEEP_EVENTS);
-        self.events.push(args![id, tenant, job, sequence, kind, account, self.now, json(data)?, kept]);
+        self.events.push(args![id, tenant, job, sequence, kind, account, self.now, data.clone(), kept]);
         Ok(Fact { id, kind, data, written: Vec::new() })
     }
 
-    fn tell<D: Serialize>(&mut self, fact: &mut Fact<'_, D>, new: NewDelivery<'_>) -> Result<DeliveryId> {
+    fn tell(&mut self, fact: &mut Fact, new: NewDelivery<'_>) -> Result<DeliveryId> {
         let format = match new.to {
             To::Endpoint(endpoint) => endpoint.settings.format,
             To::Url(_) | To::Gone(..) => Format::Standard,
         };
+        let (kind, timestamp, event_id) = (fact.kind, self.now, fact.id);
+        let envelope = Envelope { kind, timestamp, event_id, sequence: None, account: None };
         let (variant, body) = match format {
-            Format::Standard => ("standard", envelope(fact.kind, self.now, fact.id, None, fact.data)?),
-            Format::Cloudevents => ("cloudevents", json(fact.data)?),
+            Format::Standard => ("standard", envelope.around(&fact.data)?),
+            Format::Cloudevents => ("cloudevents", fact.data.clone()),
         };
         if !fact.written.contains(&variant) {
             self.bodies.push(args![fact.id, variant, body.clone()]);

@@ -1,6 +1,6 @@
 //! A published event on its way to its endpoints.
 
-use super::body::published;
+use super::body::Envelope;
 use super::{Group, NewDelivery, Outbox, To};
 use crate::args;
 use crate::store::error::Result;
@@ -36,7 +36,10 @@ impl Outbox<'_> {
                 }
                 To::Endpoint(_) | To::Gone(..) | To::Url(_) => {
                     if standard.is_none() {
-                        standard = Some(published(event)?);
+                        let (kind, timestamp, account) = (event.kind, event.at, event.account);
+                        let envelope =
+                            Envelope { kind, timestamp, event_id: event.id, sequence: None, account };
+                        standard = Some(envelope.around(event.data)?);
                     }
                     ("standard", &*standard.get_or_insert_default())
                 }
