@@ -65,6 +65,8 @@ impl Target {
                         ("lock_timeout", "250"),
                         ("idle_in_transaction_session_timeout", "10000"),
                         ("default_transaction_isolation", "read committed"),
+                        // A plan whose cost is overrated would be compiled at each call, which takes longer than to run it.
+                        ("jit", "off"),
                     ])
                     .disable_statement_logging(),
             )))
@@ -86,6 +88,7 @@ impl Target {
                 ("enable_bitmapscan", "off"),
                 ("enable_hashjoin", "off"),
                 ("enable_mergejoin", "off"),
+                ("enable_material", "off"),
                 // For a batch of few rows it would plan anew at each call: a generic plan looks dearer to it.
                 ("plan_cache_mode", "force_generic_plan"),
             ]))),

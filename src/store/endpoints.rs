@@ -41,13 +41,13 @@ const LIST: &str = concat!(
 const ONE: &str = concat!(
     "SELECT ",
     endpoint_columns!(),
-    " FROM endpoints e WHERE e.id = $1 AND e.tenant_id = $2 AND e.deleted_at IS NULL"
+    " FROM endpoints e WHERE e.id = $1 AND e.tenant_id = $2 AND COALESCE(e.deleted_at, 0) = 0"
 );
-static NAMED: Sql = Sql::batch(
+pub(super) static NAMED: Sql = Sql::batch(
     concat!(
         "SELECT ",
         endpoint_columns!(),
-        " FROM {b} JOIN endpoints e ON e.id = b.id AND e.tenant_id = b.tenant_id WHERE e.deleted_at IS NULL"
+        " FROM {b} JOIN endpoints e ON e.id {is b.id} AND e.tenant_id = b.tenant_id WHERE COALESCE(e.deleted_at, 0) = 0"
     ),
     0,
     &[("id", Col::Uuid), ("tenant_id", Col::Uuid)],
@@ -57,7 +57,7 @@ static NAMED: Sql = Sql::batch(
 pub(super) type Named = Gather<(TenantId, EndpointId), Endpoint>;
 
 static ONE_LOCKED: Sql = Sql::plain(
-    "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND q.deleted_at IS NULL {wait}",
+    "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND COALESCE(q.deleted_at, 0) = 0 {wait}",
 );
 static ONE_NOW: Sql = Sql::plain(ONE);
 static COUNT: Sql = Sql::plain(
@@ -77,28 +77,28 @@ static UPDATE: Sql = Sql::plain(
      WHERE id = $1 AND tenant_id = $2",
 );
 static FORMER: Sql = Sql::plain(
-    "SELECT former_accounts FROM endpoints WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL",
+    "SELECT former_accounts FROM endpoints WHERE id = $1 AND tenant_id = $2 AND COALESCE(deleted_at, 0) = 0",
 );
 static MOVED: Sql = Sql::plain("UPDATE endpoints SET former_accounts = $3 WHERE id = $1 AND tenant_id = $2");
 static PAUSE: Sql = Sql::plain(
     "UPDATE endpoints SET state = 'paused', state_reason = 'requested', state_since = $3
-     WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'paused'",
+     WHERE id = $1 AND tenant_id = $2 AND COALESCE(deleted_at, 0) = 0 AND state <> 'paused'",
 );
 // What was parked is let go by and by, see `parking`. Whoever resumes a disabled endpoint gives it a new start.
 static RESUME: Sql = Sql::plain(
     "UPDATE endpoints
      SET state = 'enabled', state_reason = NULL, state_since = $3, failing_since = NULL, failed = 0,
          told = 'nothing', drain_at = $3, drain_step = 0
-     WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL AND state <> 'enabled'",
+     WHERE id = $1 AND tenant_id = $2 AND COALESCE(deleted_at, 0) = 0 AND state <> 'enabled'",
 );
 // What its lane had learned is of another time. Where a node still owns the lane, it goes on with the pace that it knows.
 static SLOW_START: Sql = Sql::plain("UPDATE lanes SET concurrency = 1 WHERE id = $1 AND owner_id IS NULL");
 static VERIFIED: Sql = Sql::plain(
-    "UPDATE endpoints SET verified_at = $4 WHERE id = $1 AND tenant_id = $2 AND url = $3 AND deleted_at IS NULL",
+    "UPDATE endpoints SET verified_at = $4 WHERE id = $1 AND tenant_id = $2 AND url = $3 AND COALESCE(deleted_at, 0) = 0",
 );
 static DELETE: Sql = Sql::plain(
     "UPDATE endpoints SET deleted_at = $3, sealed = NULL, drain_at = $3, drain_step = 0
-     WHERE id = $1 AND tenant_id = $2 AND deleted_at IS NULL",
+     WHERE id = $1 AND tenant_id = $2 AND COALESCE(deleted_at, 0) = 0",
 );
 
 impl Store {
@@ -147,7 +147,7 @@ impl Store {
         }
         // Many, or one that is not there or cannot be read.
         let keys = ids.into_iter().map(|id| args![id, tenant]).collect();
-        self.read_batch(&NAMED, vec![], keys).await?.iter().map(|row| endpoint(row, 0)).collect()
+        self.scout_batch(&NAMED, vec![], keys).await?.iter().map(|row| endpoint(row, 0)).collect()
     }
 
     /// Those of these endpoints that are there and can be read.
@@ -156,7 +156,7 @@ impl Store {
         keys: Vec<(TenantId, EndpointId)>,
     ) -> Result<HashMap<(TenantId, EndpointId), Endpoint>> {
         let keys = keys.into_iter().map(|(tenant, id)| args![id, tenant]).collect();
-        let rows = self.read_batch(&NAMED, vec![], keys).await?;
+        let rows = self.scout_batch(&NAMED, vec![], keys).await?;
         let readable = rows.iter().filter_map(|row| endpoint(row, 0).ok());
         Ok(readable.map(|found| ((found.tenant, found.id), found)).collect())
     }

@@ -53,10 +53,10 @@ macro_rules! live {
 const LIVE: &str = live!();
 const FIRST: &str = "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 LIMIT 2";
 static LIVE_NOW: Sql = Sql::plain(live!());
-static LIVE_OF: Sql = Sql::batch(
+pub(super) static LIVE_OF: Sql = Sql::batch(
     concat!(
         "SELECT s.id, s.sealed, s.expires_at, s.owner_id
-         FROM {b} JOIN secrets s ON s.owner_id = b.owner_id AND s.tenant_id = b.tenant_id
+         FROM {b} JOIN secrets s ON s.owner_id {is b.owner_id} AND s.tenant_id = b.tenant_id
          WHERE s.id IN (SELECT t.id FROM secrets t
                         WHERE t.owner_id = b.owner_id AND (t.expires_at IS NULL OR t.expires_at > $1)",
         newest_first!("t."),
@@ -69,7 +69,7 @@ static LIVE_OF: Sql = Sql::batch(
 // The tenant's row is the lock: two first uses must not make two secrets.
 pub(super) static LOCK_TENANT: Sql = Sql::plain("SELECT q.id FROM tenants q WHERE q.id = $1 {wait}");
 static LOCK_ENDPOINT: Sql = Sql::plain(
-    "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND q.deleted_at IS NULL {wait}",
+    "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND COALESCE(q.deleted_at, 0) = 0 {wait}",
 );
 static RETIRE: Sql = Sql::plain(
     "UPDATE secrets SET expires_at = $2 WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
@@ -204,7 +204,7 @@ impl Store {
         let changes = self.0.secrets.changes();
         let keys = owners.iter().map(|(tenant, owner)| args![*owner, *tenant]).collect();
         let mut rows: HashMap<Uuid, Vec<Row>> = HashMap::with_capacity(owners.len());
-        for row in self.read_batch(&LIVE_OF, args![now], keys).await? {
+        for row in self.scout_batch(&LIVE_OF, args![now], keys).await? {
             rows.entry(row.uuid(3)?).or_default().push(row);
         }
         let mut found = HashMap::with_capacity(rows.len());
