@@ -404,6 +404,8 @@ CREATE TABLE lanes (
     opened          BIGINT NOT NULL,
     -- when a node last came to own it
     used_at         BIGINT NOT NULL,
+    -- how often one did
+    owners          BIGINT NOT NULL DEFAULT 0,
     -- what its owner found out: a Retry-After, or an open breaker and when it sends a probe
     held_until      BIGINT,
     held_reason     TEXT,

@@ -399,6 +399,8 @@ CREATE TABLE lanes (
     opened          INTEGER NOT NULL,
     -- when a node last came to own it
     used_at         INTEGER NOT NULL,
+    -- how often one did
+    owners          INTEGER NOT NULL DEFAULT 0,
     -- what its owner found out: a Retry-After, or an open breaker and when it sends a probe
     held_until      INTEGER,
     held_reason     TEXT,

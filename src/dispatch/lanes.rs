@@ -17,7 +17,7 @@ mod turns;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::store::{DueDelivery, InLane, LaneSettings, LaneState};
+use crate::store::{DueDelivery, InLane, LaneSettings, LaneState, OwnedLane};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
 pub use hand::{FromHand, LONGEST};
@@ -148,13 +148,15 @@ impl Lanes {
         *self = Lanes { in_flight: self.in_flight, in_hand: self.in_hand, ..Lanes::default() };
     }
 
-    /// The answer to a try to own `asked`: those not in `owned` belong to another node.
-    pub fn own(&mut self, asked: &[LaneId], owned: Vec<(LaneState, LaneSettings)>, now: Millis) {
-        for (state, set) in owned {
+    /// The answer to a try to own `asked`: those not in `owned` belong to another node. What is due in one that is the
+    /// `first` time owned is offered afterwards, so it need not be read.
+    pub fn own(&mut self, asked: &[LaneId], owned: Vec<OwnedLane>, now: Millis) {
+        for OwnedLane { state, set, first } in owned {
             let id = state.id;
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
-                place.insert(Lane::new(state, set, now));
+                let lane = place.insert(Lane::new(state, set, now));
+                lane.more = !first;
                 self.call_up(id);
             }
         }

@@ -305,7 +305,7 @@ impl Dispatcher {
         let due = inner.store.lanes_due(inner.node, now, after, STIR).await?;
         inner.looked().stirred = due.last().filter(|_| due.len() == STIR as usize).map(|(lane, _)| *lane);
         let unowned = inner.lanes().stir(&due);
-        self.own(unowned, now).await?;
+        self.own(unowned, false, now).await?;
         let mut looked = inner.looked();
         (looked.beat, looked.anew) = (Some(now), false);
         Ok(())
@@ -367,19 +367,26 @@ impl Dispatcher {
         let (unowned, grown) = inner.lanes().grown_by(|lanes| lanes.offer(due.clone(), now));
         let stale = !full && !due.is_empty() && unowned.is_empty() && !grown;
         if !unowned.is_empty() {
-            self.own(unowned, now).await?;
+            self.own(unowned, true, now).await?;
             inner.lanes().offer(due, now);
         }
         let next_due = if full { None } else { inner.store.next_due(now, now.plus(POLL)).await? };
         Ok(Seen { full, stale, next_due })
     }
 
-    async fn own(&self, of: Vec<(LaneId, crate::types::DeliveryId)>, now: Millis) -> Result<()> {
+    /// `offered`: all that is due in them and was not passed over is offered next.
+    async fn own(
+        &self,
+        of: Vec<(LaneId, crate::types::DeliveryId)>,
+        offered: bool,
+        now: Millis,
+    ) -> Result<()> {
         if of.is_empty() {
             return Ok(());
         }
         let inner = &self.0;
-        let owned = inner.store.own_lanes(inner.node, &of, now).await?;
+        let mut owned = inner.store.own_lanes(inner.node, &of, now).await?;
+        owned.iter_mut().for_each(|lane| lane.first &= offered);
         let asked: Vec<LaneId> = of.into_iter().map(|(lane, _)| lane).collect();
         inner.lanes().own(&asked, owned, now);
         Ok(())

@@ -49,7 +49,7 @@ async fn what_comes_to_hand_after_a_stop_has_emptied_it_goes_back_at_once() {
     let there = store.endpoint(tenant, id).await.unwrap();
     let claimed = store.begin_probe(&there, store::TEST, &"x", NOW).await.unwrap();
     let (lane, id) = (claimed.lane, claimed.id);
-    dispatcher.own(vec![(lane, id)], NOW).await.unwrap();
+    dispatcher.own(vec![(lane, id)], false, NOW).await.unwrap();
     dispatcher.feed(NOW).await.unwrap();
     let good = Outcome::Answered { status: 200, retry_after: None, abort: false };
     inner.lanes().learn((lane, 0, id), &good, Duration::ZERO, NOW);

@@ -109,8 +109,25 @@ macro_rules! first_in_rank {
     };
 }
 
-// A skip scan: a few probes of the index per lane that has anything queued, however much that is. Lanes in
-// the hands of another living node are left out.
+/// The first that is due in a lane of the skip scan; null where nothing is.
+macro_rules! first_due {
+    () => {
+        concat!(
+            "COALESCE(",
+            first_in_rank!("0"),
+            ", ",
+            first_in_rank!("1"),
+            ", ",
+            first_in_rank!("2"),
+            ", ",
+            first_in_rank!("3"),
+            ")"
+        )
+    };
+}
+
+// A skip scan: a few probes of the index per lane that has anything queued, however much that is. Asked for by EXISTS,
+// what is due would be joined, and PostgreSQL might read all of it. Lanes in the hands of another living node are left out.
 const LANES_DUE: &str = concat!(
     "
     WITH RECURSIVE l(id) AS (
@@ -119,19 +136,11 @@ const LANES_DUE: &str = concat!(
         SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > l.id ORDER BY q.lane_id LIMIT 1)
         FROM l WHERE l.id IS NOT NULL
     )
-    SELECT l.id, COALESCE(",
-    first_in_rank!("0"),
-    ", ",
-    first_in_rank!("1"),
-    ", ",
-    first_in_rank!("2"),
-    ", ",
-    first_in_rank!("3"),
-    ")
-    FROM l
-    WHERE l.id IS NOT NULL
-      AND EXISTS (SELECT 1 FROM delivery_queue q
-                  WHERE q.lane_id = l.id AND q.rank IN (0, 1, 2, 3) AND q.due_at <= $1)
+    SELECT l.id, ",
+    first_due!(),
+    " FROM l WHERE l.id IS NOT NULL AND ",
+    first_due!(),
+    " IS NOT NULL
       AND NOT EXISTS (SELECT 1 FROM lanes a JOIN nodes n ON n.id = a.owner_id
                       WHERE a.id = l.id AND a.owner_id <> $2 AND n.alive_until > $1)
     LIMIT $4"

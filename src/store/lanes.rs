@@ -13,7 +13,7 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Row;
 use super::error::{Error, Result};
-use super::model::{LaneSettings, LaneState};
+use super::model::{LaneSettings, LaneState, OwnedLane};
 use super::pool::Tx;
 use crate::args;
 use crate::types::endpoint::lane_of as lane_of_endpoint;
@@ -37,15 +37,15 @@ static FORGET_OTHERS: Sql = Sql::plain("DELETE FROM nodes WHERE id <> $1");
 
 // Owned by this node afterwards: lanes that were free, ownerless, or whose owner is dead.
 static OWN: Sql = Sql::batch(
-    "INSERT INTO lanes (id, tenant_id, endpoint_id, origin, owner_id, concurrency, failures, opened, used_at)
-     SELECT b.id, b.tenant_id, b.endpoint_id, b.origin, $1, 10, 0, 0, $2
+    "INSERT INTO lanes (id, tenant_id, endpoint_id, origin, owner_id, concurrency, failures, opened, used_at, owners)
+     SELECT b.id, b.tenant_id, b.endpoint_id, b.origin, $1, 10, 0, 0, $2, 1
      FROM {b}
      WHERE true  -- in one order, so that two nodes cannot deadlock
      ORDER BY b.id
-     ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id, used_at = excluded.used_at
+     ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id, used_at = excluded.used_at, owners = lanes.owners + 1
        WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
-     RETURNING id, concurrency, failures, opened, held_until, held_reason, rate_at",
+     RETURNING id, concurrency, failures, opened, held_until, held_reason, rate_at, owners",
     2,
     &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("endpoint_id", Col::Uuid), ("origin", Col::Text)],
 );
@@ -149,7 +149,7 @@ impl Store {
         node: NodeId,
         of: &[(LaneId, crate::types::DeliveryId)],
         now: Millis,
-    ) -> Result<Vec<(LaneState, LaneSettings)>> {
+    ) -> Result<Vec<OwnedLane>> {
         let mut tx = self.0.writers.begin().await?;
         let urls = tx.batch(&ORIGINS, vec![], of.iter().map(|(_, d)| args![*d]).collect()).await?;
         // Each lane once, or the upsert is refused.
@@ -166,11 +166,12 @@ impl Store {
         let set = tx.batch(&SET, vec![], ids).await?;
         tx.commit().await?;
         let mut set: HashMap<LaneId, LaneSettings> = set.iter().map(settings).collect::<Result<_>>()?;
-        owned
-            .iter()
-            .map(state)
-            .map(|s| s.map(|s| (s.clone(), set.remove(&s.id).unwrap_or_default())))
-            .collect()
+        let mut lane = |row: &Row| {
+            let state = state(row)?;
+            let set = set.remove(&state.id).unwrap_or_default();
+            Ok(OwnedLane { state, set, first: row.int(7)? == 1 })
+        };
+        owned.iter().map(&mut lane).collect()
     }
 
     /// What was set since then for lanes of this node.

@@ -49,13 +49,17 @@ fn fresh(n: u128) -> LaneState {
     }
 }
 
+fn owned(state: LaneState, set: LaneSettings) -> OwnedLane {
+    OwnedLane { state, set, first: false }
+}
+
 fn limited(limits: Limits) -> LaneSettings {
     LaneSettings { limits, ..LaneSettings::default() }
 }
 
 fn owning_with(lanes: &[u128], set: LaneSettings) -> Lanes {
     let mut book = Lanes::default();
-    book.own(&[], lanes.iter().map(|n| (fresh(*n), set)).collect(), NOW);
+    book.own(&[], lanes.iter().map(|n| owned(fresh(*n), set)).collect(), NOW);
     for hungry in book.hungry(NOW, 1_000) {
         book.refill(hungry.lane, InLane::default(), NOW);
     }
@@ -88,6 +92,32 @@ fn learn(book: &mut Lanes, lane: u128, outcome: &Outcome) {
 
 const GOOD: Outcome = Outcome::Answered { status: 200, retry_after: None, abort: false };
 const DOWN: Outcome = Outcome::Failed(Fault::Connect);
+
+#[test]
+fn a_lane_that_nobody_owned_before_is_read_only_for_what_has_no_room_or_has_an_order() {
+    let first = |n, set| OwnedLane { first: true, ..owned(fresh(n), set) };
+    let in_order = limited(Limits { ordered: true, ..Limits::default() });
+    let mut book = Lanes::default();
+    let lanes = vec![
+        first(1, LaneSettings::default()),
+        first(2, LaneSettings::default()),
+        first(3, in_order),
+        owned(fresh(4), LaneSettings::default()),
+    ];
+    book.own(&[], lanes, NOW);
+    let read = |book: &mut Lanes| book.hungry(NOW, 9).iter().map(|h| h.lane).collect::<Vec<_>>();
+    assert_eq!(read(&mut book), [lane_id(4)]);
+    book.offer((0..=IN_MIND as u128).map(|n| due(1, n)).chain([due(2, 1_000), due(3, 2_000)]).collect(), NOW);
+    assert_eq!(read(&mut book), [lane_id(3)]);
+    let mut sent = 0;
+    while read(&mut book).is_empty() {
+        let picked = book.pick(NOW);
+        assert!(!picked.is_empty());
+        sent += picked.len();
+        picked.into_iter().for_each(|one| back(&mut book, one, &GOOD, NOW));
+    }
+    assert_eq!(sent, IN_MIND + 1, "what did not fit is read once the others are sent");
+}
 
 #[test]
 fn lanes_without_work_take_no_turns() {

@@ -74,6 +74,17 @@ pub struct LaneSettings {
     pub limits: Limits,
 }
 
+/// A lane that a node has come to own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedLane {
+    /// How its owner before left it.
+    pub state: LaneState,
+    /// What is set for it.
+    pub set: LaneSettings,
+    /// Nobody owned it before, so no look has passed over what is due in it.
+    pub first: bool,
+}
+
 /// What is due in one lane.
 #[derive(Debug, Default)]
 pub struct InLane {

@@ -443,7 +443,7 @@ async fn deliveries_are_listed_by_every_filter(bed: &Bed) {
 
     // A held lane: what waits in it is held, what is under way is not.
     let lanes = [(flying.lane, flying.id)];
-    let mut lane = bed.store.own_lanes(bed.node, &lanes, bed.now()).await.unwrap().remove(0).0;
+    let mut lane = bed.store.own_lanes(bed.node, &lanes, bed.now()).await.unwrap().remove(0).state;
     (lane.held_until, lane.held_reason) = (Some(Millis(bed.now().0 + 60_000)), Some("breaker".to_owned()));
     bed.store.save_lanes(bed.node, &[(lane, false)]).await.unwrap();
     assert_eq!(list(state(DeliveryState::Pending)).await, []);

@@ -68,7 +68,8 @@ async fn what_the_clock_changes_changes_the_etag(bed: &Bed) {
     bed.held(&held, complete()).await.unwrap();
     let pending = look(id).await;
     let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0);
-    let mut lane = bed.store.own_lanes(bed.node, &[(due.lane, due.id)], bed.now()).await.unwrap().remove(0).0;
+    let mut lane =
+        bed.store.own_lanes(bed.node, &[(due.lane, due.id)], bed.now()).await.unwrap().remove(0).state;
     (lane.held_until, lane.held_reason) = (Some(Millis(bed.now().0 + 60_000)), Some("breaker".to_owned()));
     bed.store.save_lanes(bed.node, &[(lane, false)]).await.unwrap();
     let closed = look(id).await;

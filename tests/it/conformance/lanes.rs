@@ -11,6 +11,7 @@ const ALL: LaneFilter = LaneFilter { state: None, oldest_first: false };
 
 both_stores! {
     a_lane_has_one_owner_at_a_time,
+    whether_a_lane_was_owned_before_is_told,
     how_a_lane_stands_outlives_its_owner,
     what_was_found_out_of_a_lane_ends_when_it_is_resumed,
     a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them,
@@ -34,7 +35,7 @@ fn node(bed: &Bed) -> NodeId {
 
 async fn own(bed: &Bed, node: NodeId, lane: (LaneId, DeliveryId)) -> Vec<LaneState> {
     let owned = bed.store.own_lanes(node, &[lane, lane], bed.now()).await.unwrap();
-    owned.into_iter().map(|(state, _)| state).collect()
+    owned.into_iter().map(|lane| lane.state).collect()
 }
 
 async fn a_lane_has_one_owner_at_a_time(bed: &Bed) {
@@ -58,6 +59,17 @@ async fn a_lane_has_one_owner_at_a_time(bed: &Bed) {
     assert_eq!(own(bed, owner, lane).await, [fresh], "again and again");
     assert!(own(bed, other, lane).await.is_empty());
     assert!(bed.store.own_lanes(owner, &[], bed.now()).await.unwrap().is_empty());
+}
+
+async fn whether_a_lane_was_owned_before_is_told(bed: &Bed) {
+    let lane = lane(bed).await;
+    let own = async |node| bed.store.own_lanes(node, &[lane], bed.now()).await.unwrap().remove(0);
+    let one = node(bed);
+    let lane = own(one).await;
+    assert!(lane.first);
+    assert!(!own(one).await.first, "by itself");
+    bed.store.save_lanes(one, &[(lane.state, true)]).await.unwrap();
+    assert!(!own(node(bed)).await.first, "by another");
 }
 
 async fn how_a_lane_stands_outlives_its_owner(bed: &Bed) {
@@ -166,7 +178,7 @@ async fn own_all(bed: &Bed, node: NodeId) -> Vec<LaneState> {
     let due = bed.store.due(Millis(0), bed.now(), 50).await.unwrap();
     let lanes: Vec<_> = due.iter().map(|d| (d.lane, d.id)).collect();
     let owned = bed.store.own_lanes(node, &lanes, bed.now()).await.unwrap();
-    owned.into_iter().map(|(state, _)| state).collect()
+    owned.into_iter().map(|lane| lane.state).collect()
 }
 
 async fn lanes_are_found_by_state_and_by_what_waits_longest(bed: &Bed) {

@@ -163,7 +163,7 @@ async fn a_lane_is_forgotten_a_week_after_its_last_use(bed: &Bed) {
         let job = bed.lease_one().await;
         bed.held(&job, complete()).await.unwrap();
         let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0);
-        bed.store.own_lanes(owner, &[(due.lane, due.id)], bed.now()).await.unwrap().remove(0).0
+        bed.store.own_lanes(owner, &[(due.lane, due.id)], bed.now()).await.unwrap().remove(0).state
     };
     let idle = used("https://a.example.com/", bed.node).await;
     bed.deliver(200, Verdict::Delivered).await;

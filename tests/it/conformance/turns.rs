@@ -223,7 +223,7 @@ async fn what_is_ahead_of_a_delivery_is_counted_up_to_a_bound(bed: &Bed) {
 }
 
 async fn owned(bed: &Bed, lane: (LaneId, DeliveryId)) -> LaneSettings {
-    bed.store.own_lanes(bed.node, &[lane], bed.now()).await.unwrap()[0].1
+    bed.store.own_lanes(bed.node, &[lane], bed.now()).await.unwrap()[0].set
 }
 
 async fn a_pause_is_seen_by_the_owner_and_outlives_it(bed: &Bed) {

@@ -53,7 +53,7 @@ fn a_lane_stands_as_it_was_written_down() {
         ..fresh(1)
     };
     let mut book = Lanes::default();
-    book.own(&[], vec![(state, LaneSettings::default())], NOW);
+    book.own(&[], vec![owned(state, LaneSettings::default())], NOW);
     book.offer(vec![due(1, 1), due(1, 2)], NOW);
     assert!(book.pick(after(119)).is_empty());
     let probe = book.pick(after(120));
@@ -163,7 +163,7 @@ fn a_rate_is_kept_and_its_bucket_handed_on() {
     assert_eq!(book.pick(Millis(NOW.0 + 200)).len(), 1);
     let state = book.to_save(NOW).remove(0).0;
     let mut heir = Lanes::default();
-    heir.own(&[], vec![(state, limited(limits))], NOW);
+    heir.own(&[], vec![owned(state, limited(limits))], NOW);
     heir.offer(vec![due(1, 20)], NOW);
     assert!(heir.pick(Millis(NOW.0 + 399)).is_empty());
     assert_eq!(heir.pick(Millis(NOW.0 + 400)).len(), 1);

@@ -33,7 +33,7 @@ fn a_slot_that_nobody_waits_for_wakes_nobody() {
 
 #[test]
 fn lanes_that_could_send_more_if_the_node_had_more_slots_free_hear_of_each() {
-    let wide = |n| (LaneState { concurrency: 64, ..fresh(n) }, LaneSettings::default());
+    let wide = |n| owned(LaneState { concurrency: 64, ..fresh(n) }, LaneSettings::default());
     let mut book = Lanes::default();
     book.own(&[], (1..=7).map(wide).collect(), NOW);
     for hungry in book.hungry(NOW, 9) {

@@ -213,13 +213,13 @@ async fn a_resumed_endpoints_lane_begins_slowly(bed: &Bed) {
     bed.submit(bed.job()).await;
     let first = bed.store.due(Millis(0), bed.now(), 1).await.unwrap()[0];
     let own = async || bed.store.own_lanes(bed.node, &[(first.lane, first.id)], bed.now()).await.unwrap();
-    assert_eq!((own().await[0].0.concurrency, first.lane), (10, there.lane()));
+    assert_eq!((own().await[0].state.concurrency, first.lane), (10, there.lane()));
     bed.store.leave(bed.node).await.unwrap();
     pause(bed, &there, true).await;
-    assert_eq!(own().await[0].0.concurrency, 10);
+    assert_eq!(own().await[0].state.concurrency, 10);
     bed.store.leave(bed.node).await.unwrap();
     pause(bed, &there, false).await;
-    assert_eq!(own().await[0].0.concurrency, 1);
+    assert_eq!(own().await[0].state.concurrency, 1);
 }
 
 async fn what_nobody_would_let_go_is_found(bed: &Bed) {

@@ -155,7 +155,7 @@ async fn a_change_is_seen_by_who_is_just_making_the_lane(bed: &Bed) {
     let of: Vec<_> = due.iter().map(|d| (d.lane, d.id)).collect();
     assert_eq!(of.len(), 1, "{job} is queued");
     let owned = bed.store.own_lanes(bed.node, &of, bed.now()).await.unwrap();
-    assert_eq!(owned[0].1.limits.max_in_flight, Some(3));
+    assert_eq!(owned[0].set.limits.max_in_flight, Some(3));
     let set = bed.store.lanes_set(bed.node, bed.now()).await.unwrap();
     assert_eq!(set.len(), 1, "there was a row to mark before anybody owned it");
     assert_eq!(set[0].1.limits.max_in_flight, Some(3));
