@@ -163,7 +163,7 @@ impl Sql {
 
     /// Whether it makes rows and leaves alone those that are there.
     pub fn inserts(&self) -> bool {
-        self.text.starts_with("INSERT ")
+        self.text.starts_with("INSERT ") && !self.text.contains("DO UPDATE")
     }
 
     /// The parameters for PostgreSQL: `scalars`, then the columns of `rows`.

@@ -292,12 +292,13 @@ fn count(inner: &Inner, reply: &Reply) {
 type Written = (Vec<Result<Reply>>, After);
 
 async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: &mut bool) -> Result<Written> {
-    let mut tx = pool.begin().await?;
+    let mut tx = pool.open().await?;
     let undone = |_: &Error| inner.floors.forget(pick(calls, wish).1.into_iter());
     match write(inner, &mut tx, calls, *in_doubt).await.inspect_err(undone) {
         Ok(written) => {
             // Where the database itself says no, that is what became of it.
-            let unheard = |e: &Error| *in_doubt |= !matches!(e, Error::Again | Error::Data(_));
+            let unheard =
+                |e: &Error| *in_doubt |= !matches!(e, Error::Again | Error::Data(_) | Error::Locked(_));
             tx.commit().await.inspect_err(unheard).inspect_err(undone)?;
             Ok(written)
         }
@@ -315,7 +316,8 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Re
     let mut out = Outbox::new(inner, now);
     let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
 
-    // One order of tables in every transaction, so that two of them cannot deadlock.
+    // One order of tables in every transaction, so that two of them cannot deadlock. What is written later needs none: a
+    // row is changed only by who holds its queue row or its document, taken before.
     let wants = pick(calls, wish).1;
     let held = limits::held(inner, tx, &wants, now).await?;
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });

@@ -94,7 +94,7 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     /// Reads, outside any transaction.
     readers: pool::Pool,
-    /// Looks for what is due, with the plans of the hot verbs.
+    /// Looks for what is due and reads by key, with the plans of the hot verbs.
     scouts: pool::Pool,
     /// The cold verbs' transactions. On SQLite the one writer, shared with the committer.
     writers: pool::Pool,
@@ -171,8 +171,8 @@ pub trait Observer: Send + Sync {
 
 /// Connections for reads.
 const READERS: usize = 8;
-/// Connections that look for what is due.
-const SCOUTS: usize = 2;
+/// Connections for reads of the loops and the hot verbs.
+const SCOUTS: usize = 4;
 /// Connections for the cold verbs' transactions on PostgreSQL.
 const WRITERS: usize = 4;
 /// The longest wait for a free connection; the caller answers 503 after it.

@@ -90,8 +90,16 @@ impl Pool {
         Ok(Guard { pool: self.inner.clone(), here: self.here, conn: Some(conn), place: Some(place) })
     }
 
-    /// A transaction. On SQLite it takes the write lock at once; on PostgreSQL it begins with its first call.
+    /// A transaction. On SQLite it takes the write lock at once.
     pub async fn begin(&self) -> Result<Tx> {
+        let mut tx = self.open().await?;
+        tx.start().await?;
+        Ok(tx)
+    }
+
+    /// The same, begun with its first call that needs an answer. Without one its commit is its first, and fails where an
+    /// idle connection has died: it is for who can repeat it.
+    pub async fn open(&self) -> Result<Tx> {
         let guard = self.get().await?;
         let mut tx = Tx { guard, begun: false, ended: false, later: Vec::new() };
         if self.engine() == Engine::Sqlite {
@@ -228,8 +236,8 @@ impl Tx {
     }
 
     /// Writes rows of which nobody asks what came of them. On PostgreSQL, where each call is a way there and back, it
-    /// goes with others like it, before anything that names its table; what is all that a transaction does needs no
-    /// other call. It must read nothing but its batch and the rows that it writes.
+    /// goes with others like it, before anything that names its table; what is all that an [open](Pool::open) transaction
+    /// does needs no other call.
     pub async fn later(
         &mut self,
         sql: &'static Sql,
@@ -242,8 +250,11 @@ impl Tx {
         if self.engine() == Engine::Sqlite {
             return self.guard.batch(sql, scalars, rows).await.map(drop);
         }
-        // Together they would not see each other's rows. New ones are nobody else's.
-        if !sql.inserts() && self.later.iter().any(|(earlier, ..)| earlier.table() == sql.table()) {
+        // Together they would not see each other's rows; it does not look for new ones beside its own.
+        let text = sql.text(Engine::Postgres);
+        let own = if sql.inserts() { sql.table() } else { None };
+        let seen = |table| Some(table) != own && names(text, table);
+        if self.later.iter().any(|(earlier, ..)| earlier.table().is_none_or(seen)) {
             self.start().await?;
             self.write().await?;
         }

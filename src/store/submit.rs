@@ -20,39 +20,48 @@ use crate::types::{JobId, Millis};
 /// The column for which a callback's secrets are sealed.
 pub(super) const SEALED_COLUMN: &str = "jobs.sealed";
 
-pub(super) static INSERT_JOBS: Sql = Sql::batch(
-    "INSERT INTO jobs (id, tenant_id, kind, queue, reference, priority, worker, input, callback, sealed, run_at,
-                       deadline_at, timeout_seconds, max_attempts, metadata, retain_seconds, traceparent,
-                       estimated_seconds, created_at, state, attempt, sequence, version, fence)
-     SELECT b.id, b.tenant_id, b.kind, b.queue, b.reference, b.priority, b.worker, b.input, b.callback, b.sealed, b.run_at,
-            b.deadline_at, b.timeout_seconds, b.max_attempts, b.metadata, b.retain_seconds, b.traceparent,
-            b.estimated_seconds, $1, 'owed', 0, 1, 0, 0
-     FROM {b}
-     WHERE true  -- a repeated write after a lost answer must not make the job twice
-     ON CONFLICT (id) DO NOTHING
-     RETURNING id",
-    1,
-    &[
-        ("id", Col::Uuid),
-        ("tenant_id", Col::Uuid),
-        ("kind", Col::Text),
-        ("queue", Col::Text),
-        ("reference", Col::Text),
-        ("priority", Col::Int),
-        ("worker", Col::Text),
-        ("input", Col::Text),
-        ("callback", Col::Text),
-        ("sealed", Col::Bytes),
-        ("run_at", Col::Int),
-        ("deadline_at", Col::Int),
-        ("timeout_seconds", Col::Int),
-        ("max_attempts", Col::Int),
-        ("metadata", Col::Text),
-        ("retain_seconds", Col::Int),
-        ("traceparent", Col::Text),
-        ("estimated_seconds", Col::Int),
-    ],
-);
+macro_rules! insert_jobs {
+    ($then:literal) => {
+        Sql::batch(
+            concat!(
+                "INSERT INTO jobs (id, tenant_id, kind, queue, reference, priority, worker, input, callback, sealed, run_at,
+                                deadline_at, timeout_seconds, max_attempts, metadata, retain_seconds, traceparent,
+                                estimated_seconds, created_at, state, attempt, sequence, version, fence)
+              SELECT b.id, b.tenant_id, b.kind, b.queue, b.reference, b.priority, b.worker, b.input, b.callback, b.sealed, b.run_at,
+                     b.deadline_at, b.timeout_seconds, b.max_attempts, b.metadata, b.retain_seconds, b.traceparent,
+                     b.estimated_seconds, $1, 'owed', 0, 1, 0, 0
+              FROM {b}",
+                $then
+            ),
+            1,
+            DOCUMENT,
+        )
+    };
+}
+const DOCUMENT: &[(&str, Col)] = &[
+    ("id", Col::Uuid),
+    ("tenant_id", Col::Uuid),
+    ("kind", Col::Text),
+    ("queue", Col::Text),
+    ("reference", Col::Text),
+    ("priority", Col::Int),
+    ("worker", Col::Text),
+    ("input", Col::Text),
+    ("callback", Col::Text),
+    ("sealed", Col::Bytes),
+    ("run_at", Col::Int),
+    ("deadline_at", Col::Int),
+    ("timeout_seconds", Col::Int),
+    ("max_attempts", Col::Int),
+    ("metadata", Col::Text),
+    ("retain_seconds", Col::Int),
+    ("traceparent", Col::Text),
+    ("estimated_seconds", Col::Int),
+];
+// One that is there already fails it, and with it the queue row that goes along.
+pub(super) static INSERT_JOBS: Sql = insert_jobs!("");
+// A repeated write after a lost answer must not make the job twice.
+static INSERT_JOBS_AGAIN: Sql = insert_jobs!(" WHERE true ON CONFLICT (id) DO NOTHING RETURNING id");
 
 pub(super) static INSERT_QUEUE: Sql = Sql::batch(
     "INSERT INTO job_queue (job_id, tenant_id, queue, level, due_at, kind, phase, fence, token, attempt, attempts_left,
@@ -193,7 +202,7 @@ async fn insert(
     let mut made: Vec<&NewJob> = jobs.to_vec();
     if in_doubt {
         // What an earlier try has made is there, and may have been done since: it must not be owed again.
-        let rows = tx.batch(&INSERT_JOBS, args![now], rows).await?;
+        let rows = tx.batch(&INSERT_JOBS_AGAIN, args![now], rows).await?;
         let ids = rows.iter().map(|row| row.id(0)).collect::<Result<std::collections::HashSet<JobId>>>()?;
         made.retain(|j| ids.contains(&j.id));
     } else {

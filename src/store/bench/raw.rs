@@ -179,19 +179,19 @@ async fn write(pool: Pool, sample: Arc<Sample>, mut jobs: usize) -> Result<()> {
         at = at.plus(Duration::from_millis(1));
         let new = || Id::<()>::mint(at, Dice::Os.bytes()).uuid();
         let ids: Vec<Ids> = (0..batch).map(|_| Ids { job: new(), event: new(), delivery: new() }).collect();
-        let mut tx = pool.begin().await?;
+        let mut tx = pool.open().await?;
         submit(&mut tx, &sample, &ids).await?;
         tx.commit().await?;
         let Some(end) = &sample.end else { continue };
-        let mut tx = pool.begin().await?;
+        let mut tx = pool.open().await?;
         let until = sample.now.plus(Duration::from_secs(60));
         let scalars = args![TOKEN.to_vec(), until, sample.now];
         tx.batch(&LEASE, scalars, ids.iter().map(|i| args![i.job]).collect()).await?;
         tx.commit().await?;
-        let mut tx = pool.begin().await?;
+        let mut tx = pool.open().await?;
         complete(&mut tx, &sample, end, &ids).await?;
         tx.commit().await?;
-        let mut tx = pool.begin().await?;
+        let mut tx = pool.open().await?;
         record(&mut tx, &sample, end, &ids).await?;
         tx.commit().await?;
     }

@@ -81,7 +81,8 @@ pub struct OwnedLane {
     pub state: LaneState,
     /// What is set for it.
     pub set: LaneSettings,
-    /// Nobody owned it before, so no look has passed over what is due in it.
+    /// Nobody owned it before, so no look has passed over what is due in it; only what was committed late may lie behind
+    /// its floor, for the pass without one.
     pub first: bool,
 }
 

@@ -47,7 +47,7 @@ async fn numbers(pool: &Pool) -> Vec<i64> {
 async fn writes_held_back_come_to_the_same_as_one_after_the_other() {
     for (pool, other, scratch, _dir) in pools("held_back").await {
         let [a, b, c] = ids();
-        let mut tx = pool.begin().await.unwrap();
+        let mut tx = pool.open().await.unwrap();
         tx.later(&INSERT, vec![], vec![args![a, 1i64], args![b, 10i64]]).await.unwrap();
         tx.later(&NOTE, vec![], vec![args![a]]).await.unwrap();
         tx.later(&DOUBLE, vec![], vec![args![a], args![b]]).await.unwrap();
@@ -72,14 +72,14 @@ async fn writes_held_back_come_to_the_same_as_one_after_the_other() {
 async fn what_is_undone_or_fails_leaves_nothing() {
     for (pool, other, scratch, _dir) in pools("undone").await {
         let [a, b, c] = ids();
-        let mut tx = pool.begin().await.unwrap();
+        let mut tx = pool.open().await.unwrap();
         tx.later(&INSERT, vec![], vec![args![a, 1i64]]).await.unwrap();
         tx.rollback().await.unwrap();
-        let mut tx = pool.begin().await.unwrap();
+        let mut tx = pool.open().await.unwrap();
         tx.later(&INSERT, vec![], vec![args![b, 1i64]]).await.unwrap();
         drop(tx);
         // Two writes, of which the second fails; nothing else is in the transaction.
-        let mut tx = pool.begin().await.unwrap();
+        let mut tx = pool.open().await.unwrap();
         tx.later(&NOTE, vec![], vec![args![c]]).await.unwrap();
         let twice = tx.later(&INSERT, vec![], vec![args![c, 1i64], args![c, 2i64]]).await;
         let failed = if twice.is_ok() { tx.commit().await } else { twice };
@@ -100,7 +100,7 @@ async fn a_transaction_begins_with_its_first_call_and_outlives_a_dead_connection
         rows[0].int(0).unwrap()
     };
     let [a, b, _] = ids();
-    let mut tx = pool.begin().await.unwrap();
+    let mut tx = pool.open().await.unwrap();
     tx.later(&INSERT, vec![], vec![args![a, 1i64]]).await.unwrap();
     assert_eq!(begun().await, 0);
     let backend = tx.all(&BACKEND, vec![]).await.unwrap()[0].int(0).unwrap();
@@ -112,7 +112,7 @@ async fn a_transaction_begins_with_its_first_call_and_outlives_a_dead_connection
     let end = format!("SELECT pg_terminate_backend({backend}, 5000)");
     let conn = Target::parse(&scratch.url).unwrap().connect(false).await.unwrap();
     conn.call(Call::Script(end)).await.unwrap();
-    let mut tx = pool.begin().await.unwrap();
+    let mut tx = pool.open().await.unwrap();
     assert_ne!(tx.all(&BACKEND, vec![]).await.unwrap()[0].int(0).unwrap(), backend);
     tx.later(&INSERT, vec![], vec![args![b, 2i64]]).await.unwrap();
     tx.commit().await.unwrap();

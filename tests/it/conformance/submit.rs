@@ -14,6 +14,7 @@ both_stores! {
     a_batch_of_a_thousand_is_one_submission,
     concurrent_submissions_share_transactions,
     the_same_write_twice_makes_one_job,
+    a_write_that_comes_again_after_its_job_has_ended_owes_nothing,
     a_key_replays_its_request_and_refuses_another,
     duplicates_within_one_flush_make_one_job,
     a_batch_with_a_reused_key_stores_nothing,
@@ -68,6 +69,20 @@ async fn the_same_write_twice_makes_one_job(bed: &Bed) {
     let again = bed.submit(new.clone()).await;
     assert_eq!((again.job.id, again.job.sequence), (new.id, 1));
     assert_eq!([bed.count("jobs").await, bed.count("job_queue").await], [1, 1]);
+}
+
+async fn a_write_that_comes_again_after_its_job_has_ended_owes_nothing(bed: &Bed) {
+    let new = bed.called_back();
+    let (other, last) = (bed.job(), bed.job());
+    bed.submit(new.clone()).await;
+    let held = bed.lease(1).await.remove(0);
+    bed.held(&held, complete()).await.unwrap();
+    let (first, again, second) = tokio::join!(bed.submit(other), bed.submit(new.clone()), bed.submit(last));
+    assert_eq!(again.job.id, new.id);
+    assert!(first.job.id != new.id && second.job.id != new.id);
+    assert_eq!([bed.count("jobs").await, bed.count("job_queue").await], [3, 2]);
+    assert_eq!(bed.get(new.id).await.state, JobState::Complete);
+    bed.sound().await;
 }
 
 async fn a_key_replays_its_request_and_refuses_another(bed: &Bed) {
