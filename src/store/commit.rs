@@ -221,7 +221,7 @@ async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<lease::LeasedRow>, now:
         right: Right::Lease(token),
         what: What::Change(Change::Release { delay_seconds: 0 }),
     };
-    let op = Op::Change(jobs.iter().filter_map(|job| job.right().ok()).map(release).collect());
+    let op = Op::Change(jobs.iter().map(|job| release(job.right())).collect());
     let (reply, _nobody) = oneshot::channel();
     let weight = op.weight();
     if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }], &mut false).await {

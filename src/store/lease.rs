@@ -331,30 +331,37 @@ fn retrying(out: &mut Outbox<'_>, job: &Job, at: Millis, sequence: i64, now: Mil
     out.job_event(&before, JobEvent::Retrying, now, None).map(drop)
 }
 
-/// A job that was claimed, as its rows stand.
+/// A job that was claimed. Its document is still as it was read.
 pub(super) struct LeasedRow {
-    claimed: Row,
-    payload: Row,
+    id: JobId,
+    fence: i64,
     seed: [u8; 16],
+    attempt: u32,
     until: Millis,
-    now: Millis,
+    deadline_at: Option<Millis>,
+    payload: Row,
 }
 
 impl LeasedRow {
+    fn new(claimed: &Row, payload: Row, seed: [u8; 16], until: Millis, now: Millis) -> Result<LeasedRow> {
+        let timeout = Duration::from_millis(u64::try_from(claimed.int(6)?).unwrap_or(0));
+        let deadline_at = [claimed.time_opt(7)?, Some(now.plus(timeout))].into_iter().flatten().min();
+        let (id, fence, attempt) = (claimed.id(0)?, claimed.int(1)?, claimed.count(2)?);
+        Ok(LeasedRow { id, fence, seed, attempt, until, deadline_at, payload })
+    }
+
     /// The answer to its worker. Made by the caller: the writer has others to write for.
     pub(super) fn job(&self) -> Result<LeasedJob> {
-        let (row, payload) = (&self.claimed, &self.payload);
-        let timeout = Duration::from_millis(u64::try_from(row.int(6)?).unwrap_or(0));
-        let deadline_at = [row.time_opt(7)?, Some(self.now.plus(timeout))].into_iter().flatten().min();
+        let payload = &self.payload;
         Ok(LeasedJob {
             job: api::ClaimedJob {
-                job_id: row.id(0)?,
+                job_id: self.id,
                 kind: payload.text(1)?,
                 input: api::raw(payload.text_opt(2)?.unwrap_or_else(|| "null".to_owned())),
-                attempt: row.count(2)?,
-                lease_token: self.right()?.1,
+                attempt: self.attempt,
+                lease_token: self.right().1,
                 lease_expires_at: self.until,
-                deadline_at,
+                deadline_at: self.deadline_at,
                 reference: payload.text_opt(3)?,
                 metadata: api::raw(payload.text(4)?),
                 traceparent: payload.text_opt(5)?,
@@ -363,9 +370,8 @@ impl LeasedRow {
     }
 
     /// What it takes to give it back.
-    pub(super) fn right(&self) -> Result<(JobId, LeaseToken)> {
-        let id: JobId = self.claimed.id(0)?;
-        Ok((id, LeaseToken { fence: self.claimed.int(1)?, random: lease_random(self.seed, id) }))
+    pub(super) fn right(&self) -> (JobId, LeaseToken) {
+        (self.id, LeaseToken { fence: self.fence, random: lease_random(self.seed, self.id) })
     }
 }
 
@@ -384,7 +390,7 @@ async fn leased_rows(
     for claimed in rows {
         // A document that is gone leaves its queue row to `check`; the worker gets the others.
         let Some(payload) = payloads.remove(&claimed.id(0)?) else { continue };
-        jobs.push(LeasedRow { claimed, payload, seed, until, now });
+        jobs.push(LeasedRow::new(&claimed, payload, seed, until, now)?);
     }
     Ok(jobs)
 }
