@@ -157,8 +157,8 @@ impl Store {
         for row in &urls {
             let endpoint = row.uuid_opt(3)?;
             // An endpoint may move to another origin; its lane goes with it.
-            let url = url::Url::parse(&row.text(2)?).ok().filter(|_| endpoint.is_none());
-            let origin = url.map(|u| u.origin().ascii_serialization());
+            let url = row.text(2)?;
+            let origin = origin_of(&url).ok().filter(|_| endpoint.is_none()).map(|(origin, _)| origin);
             lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, endpoint, origin]);
         }
         let owned = tx.batch(&OWN, args![node, now], lanes.into_values().collect()).await?;

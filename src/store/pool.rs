@@ -253,8 +253,7 @@ impl Tx {
         // Together they would not see each other's rows; it does not look for new ones beside its own.
         let text = sql.text(Engine::Postgres);
         let own = if sql.inserts() { sql.table() } else { None };
-        let seen = |table| Some(table) != own && names(text, table);
-        if self.later.iter().any(|(earlier, ..)| earlier.table().is_none_or(seen)) {
+        if self.sees(text, own) {
             self.start().await?;
             self.write().await?;
         }
@@ -288,8 +287,13 @@ impl Tx {
 
     async fn ready(&mut self, text: &str) -> Result<()> {
         self.start().await?;
-        let seen = |(sql, ..): &Rows| sql.table().is_none_or(|table| names(text, table));
-        if self.later.iter().any(seen) { self.write().await } else { Ok(()) }
+        if self.sees(text, None) { self.write().await } else { Ok(()) }
+    }
+
+    /// Whether the text names a table of what is held back, but for its `own`.
+    fn sees(&self, text: &str, own: Option<&str>) -> bool {
+        let seen = |table| Some(table) != own && names(text, table);
+        self.later.iter().any(|(earlier, ..)| earlier.table().is_none_or(seen))
     }
 
     /// An idle connection may have died; nothing has happened yet, so another is tried.
