@@ -150,7 +150,13 @@ pub fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let json = cli.json;
     telemetry::init(cli.command.usual_log());
-    let code = tokio::runtime::Runtime::new().context("cannot start the runtime").and_then(|runtime| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.command, Commands::Bench(_)) {
+        // What measures leaves the processors to what is measured.
+        builder.worker_threads(1);
+    }
+    let runtime = builder.enable_all().build();
+    let code = runtime.context("cannot start the runtime").and_then(|runtime| {
         let code = runtime.block_on(run(cli));
         // A read of standard input cannot be cancelled and must not hold back the end.
         runtime.shutdown_background();
