@@ -1,6 +1,5 @@
 //! What becomes of a claimed delivery: it is sent, and its outcome is written.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -50,7 +49,8 @@ impl Inner {
     pub(super) fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
         let inner = self.clone();
         self.sends.spawn(async move {
-            let mut attempt = pin!(inner.courier.attempt(&d));
+            // Boxed: a task is moved about on its way to its thread, with all the room that it may need.
+            let mut attempt = Box::pin(inner.courier.attempt(&d));
             let attempted = match timeout(PATIENCE, &mut attempt).await {
                 Ok(attempted) => attempted,
                 Err(_) => {

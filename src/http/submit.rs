@@ -53,7 +53,8 @@ pub async fn submit(
 ) -> Result<Response, Problem> {
     let idempotency = head.idempotency("POST /v1/jobs", &body.raw);
     let status_path = if path.as_str() == SEED_PATH { SEED_STATUS_PATH } else { STATUS_PATH };
-    accept(&app, &key, Order { wish: body.value, idempotency, head, waiting, status_path }).await
+    // Boxed: what is awaited in there takes kilobytes, and a handler's future is moved from layer to layer.
+    Box::pin(accept(&app, &key, Order { wish: body.value, idempotency, head, waiting, status_path })).await
 }
 
 /// Submit a job of the type in the path; the body is its input.
@@ -124,7 +125,7 @@ async fn operate(
             wish.callback = Some(callback);
         }
     }
-    accept(app, key, Order { wish, idempotency, head, waiting, status_path })
+    Box::pin(accept(app, key, Order { wish, idempotency, head, waiting, status_path }))
         .await
         .map_err(Problem::in_option_headers)
 }
@@ -177,18 +178,18 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
         WorkerKind::Pull => order.head.prefer,
     };
     // Boxed, as it is in `first`: room for the wait that few ask for would be moved about with every request.
-    let job = match prefer.wait {
-        None => submitted.job.clone(),
-        Some(_) => Box::pin(order.waiting.for_end(app, prefer, submitted.job.clone())).await,
+    let ended = match prefer.wait {
+        None => None,
+        Some(_) => Some(Box::pin(order.waiting.for_end(app, prefer, submitted.job.clone())).await),
     };
-    let asynchronous = !(prefer.wait.is_some() && job.state.ended());
-    let mut response = match asynchronous {
-        true => accepted(app, &submitted, order.status_path),
-        false => {
+    let ended = ended.filter(|job| job.state.ended());
+    let mut response = match &ended {
+        None => accepted(app, &submitted, order.status_path),
+        Some(job) => {
             (StatusCode::OK, [(header::ETAG, job.etag())], Json(job.view(app.store.urls()))).into_response()
         }
     };
-    if let Some(applied) = prefer.applied(asynchronous) {
+    if let Some(applied) = prefer.applied(ended.is_none()) {
         response.headers_mut().insert("preference-applied", applied);
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Authorization, Prefer"));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::fmt::temporal::DateTimePrinter;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -41,10 +42,42 @@ impl Millis {
     }
 }
 
+/// The text of an instant on the stack: answers and events have a dozen of them for each job.
+#[derive(Default)]
+struct Text {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl Text {
+    fn of(at: Millis) -> Text {
+        static PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+        let t = jiff::Timestamp::from_millisecond(at.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let mut text = Text::default();
+        // No instant takes more room: the longest year has a sign and six digits.
+        let _ = PRINTER.print_timestamp(&t, &mut text);
+        text
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+}
+
+impl jiff::fmt::Write for Text {
+    fn write_str(&mut self, piece: &str) -> Result<(), jiff::Error> {
+        let end = self.len + piece.len();
+        let room = self.bytes.get_mut(self.len..end);
+        room.ok_or_else(|| jiff::Error::from_args(format_args!("no room")))?
+            .copy_from_slice(piece.as_bytes());
+        self.len = end;
+        Ok(())
+    }
+}
+
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-        write!(f, "{t:.3}")
+        f.write_str(Text::of(*self).as_str())
     }
 }
 
@@ -70,7 +103,7 @@ impl FromStr for Millis {
 
 impl Serialize for Millis {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        s.serialize_str(Text::of(*self).as_str())
     }
 }
 
@@ -88,6 +121,13 @@ mod tests {
     fn shows_three_decimals_in_utc_and_reads_any_offset() {
         assert_eq!(Millis(1_767_225_600_000).to_string(), "2026-01-01T00:00:00.000Z");
         assert_eq!(Millis(1_767_225_600_120).to_string(), "2026-01-01T00:00:00.120Z");
+        assert_eq!(Millis::MAX.to_string(), "9999-12-30T22:00:00.000Z");
+        assert_eq!(Millis(-377_705_023_201_000).to_string(), "-009999-01-02T01:59:59.000Z", "the longest");
+        assert_eq!(Millis(i64::MAX).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(
+            serde_json::to_string(&Millis(1_767_225_600_120)).unwrap(),
+            r#""2026-01-01T00:00:00.120Z""#
+        );
         assert_eq!("2026-01-01T01:00:00+01:00".parse(), Ok(Millis(1_767_225_600_000)));
         assert_eq!("1969-12-31T23:59:59Z".parse::<Millis>(), Err(BadTime));
         assert_eq!("tomorrow".parse::<Millis>(), Err(BadTime));

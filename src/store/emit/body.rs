@@ -56,7 +56,7 @@ impl Told<'_> {
             context: shape.context,
         })?;
         let members = &more[1..more.len() - 1];
-        let data = with(self.data.to_owned(), &[members]);
+        let data = with(self.data, &[members]);
         match shape.format {
             Format::Standard => {
                 let (kind, sequence) = (self.event.as_str(), Some(self.job.sequence));
@@ -85,18 +85,18 @@ pub(super) struct Envelope<'a> {
 impl Envelope<'_> {
     /// The whole, around JSON.
     pub(super) fn around(&self, data: &str) -> Result<String> {
-        Ok(with(json(self)?, &["\"data\":", data]))
+        Ok(with(&json(self)?, &["\"data\":", data]))
     }
 }
 
 /// An object that has a member, with more of them at its end. What is written already need not be written anew.
-fn with(mut object: String, members: &[&str]) -> String {
-    object.reserve(members.iter().map(|m| m.len()).sum::<usize>() + 1);
-    object.pop();
-    object.push(',');
-    members.iter().for_each(|m| object.push_str(m));
-    object.push('}');
-    object
+fn with(object: &str, members: &[&str]) -> String {
+    let mut all = String::with_capacity(object.len() + members.iter().map(|m| m.len()).sum::<usize>() + 1);
+    all.push_str(&object[..object.len() - 1]);
+    all.push(',');
+    members.iter().for_each(|m| all.push_str(m));
+    all.push('}');
+    all
 }
 
 #[derive(Serialize)]
