@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Inner;
-use crate::store::{ClaimedDelivery, HandOver, Place, Reserved};
+use crate::store::{ClaimedDelivery, HandOver, OwnedLane, Place, Reserved};
 use crate::types::id::NodeId;
 use crate::types::{DeliveryId, LaneId};
 
@@ -84,6 +84,22 @@ impl HandOver for Desk {
                 inner.put_back(vec![claimed], inner.clock.now());
             }
             Place::Slot | Place::Hand => inner.seat(claimed, place),
+        }
+    }
+
+    fn lacks(&self, lane: LaneId) -> bool {
+        let inner = self.0.upgrade().filter(|inner| !inner.stopping.is_cancelled());
+        inner.is_some_and(|inner| inner.lanes().lacks(lane, inner.clock.now()))
+    }
+
+    fn own(&self, asked: &[LaneId], owned: Vec<OwnedLane>) -> Vec<LaneId> {
+        let Some(inner) = self.0.upgrade() else { return Vec::new() };
+        inner.lanes().own(asked, owned, inner.clock.now())
+    }
+
+    fn disown(&self, lanes: &[LaneId]) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.lanes().disown(lanes);
         }
     }
 

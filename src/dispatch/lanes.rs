@@ -148,24 +148,51 @@ impl Lanes {
         *self = Lanes { in_flight: self.in_flight, in_hand: self.in_hand, ..Lanes::default() };
     }
 
-    /// The answer to a try to own `asked`: those not in `owned` belong to another node. What is due in one that is the
-    /// `first` time owned is offered afterwards, so it need not be read.
-    pub fn own(&mut self, asked: &[LaneId], owned: Vec<OwnedLane>, now: Millis) {
-        for OwnedLane { state, set, first } in owned {
+    /// Whether this node would own the lane, and has slots to spare for what is sent to it.
+    pub fn lacks(&self, id: LaneId, now: Millis) -> bool {
+        let another = self.foreign.get(&id).is_some_and(|again| *again > now);
+        !another && !self.crowded() && !self.lanes.contains_key(&id)
+    }
+
+    /// The answer to a try to own `asked`: those not in `owned` belong to another node. What is due in a
+    /// `fresh` one is offered afterwards, so it need not be read. Gives those that are new here.
+    pub fn own(&mut self, asked: &[LaneId], owned: Vec<OwnedLane>, now: Millis) -> Vec<LaneId> {
+        let mut new = Vec::with_capacity(owned.len());
+        for OwnedLane { state, set, fresh } in owned {
             let id = state.id;
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
                 let lane = place.insert(Lane::new(state, set, now));
-                lane.more = !first;
+                lane.more = !fresh;
                 self.call_up(id);
+                new.push(id);
             }
         }
-        self.foreign.retain(|_, again| *again > now);
         for id in asked {
             if !self.lanes.contains_key(id) {
                 self.foreign.insert(*id, now.plus(FOREIGN));
             }
         }
+        new
+    }
+
+    /// They are not owned after all. One that something is under way of goes as soon as that has ended.
+    pub fn disown(&mut self, ids: &[LaneId]) {
+        for id in ids {
+            match self.lanes.get_mut(id) {
+                Some(lane) if lane.in_flight + lane.in_hand > 0 => lane.leaving = true,
+                Some(_) | None => drop(self.let_go(*id)),
+            }
+        }
+        self.turns.retain(|id| self.lanes.contains_key(id));
+    }
+
+    fn let_go(&mut self, id: LaneId) -> Option<Lane> {
+        let mut lane = self.lanes.remove(&id)?;
+        for id in std::mem::take(&mut lane.ready).ids() {
+            self.known.remove(&id);
+        }
+        Some(lane)
     }
 
     /// Takes over what someone set for a lane.
@@ -319,6 +346,7 @@ impl Lanes {
 
     /// Lanes to write down; those without work for long, or marked to leave, are let go (`true`).
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
+        self.foreign.retain(|_, again| *again > now);
         let mut save = Vec::new();
         for (id, lane) in &mut self.lanes {
             let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
@@ -329,11 +357,7 @@ impl Lanes {
             }
         }
         for (state, _) in save.iter().filter(|(_, release)| *release) {
-            let Some(lane) = self.lanes.remove(&state.id) else { continue };
-            for id in lane.ready.ids() {
-                self.known.remove(&id);
-            }
-            if lane.leaving {
+            if self.let_go(state.id).is_some_and(|lane| lane.leaving) {
                 self.foreign.insert(state.id, now.plus(FOREIGN));
             }
         }

@@ -386,7 +386,7 @@ impl Dispatcher {
         }
         let inner = &self.0;
         let mut owned = inner.store.own_lanes(inner.node, &of, now).await?;
-        owned.iter_mut().for_each(|lane| lane.first &= offered);
+        owned.iter_mut().for_each(|lane| lane.fresh &= offered);
         let asked: Vec<LaneId> = of.into_iter().map(|(lane, _)| lane).collect();
         inner.lanes().own(&asked, owned, now);
         Ok(())

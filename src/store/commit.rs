@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::db::Engine;
-use super::emit::{After, Handed, Outbox};
+use super::emit::{After, Outbox};
 use super::error::{Error, Result};
 use super::model::{Attempted, JobChange, LeaseRequest, Right, What};
 use super::pool::{Pool, Tx};
@@ -251,12 +251,12 @@ async fn persist(
     let mut repeats = 0;
     loop {
         let began = Instant::now();
-        let error = match transaction(inner, pool, calls, in_doubt).await {
-            Ok((replies, after)) => {
+        let error = match transaction(inner, pool, calls, in_doubt, repeats == 0).await {
+            Ok((replies, mut after)) => {
                 if after.endpoints_changed {
                     inner.subscribers.changed();
                 }
-                after.handed.into_iter().for_each(Handed::pass);
+                after.pass();
                 after.ended.iter().for_each(|job| inner.learned.learn(job, &inner.metrics));
                 if let Some(observer) = inner.observer.get() {
                     observer.moved(&after.moved);
@@ -291,10 +291,17 @@ fn count(inner: &Inner, reply: &Reply) {
 
 type Written = (Vec<Result<Reply>>, After);
 
-async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: &mut bool) -> Result<Written> {
+/// `adopts`: it may own lanes. When it is repeated it does not, as it may be their rows that others hold.
+async fn transaction(
+    inner: &Inner,
+    pool: &Pool,
+    calls: &[Call],
+    in_doubt: &mut bool,
+    adopts: bool,
+) -> Result<Written> {
     let mut tx = pool.open().await?;
     let undone = |_: &Error| inner.floors.forget(pick(calls, wish).1.into_iter());
-    match write(inner, &mut tx, calls, *in_doubt).await.inspect_err(undone) {
+    match write(inner, &mut tx, calls, *in_doubt, adopts).await.inspect_err(undone) {
         Ok(written) => {
             // Where the database itself says no, that is what became of it.
             let unheard =
@@ -311,9 +318,12 @@ async fn transaction(inner: &Inner, pool: &Pool, calls: &[Call], in_doubt: &mut 
 }
 
 /// `in_doubt` says that the same calls may have been committed before, and the answer lost.
-async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool) -> Result<Written> {
+async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopts: bool) -> Result<Written> {
     let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
     let mut out = Outbox::new(inner, now);
+    if !adopts {
+        out.leaves_lanes();
+    }
     let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
 
     // One order of tables in every transaction, so that two of them cannot deadlock. What is written later needs none: a

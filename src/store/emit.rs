@@ -1,5 +1,6 @@
 //! What an event writes: its row, its frozen bodies, its deliveries.
 
+mod adopt;
 mod body;
 mod delivery;
 mod news;
@@ -21,9 +22,11 @@ use crate::types::endpoint::{Endpoint, any_matches};
 use crate::types::job::{Callback, Job, JobEvent, Outcome};
 use crate::types::key::TokenKey;
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis, TenantId, api};
+use adopt::Adopted;
 pub(super) use body::{DeadNotice, EndpointNotice};
 use body::{Shape, Told, json};
-pub(super) use delivery::{Handed, NewDelivery, To};
+use delivery::Handed;
+pub(super) use delivery::{NewDelivery, To};
 pub(super) use news::News;
 pub(super) use published::Published;
 
@@ -40,6 +43,10 @@ pub(super) struct Outbox<'a> {
     deliveries: Vec<Vec<Value>>,
     queue: Vec<Vec<Value>>,
     handed: Vec<Handed>,
+    /// For deliveries to lanes that this node does not own. None: it is not to own any.
+    unowned: Option<Vec<adopt::Unowned>>,
+    // Behind what is handed over: lanes are left once nothing of them is under way.
+    adopted: Option<Adopted>,
     born: Vec<ClaimedDelivery>,
     ordered: Vec<delivery::Ordered>,
     ended: Vec<Ended>,
@@ -50,13 +57,25 @@ pub(super) struct Outbox<'a> {
 /// What is still to be done once the transaction is durable.
 pub(super) struct After {
     /// Deliveries to send.
-    pub(super) handed: Vec<Handed>,
+    handed: Vec<Handed>,
+    /// The lanes of some of them, which this node owns from here on.
+    adopted: Option<Adopted>,
     /// Jobs that have ended.
     pub(super) ended: Vec<Ended>,
     /// How far the jobs are now that have a new event or an end.
     pub(super) moved: Vec<Standing>,
     /// What is remembered of endpoints is old.
     pub(super) endpoints_changed: bool,
+}
+
+impl After {
+    /// What was handed over is sent.
+    pub(super) fn pass(&mut self) {
+        if let Some(adopted) = self.adopted.take() {
+            adopted.keep();
+        }
+        self.handed.drain(..).for_each(Handed::pass);
+    }
 }
 
 /// The bodies of one event made so far.
@@ -74,6 +93,8 @@ impl<'a> Outbox<'a> {
             deliveries: vec![],
             queue: vec![],
             handed: vec![],
+            unowned: Some(vec![]),
+            adopted: None,
             born: vec![],
             ordered: vec![],
             ended: vec![],

@@ -4,7 +4,7 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Row;
 use super::deliveries::LOST_ATTEMPTS;
-use super::emit::{Handed, Outbox};
+use super::emit::Outbox;
 use super::error::Result;
 use super::record::{UPDATE_DELIVERIES, bury};
 use super::sweep::{BITE, KEEP_LETTERS};
@@ -65,9 +65,9 @@ impl Store {
         let mut out = Outbox::new(&self.0, now);
         let dead = taken.iter().map(|row| Ok((row.id(0)?, reason))).collect::<Result<_>>()?;
         bury(&mut tx, &mut out, dead, now).await?;
-        let after = out.write(&mut tx).await?;
+        let mut after = out.write(&mut tx).await?;
         tx.commit().await?;
-        after.handed.into_iter().for_each(Handed::pass);
+        after.pass();
         Ok(ids.len())
     }
 }

@@ -75,9 +75,9 @@ impl Store {
                 false => tx.run(&ADVANCE, args![chunk.row.uuid(0)?, chunk.done]).await?,
             };
         }
-        let after = out.write(&mut tx).await?;
+        let mut after = out.write(&mut tx).await?;
         tx.commit().await?;
-        after.handed.into_iter().for_each(super::emit::Handed::pass);
+        after.pass();
         Ok(chunks.iter().map(|c| c.ids.len()).sum())
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::batch::{Col, Sql};
-use super::db::Row;
+use super::db::{Row, Value};
 use super::error::{Error, Result};
 use super::model::{LaneSettings, LaneState, OwnedLane};
 use super::pool::Tx;
@@ -45,7 +45,8 @@ static OWN: Sql = Sql::batch(
      ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id, used_at = excluded.used_at, owners = lanes.owners + 1
        WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
-     RETURNING id, concurrency, failures, opened, held_until, held_reason, rate_at, owners",
+     RETURNING id, concurrency, failures, opened, held_until, held_reason, rate_at, paused_until, cleared_at,
+       CASE WHEN owners = 1 OR NOT EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id {is lanes.id}) THEN CAST(1 AS BIGINT) ELSE 0 END",
     2,
     &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("endpoint_id", Col::Uuid), ("origin", Col::Text)],
 );
@@ -100,6 +101,9 @@ static CLEAR: Sql = Sql::plain(
     "UPDATE lanes SET set_at = $2, cleared_at = $2, failures = 0, opened = 0, held_until = NULL, held_reason = NULL
      WHERE id = $1",
 );
+
+/// Lanes that one transaction writes down.
+const SAVED_AT_ONCE: usize = 1_000;
 
 impl Store {
     /// This node is alive until then.
@@ -161,17 +165,15 @@ impl Store {
             let origin = origin_of(&url).ok().filter(|_| endpoint.is_none()).map(|(origin, _)| origin);
             lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, endpoint, origin]);
         }
-        let owned = tx.batch(&OWN, args![node, now], lanes.into_values().collect()).await?;
-        let ids = owned.iter().map(|row| Ok(args![row.uuid(0)?])).collect::<Result<_>>()?;
+        let mut owned = own(&mut tx, node, lanes.into_values().collect(), now).await?;
+        let ids = owned.iter().map(|lane| args![lane.state.id]).collect();
         let set = tx.batch(&SET, vec![], ids).await?;
         tx.commit().await?;
         let mut set: HashMap<LaneId, LaneSettings> = set.iter().map(settings).collect::<Result<_>>()?;
-        let mut lane = |row: &Row| {
-            let state = state(row)?;
-            let set = set.remove(&state.id).unwrap_or_default();
-            Ok(OwnedLane { state, set, first: row.int(7)? == 1 })
-        };
-        owned.iter().map(&mut lane).collect()
+        for lane in &mut owned {
+            lane.set = set.remove(&lane.state.id).unwrap_or_default();
+        }
+        Ok(owned)
     }
 
     /// What was set since then for lanes of this node.
@@ -185,12 +187,11 @@ impl Store {
         if lanes.is_empty() {
             return Ok(());
         }
-        // In one order, so that two transactions cannot deadlock.
+        // In one order, so that two transactions cannot deadlock, and some at a time: others may wait for each.
         let mut lanes: Vec<_> = lanes.iter().collect();
         lanes.sort_unstable_by_key(|(l, _)| l.id);
-        let rows = lanes
-            .iter()
-            .map(|(l, release)| {
+        for some in lanes.chunks(SAVED_AT_ONCE) {
+            let rows = some.iter().map(|(l, release)| {
                 args![
                     l.id,
                     l.concurrency,
@@ -201,12 +202,33 @@ impl Store {
                     l.rate_at,
                     i64::from(*release),
                 ]
-            })
-            .collect();
-        let mut tx = self.0.writers.begin().await?;
-        tx.batch(&SAVE, args![node], rows).await?;
-        tx.commit().await
+            });
+            let mut tx = self.0.writers.begin().await?;
+            tx.batch(&SAVE, args![node], rows.collect()).await?;
+            tx.commit().await?;
+        }
+        Ok(())
     }
+}
+
+/// Tries to own lanes: a row of [`OWN`] for each, in order of their ids and no lane twice. Gives those that `node` owns once this
+/// is durable; their limits are not read.
+pub(super) async fn own(
+    tx: &mut Tx,
+    node: NodeId,
+    lanes: Vec<Vec<Value>>,
+    now: Millis,
+) -> Result<Vec<OwnedLane>> {
+    let rows = tx.batch(&OWN, args![node, now], lanes).await?;
+    let lane = |row: &Row| {
+        let set = LaneSettings {
+            paused_until: row.time_opt(7)?,
+            cleared_at: row.time_opt(8)?,
+            ..Default::default()
+        };
+        Ok(OwnedLane { state: state(row)?, set, fresh: row.int(9)? == 1 })
+    };
+    rows.iter().map(lane).collect()
 }
 
 fn state(r: &Row) -> Result<LaneState> {

@@ -140,6 +140,13 @@ pub trait HandOver: Send + Sync {
     fn take(&self, claimed: ClaimedDelivery, place: Place);
     /// The node that holds the lease.
     fn node(&self) -> NodeId;
+    /// Whether this node would own the lane: it does not, and no other node is known to.
+    fn lacks(&self, lane: LaneId) -> bool;
+    /// The answer to a try to own `asked`, before its commit; what is due in those `owned` is handed over next. Gives those that
+    /// this node did not own before.
+    fn own(&self, asked: &[LaneId], owned: Vec<OwnedLane>) -> Vec<LaneId>;
+    /// There is no such commit.
+    fn disown(&self, lanes: &[LaneId]);
 }
 
 /// What is reserved for a delivery that is about to be made.

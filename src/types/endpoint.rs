@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::api::{ChangeEndpoint, Format, NewEndpoint, Payload};
+use super::lane::Limits;
 use super::problem::Invalid;
 use super::retry::RetryPolicy;
 pub use super::signature::schemes::Scheme;
@@ -72,6 +73,14 @@ pub struct LaneLimits {
     pub timeout_seconds: u32,
     /// One after the other, in the order of the events.
     pub ordered: bool,
+}
+
+impl LaneLimits {
+    /// What the owner of its lane goes by.
+    pub fn of_lane(&self) -> Limits {
+        let LaneLimits { max_in_flight, rate_per_second, ordered, timeout_seconds: _ } = *self;
+        Limits { max_in_flight, rate_per_second, ordered }
+    }
 }
 
 /// What its owner sets of an endpoint.

@@ -129,6 +129,11 @@ impl Lane {
         }
     }
 
+    /// What an answer may change of that.
+    fn kept(&self) -> (u32, u32, u32, Option<Millis>) {
+        (self.slots as u32, self.breaker.failures(), self.breaker.opened(), self.held_until())
+    }
+
     /// Takes over what was set. What was held starts with one request at a time.
     pub(super) fn set(&mut self, set: LaneSettings, now: Millis) {
         let paused = |set: &LaneSettings| set.paused_until.is_some_and(|until| until > now);
@@ -300,7 +305,7 @@ impl Lane {
     /// lane and for the URL; 429 and 503 with `Retry-After` pause the lane, and so does an
     /// endpoint's 429 without; failures in a row open its breaker.
     pub(super) fn learn(&mut self, turn: i64, id: DeliveryId, outcome: &Outcome, now: Millis) {
-        self.dirty = true;
+        let before = self.kept();
         let held = self.held_until();
         let probe = self.probe == Some(id);
         if probe {
@@ -329,6 +334,8 @@ impl Lane {
             Outcome::Failed(_) => {}
         }
         self.busy_until = self.busy_until.filter(|until| *until > now);
+        // One more answer as it was expected changes nothing that is written down.
+        self.dirty |= self.kept() != before;
         // What is over by the next time that all lanes are written down is not worth a write of its own.
         self.urgent |=
             self.held_until() != held && self.held_until().is_some_and(|until| until > now.plus(BEAT));

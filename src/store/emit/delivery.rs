@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::Outbox;
 use super::body::json;
 use crate::args;
+use crate::store::db::Value;
 use crate::store::error::Result;
 use crate::store::lanes::{lane_of, origin_of, turn_of};
 use crate::store::model::{ClaimedDelivery, Receiver};
@@ -29,6 +30,10 @@ pub(in crate::store) struct Handed {
 }
 
 impl Handed {
+    pub(super) fn new(desk: Arc<dyn HandOver>, claimed: ClaimedDelivery, place: Place) -> Handed {
+        Handed { desk, claimed: Some(claimed), place }
+    }
+
     /// After the commit: the dispatcher sends it.
     pub(in crate::store) fn pass(mut self) {
         if let Some(claimed) = self.claimed.take() {
@@ -102,8 +107,8 @@ pub(in crate::store) enum To<'a> {
 
 /// Where a delivery stands in line, and where it goes.
 #[derive(Clone, Copy)]
-struct Way<'a> {
-    lane: LaneId,
+pub(super) struct Way<'a> {
+    pub(super) lane: LaneId,
     turn: i64,
     url: &'a str,
 }
@@ -174,10 +179,6 @@ impl Outbox<'_> {
         let waits = |due: Millis| {
             args![id, new.tenant, lane, turn, due, "ready", 0i64, 0i64, None::<Millis>, None::<Uuid>]
         };
-        let now = self.now;
-        let leased = |(node, until): (NodeId, Millis)| {
-            args![id, new.tenant, lane, turn, until, "leased", 1i64, 1i64, now, node]
-        };
         if let To::Endpoint(endpoint) = new.to
             && endpoint.settings.limits.ordered
         {
@@ -188,13 +189,13 @@ impl Outbox<'_> {
         let row = match new.born {
             Some(node) => {
                 let claimed = self.in_hand(id, way, new, seconds(TIMEOUT_SECONDS) + MARGIN);
-                let row = leased((node, claimed.lease_until));
+                let row = leased(&claimed, node);
                 self.born.push(claimed);
                 row
             }
             None if parked => waits(Millis(self.now.0 + PARKED)),
             None => match self.hand_over(id, way, new) {
-                Some(claimed) => leased(claimed),
+                Some(row) => row,
                 None => waits(self.now),
             },
         };
@@ -203,18 +204,23 @@ impl Outbox<'_> {
 
     // Born claimed: attempt 1 is counted and its lease set, so the callback leaves right after the commit, to where its
     // endpoint was when this node last read it, within the last second.
-    fn hand_over(&mut self, id: DeliveryId, way: Way<'_>, new: &NewDelivery<'_>) -> Option<(NodeId, Millis)> {
-        let desk = self.inner.desk.get()?;
+    fn hand_over(&mut self, id: DeliveryId, way: Way<'_>, new: &NewDelivery<'_>) -> Option<Vec<Value>> {
+        let desk = self.inner.desk.get()?.clone();
         // It has no number yet, and others may wait before it.
-        let ordered = matches!(new.to, To::Endpoint(e) if e.settings.limits.ordered);
-        let reserved = if ordered { None } else { desk.reserve(way.lane, way.turn, new.body.len()) }?;
+        if matches!(new.to, To::Endpoint(e) if e.settings.limits.ordered) {
+            return None;
+        }
+        let Some(reserved) = desk.reserve(way.lane, way.turn, new.body.len()) else {
+            self.note_unowned(id, way, new, &*desk);
+            return None;
+        };
         let claimed = self.in_hand(id, way, new, reserved.lease);
-        let lease_until = claimed.lease_until;
-        self.handed.push(Handed { desk: desk.clone(), claimed: Some(claimed), place: reserved.place });
-        Some((desk.node(), lease_until))
+        let row = leased(&claimed, desk.node());
+        self.handed.push(Handed::new(desk, claimed, reserved.place));
+        Some(row)
     }
 
-    fn in_hand(
+    pub(super) fn in_hand(
         &self,
         id: DeliveryId,
         Way { lane, turn, url }: Way<'_>,
@@ -253,6 +259,12 @@ impl Outbox<'_> {
             endpoint,
         }
     }
+}
+
+/// The row in the queue of what is born claimed.
+pub(super) fn leased(claimed: &ClaimedDelivery, node: NodeId) -> Vec<Value> {
+    let ClaimedDelivery { id, tenant, lane, turn, lease_until, started_at, .. } = *claimed;
+    args![id, tenant, lane, turn, lease_until, "leased", 1i64, 1i64, started_at, node]
 }
 
 pub(super) fn account_of(to: To<'_>) -> Option<String> {

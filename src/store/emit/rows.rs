@@ -135,11 +135,12 @@ impl Outbox<'_> {
     /// Writes it all. What comes back is done after the commit.
     pub(in crate::store) async fn write(mut self, tx: &mut Tx) -> Result<After> {
         self.number(tx).await?;
+        self.adopt(tx).await?;
         tx.later(&INSERT_EVENTS, vec![], self.events).await?;
         tx.later(&INSERT_BODIES, vec![], self.bodies).await?;
         tx.later(&INSERT_DELIVERIES, vec![], self.deliveries).await?;
         tx.later(&INSERT_QUEUE, vec![], self.queue).await?;
-        let (handed, ended, moved) = (self.handed, self.ended, self.moved);
-        Ok(After { handed, ended, moved, endpoints_changed: self.endpoints_changed })
+        let (handed, adopted, ended, moved) = (self.handed, self.adopted, self.ended, self.moved);
+        Ok(After { handed, adopted, ended, moved, endpoints_changed: self.endpoints_changed })
     }
 }

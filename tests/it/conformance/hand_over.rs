@@ -1,19 +1,26 @@
 //! Deliveries born in the hands of the dispatcher.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringback::store::{ClaimedDelivery, Error, HandOver, Place, Reserved};
+use ringback::store::{ClaimedDelivery, Error, HandOver, JobChange, OwnedLane, Place, Reserved, Right};
+use ringback::types::api::ClaimedJob;
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
 use ringback::types::{LaneId, Millis};
 
-use crate::support::store::{Bed, attempted, both_stores, callback, complete};
+use crate::support::store::{Bed, attempted, beside, both_stores, callback, complete};
 
 both_stores! {
     a_reserved_delivery_is_born_leased,
     without_a_slot_it_waits_in_the_queue,
     a_failed_transaction_gives_the_slot_back,
+    a_lane_that_nobody_owns_is_owned_by_who_makes_something_for_it,
+    a_lane_of_another_living_node_stays_its_own,
+    a_lane_that_was_let_go_is_fresh_unless_something_waits_in_it,
+    what_is_set_for_a_lane_comes_with_it,
+    a_failed_transaction_owns_no_lane,
 }
 
 /// A dispatcher with a few slots that writes down what it is given.
@@ -28,21 +35,40 @@ struct State {
     reserved: usize,
     given_back: usize,
     taken: Vec<ClaimedDelivery>,
+    /// The lanes that it owns; None where it owns all that there are.
+    lanes: Option<HashSet<LaneId>>,
+    /// What it was told of them.
+    owned: Vec<OwnedLane>,
+    foreign: Vec<LaneId>,
 }
 
 impl Desk {
     fn at(bed: &Bed, slots: usize) -> Arc<Desk> {
-        let state = Mutex::new(State { slots, ..State::default() });
-        let desk = Arc::new(Desk { node: bed.node, state });
+        Desk::with(bed, State { slots, ..State::default() })
+    }
+
+    /// One that owns no lane yet.
+    fn bare(bed: &Bed) -> Arc<Desk> {
+        Desk::with(bed, State { slots: 5, lanes: Some(HashSet::new()), ..State::default() })
+    }
+
+    fn with(bed: &Bed, state: State) -> Arc<Desk> {
+        let desk = Arc::new(Desk { node: bed.node, state: Mutex::new(state) });
         bed.store.hand_over_to(desk.clone());
         desk
     }
 }
 
+impl State {
+    fn owns(&self, lane: LaneId) -> bool {
+        self.lanes.as_ref().is_none_or(|lanes| lanes.contains(&lane))
+    }
+}
+
 impl HandOver for Desk {
-    fn reserve(&self, _: LaneId, _: i64, _: usize) -> Option<Reserved> {
+    fn reserve(&self, lane: LaneId, _: i64, _: usize) -> Option<Reserved> {
         let mut state = self.state.lock().unwrap();
-        if state.slots == 0 {
+        if state.slots == 0 || !state.owns(lane) {
             return None;
         }
         (state.slots, state.reserved) = (state.slots - 1, state.reserved + 1);
@@ -60,6 +86,24 @@ impl HandOver for Desk {
 
     fn node(&self) -> NodeId {
         self.node
+    }
+
+    fn lacks(&self, lane: LaneId) -> bool {
+        !self.state.lock().unwrap().owns(lane)
+    }
+
+    fn own(&self, asked: &[LaneId], owned: Vec<OwnedLane>) -> Vec<LaneId> {
+        let mut state = self.state.lock().unwrap();
+        let ids: Vec<LaneId> = owned.iter().map(|lane| lane.state.id).collect();
+        state.foreign.extend(asked.iter().filter(|id| !ids.contains(id)));
+        state.lanes.as_mut().unwrap().extend(&ids);
+        state.owned.extend(owned);
+        ids
+    }
+
+    fn disown(&self, lanes: &[LaneId]) {
+        let mut state = self.state.lock().unwrap();
+        state.lanes.as_mut().unwrap().retain(|lane| !lanes.contains(lane));
     }
 }
 
@@ -97,23 +141,21 @@ async fn without_a_slot_it_waits_in_the_queue(bed: &Bed) {
     assert_eq!((waiting.number, waiting.fence), (1, 1));
 }
 
+/// Tries to complete a job where no body can be written.
+async fn fail_to_complete(bed: &Bed, held: &ClaimedJob) {
+    bed.rows("ALTER TABLE bodies RENAME TO hidden").await;
+    let change =
+        JobChange { id: held.job_id, tenant: None, right: Right::Lease(held.lease_token), what: complete() };
+    let failed = bed.store.change(vec![change], bed.now()).await;
+    assert!(matches!(failed, Err(Error::Bug(_))), "{failed:?}");
+    bed.rows("ALTER TABLE hidden RENAME TO bodies").await;
+}
+
 async fn a_failed_transaction_gives_the_slot_back(bed: &Bed) {
     let desk = Desk::at(bed, 5);
     bed.submit(bed.called_back()).await;
     let held = bed.lease_one().await;
-    bed.rows("ALTER TABLE bodies RENAME TO hidden").await;
-    let failed = bed.store.change(
-        vec![ringback::store::JobChange {
-            id: held.job_id,
-            tenant: None,
-            right: ringback::store::Right::Lease(held.lease_token),
-            what: complete(),
-        }],
-        bed.now(),
-    );
-    let failed = failed.await;
-    assert!(matches!(failed, Err(Error::Bug(_))), "{failed:?}");
-    bed.rows("ALTER TABLE hidden RENAME TO bodies").await;
+    fail_to_complete(bed, &held).await;
     {
         let state = desk.state.lock().unwrap();
         assert!(state.reserved > 0 && state.reserved == state.given_back);
@@ -124,4 +166,112 @@ async fn a_failed_transaction_gives_the_slot_back(bed: &Bed) {
     let state = desk.state.lock().unwrap();
     assert_eq!((state.slots, state.taken.len()), (4, 1));
     assert_eq!(state.taken[0].url, callback("https://hooks.example.com/a").url);
+}
+
+async fn a_lane_that_nobody_owns_is_owned_by_who_makes_something_for_it(bed: &Bed) {
+    let desk = Desk::bare(bed);
+    let id = bed.completed().await.id;
+    bed.completed().await;
+    {
+        let state = desk.state.lock().unwrap();
+        assert_eq!(state.taken.iter().map(|d| d.fence).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!((state.taken[0].job_id, state.taken[0].lane), (Some(id), state.owned[0].state.id));
+        assert_eq!(state.taken[0].lease_until, Millis(bed.now().0 + 30_000));
+        assert!(state.owned.len() == 1 && state.owned[0].fresh, "asked for once");
+    }
+    let owned = format!("lanes WHERE owner_id = {} AND owners = 1", bed.literal(bed.node.uuid()));
+    assert_eq!(bed.count(&owned).await, 1);
+    assert_eq!(bed.count("lanes WHERE origin = 'https://hooks.example.com'").await, 1);
+    assert_eq!(bed.count("delivery_queue WHERE phase = 'leased' AND attempt = 1").await, 2);
+    assert!(bed.claim().await.is_empty());
+}
+
+async fn a_lane_of_another_living_node_stays_its_own(bed: &Bed) {
+    bed.completed().await;
+    let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0);
+    let another = NodeId::from_uuid(uuid::Uuid::from_u128(7));
+    bed.store.keep_alive(another, Millis(bed.now().0 + 15_000)).await.unwrap();
+    assert_eq!(bed.store.own_lanes(another, &[(due.lane, due.id)], bed.now()).await.unwrap().len(), 1);
+    let desk = Desk::bare(bed);
+    bed.completed().await;
+    {
+        let state = desk.state.lock().unwrap();
+        assert_eq!((state.foreign.as_slice(), state.owned.len(), state.taken.len()), (&[due.lane][..], 0, 0));
+    }
+    assert_eq!(bed.count("delivery_queue WHERE phase = 'ready'").await, 2);
+    // Dead, it owns nothing.
+    bed.pass_seconds(16);
+    bed.completed().await;
+    let state = desk.state.lock().unwrap();
+    assert_eq!(
+        state.owned.iter().map(|lane| (lane.state.id, lane.fresh)).collect::<Vec<_>>(),
+        [(due.lane, false)]
+    );
+}
+
+async fn a_lane_that_was_let_go_is_fresh_unless_something_waits_in_it(bed: &Bed) {
+    let desk = Desk::bare(bed);
+    let fresh = async || {
+        bed.completed().await;
+        let mut state = desk.state.lock().unwrap();
+        (state.owned.remove(0), state.taken.pop().unwrap())
+    };
+    let let_go = async |lane: OwnedLane| {
+        desk.disown(&[lane.state.id]);
+        bed.store.save_lanes(bed.node, &[(lane.state, true)]).await.unwrap();
+    };
+    let (lane, taken) = fresh().await;
+    assert!(bed.record(attempted(&taken, 200, Verdict::Delivered)).await);
+    let_go(lane).await;
+    let (lane, taken) = fresh().await;
+    assert!(lane.fresh, "all that it had is delivered");
+    assert!(bed.record(attempted(&taken, 503, Verdict::RetryAt(bed.now()))).await);
+    let_go(lane).await;
+    assert!(!fresh().await.0.fresh, "a look may have passed over what waits for its next attempt");
+}
+
+async fn what_is_set_for_a_lane_comes_with_it(bed: &Bed) {
+    bed.completed().await;
+    let lane = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0).lane;
+    bed.store.own_lanes(bed.node, &[(lane, bed.claim_one().await.id)], bed.now()).await.unwrap();
+    let until = Millis(bed.now().0 + 60_000);
+    bed.store.pause_lane(bed.tenant, lane, Some(until), bed.now()).await.unwrap();
+    let desk = Desk::bare(bed);
+    bed.completed().await;
+    let state = desk.state.lock().unwrap();
+    assert_eq!(state.owned[0].set.paused_until, Some(until));
+}
+
+async fn a_failed_transaction_owns_no_lane(bed: &Bed) {
+    let desk = Desk::bare(bed);
+    bed.submit(bed.called_back()).await;
+    let held = bed.lease_one().await;
+    fail_to_complete(bed, &held).await;
+    {
+        let state = desk.state.lock().unwrap();
+        assert!(!state.owned.is_empty() && state.lanes.as_ref().unwrap().is_empty());
+        assert_eq!((state.slots, state.taken.len()), (5, 0));
+    }
+    assert_eq!(bed.count("lanes").await, 0);
+    bed.held(&held, complete()).await.unwrap();
+    assert_eq!(desk.state.lock().unwrap().taken.len(), 1);
+}
+
+#[tokio::test]
+async fn whose_rows_others_hold_are_left_to_a_later_look() {
+    let bed = Bed::postgres().await;
+    bed.completed().await;
+    let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0);
+    bed.store.own_lanes(bed.node, &[(due.lane, due.id)], bed.now()).await.unwrap();
+    let mut other = beside(&bed.url).await;
+    other.run("BEGIN", vec![]).await.unwrap();
+    assert_eq!(other.all("SELECT id FROM lanes FOR UPDATE", vec![]).await.unwrap().len(), 1);
+    let desk = Desk::bare(&bed);
+    bed.completed().await;
+    assert!(desk.state.lock().unwrap().taken.is_empty());
+    assert_eq!(bed.count("delivery_queue WHERE phase = 'ready'").await, 2, "made all the same");
+    other.run("ROLLBACK", vec![]).await.unwrap();
+    bed.completed().await;
+    assert_eq!(desk.state.lock().unwrap().taken.len(), 1);
+    bed.sound().await;
 }

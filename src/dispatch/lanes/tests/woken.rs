@@ -178,3 +178,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_transaction_owned_and_undid_is_as_if_it_had_never_been() {
+    let mut book = Lanes::default();
+    assert!(book.lacks(lane_id(1), NOW));
+    let first = |n| OwnedLane { fresh: true, ..owned(fresh(n), LaneSettings::default()) };
+    let asked = [lane_id(1), lane_id(2), lane_id(3)];
+    assert_eq!(book.own(&asked, vec![first(1), first(2)], NOW), [lane_id(1), lane_id(2)]);
+    assert!(asked.iter().all(|id| !book.lacks(*id, NOW)), "owned, or another node's");
+    assert!(book.own(&[], vec![first(1)], NOW).is_empty(), "nothing new");
+    assert_eq!(book.reserve(lane_id(2), 0, 1, NOW), Some(Place::Slot));
+
+    book.disown(&[lane_id(1), lane_id(2)]);
+    assert!(book.lacks(lane_id(1), NOW) && book.len() == 1);
+    assert_eq!(book.reserve(lane_id(2), 0, 1, NOW), None, "nothing new is sent");
+    book.done(lane_id(2), 0, None, NOW);
+    assert_eq!((book.to_save(NOW).len(), book.len(), book.in_flight()), (1, 0, 0));
+    assert!(book.lacks(lane_id(3), NOW.plus(FOREIGN)));
+}
+
+#[test]
+fn an_answer_as_it_was_expected_is_not_worth_a_write() {
+    let mut book = owning(&[1]);
+    let good = Outcome::Answered { status: 200, retry_after: None, abort: false };
+    let bad = Outcome::Answered { status: 503, retry_after: None, abort: false };
+    let mut answer = |outcome: &Outcome| {
+        assert_eq!(book.reserve(lane_id(1), 0, 1, NOW), Some(Place::Slot));
+        book.learn((lane_id(1), 0, due(1, 1).id), outcome, SOON, NOW);
+        book.done(lane_id(1), 0, None, NOW);
+        book.to_save(NOW)
+            .into_iter()
+            .map(|(state, _)| (state.concurrency, state.failures))
+            .collect::<Vec<_>>()
+    };
+    assert!((0..9).all(|_| answer(&good).is_empty()));
+    assert!((0..9).any(|_| answer(&good) == [(11, 0)]), "until it gets a slot more");
+    assert_eq!(answer(&bad), [(5, 1)]);
+}
