@@ -63,6 +63,8 @@ pub struct Lanes {
     known: HashSet<DeliveryId>,
     /// Lanes that other nodes own, and when to look again.
     foreign: HashMap<LaneId, Millis>,
+    /// Lanes that are let go and, in the store, still this node's: owned anew, they would be let go with the rest.
+    parting: HashSet<LaneId>,
     in_flight: usize,
     in_hand: usize,
     /// Those of them in lanes that are not known to answer.
@@ -151,21 +153,24 @@ impl Lanes {
     /// Whether this node would own the lane, and has slots to spare for what is sent to it.
     pub fn lacks(&self, id: LaneId, now: Millis) -> bool {
         let another = self.foreign.get(&id).is_some_and(|again| *again > now);
-        !another && !self.crowded() && !self.lanes.contains_key(&id)
+        !another && !self.crowded() && !self.parting.contains(&id) && !self.lanes.contains_key(&id)
     }
 
-    /// The answer to a try to own `asked`: those not in `owned` belong to another node. What is due in a
-    /// `fresh` one is offered afterwards, so it need not be read. Gives those that are new here.
+    /// The answer to a try to own `asked`: those not in `owned` belong to another node. One without
+    /// `more` need not be read: what is due in it is offered or handed over next. Gives those that are new here.
     pub fn own(&mut self, asked: &[LaneId], owned: Vec<OwnedLane>, now: Millis) -> Vec<LaneId> {
         let mut new = Vec::with_capacity(owned.len());
-        for OwnedLane { state, set, fresh } in owned {
+        for OwnedLane { state, set, more } in owned {
             let id = state.id;
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
                 let lane = place.insert(Lane::new(state, set, now));
-                lane.more = !fresh;
+                lane.more = more;
                 self.call_up(id);
                 new.push(id);
+            } else if more {
+                // Who owned it meanwhile did not see that.
+                self.stirred(id);
             }
         }
         for id in asked {
@@ -334,9 +339,10 @@ impl Lanes {
         save
     }
 
-    /// These could not be written down.
-    pub fn save_again(&mut self, unsaved: &[(LaneState, bool)]) {
-        for (state, _) in unsaved {
+    /// What became of what was to be written down.
+    pub fn saved(&mut self, save: &[(LaneState, bool)], all: bool) {
+        self.parting.clear();
+        for (state, _) in save.iter().filter(|_| !all) {
             if let Some(lane) = self.lanes.get_mut(&state.id) {
                 (lane.dirty, lane.urgent) = (true, true);
                 self.urgent.insert(state.id);
@@ -357,6 +363,7 @@ impl Lanes {
             }
         }
         for (state, _) in save.iter().filter(|(_, release)| *release) {
+            self.parting.insert(state.id);
             if self.let_go(state.id).is_some_and(|lane| lane.leaving) {
                 self.foreign.insert(state.id, now.plus(FOREIGN));
             }

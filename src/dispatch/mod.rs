@@ -228,7 +228,8 @@ impl Dispatcher {
 
     async fn release(&self) {
         let save = self.0.lanes().to_save(self.0.clock.now());
-        let _ = self.0.store.save_lanes(self.0.node, &save).await;
+        let saved = self.0.store.save_lanes(self.0.node, &save).await;
+        self.0.lanes().saved(&save, saved.is_ok());
     }
 
     /// One look at the store: claims what is due in this node's lanes and starts to send it.
@@ -300,7 +301,9 @@ impl Dispatcher {
         }
         let save = inner.lanes().to_save(now);
         inner.metrics.lanes_owned(inner.lanes().len());
-        inner.store.save_lanes(inner.node, &save).await?;
+        let saved = inner.store.save_lanes(inner.node, &save).await;
+        inner.lanes().saved(&save, saved.is_ok());
+        saved?;
         let after = inner.looked().stirred;
         let due = inner.store.lanes_due(inner.node, now, after, STIR).await?;
         inner.looked().stirred = due.last().filter(|_| due.len() == STIR as usize).map(|(lane, _)| *lane);
@@ -315,9 +318,7 @@ impl Dispatcher {
     async fn save_urgent(&self) -> Result<()> {
         let save = self.0.lanes().to_save_now();
         let saved = self.0.store.save_lanes(self.0.node, &save).await;
-        if saved.is_err() {
-            self.0.lanes().save_again(&save);
-        }
+        self.0.lanes().saved(&save, saved.is_ok());
         saved
     }
 
@@ -386,7 +387,7 @@ impl Dispatcher {
         }
         let inner = &self.0;
         let mut owned = inner.store.own_lanes(inner.node, &of, now).await?;
-        owned.iter_mut().for_each(|lane| lane.fresh &= offered);
+        owned.iter_mut().for_each(|lane| lane.more |= !offered);
         let asked: Vec<LaneId> = of.into_iter().map(|(lane, _)| lane).collect();
         inner.lanes().own(&asked, owned, now);
         Ok(())

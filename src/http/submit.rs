@@ -257,9 +257,9 @@ pub(super) async fn endpoints<'w>(
     if named.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let found = app.ask(app.store.named_endpoints(key.tenant(), named)).await?;
+    let found = app.ask(app.store.named_endpoints(key.tenant(), named, app.now())).await?;
     let visible = found.into_iter().filter(|e| key.in_accounts(e.settings.account.as_deref()));
-    Ok(visible.map(|e| (e.id, e.settings.url)).collect())
+    Ok(visible.map(|e| (e.id, e.settings.url.clone())).collect())
 }
 
 pub(super) fn check(

@@ -291,7 +291,7 @@ fn count(inner: &Inner, reply: &Reply) {
 
 type Written = (Vec<Result<Reply>>, After);
 
-/// `adopts`: it may own lanes. When it is repeated it does not, as it may be their rows that others hold.
+/// `adopts`: it may own lanes. Repeated it does not, as it may be their rows that others hold.
 async fn transaction(
     inner: &Inner,
     pool: &Pool,
@@ -326,8 +326,8 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
     }
     let mut replies: Vec<Option<Result<Reply>>> = calls.iter().map(|_| None).collect();
 
-    // One order of tables in every transaction, so that two of them cannot deadlock. What is written later needs none: a
-    // row is changed only by who holds its queue row or its document, taken before.
+    // One order of tables in every transaction, so that two of them cannot deadlock; lanes come last. What is written later needs
+    // none: a row is changed only by who holds its queue row or its document, taken before.
     let wants = pick(calls, wish).1;
     let held = limits::held(inner, tx, &wants, now).await?;
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });

@@ -1,12 +1,9 @@
 //! Standing endpoints: what their owners do with them.
 
-use std::collections::HashMap;
-
 use super::Store;
-use super::batch::{Col, Sql};
+use super::batch::Sql;
 use super::db::{Row, Value};
 use super::error::{Error, Result};
-use super::gather::Gather;
 use super::idempotency::claim_one;
 use super::jobs::Filter;
 use super::lanes::{clear, origin_of, touch};
@@ -43,18 +40,6 @@ const ONE: &str = concat!(
     endpoint_columns!(),
     " FROM endpoints e WHERE e.id = $1 AND e.tenant_id = $2 AND COALESCE(e.deleted_at, 0) = 0"
 );
-pub(super) static NAMED: Sql = Sql::batch(
-    concat!(
-        "SELECT ",
-        endpoint_columns!(),
-        " FROM {b} JOIN endpoints e ON e.id {is b.id} AND e.tenant_id = b.tenant_id WHERE COALESCE(e.deleted_at, 0) = 0"
-    ),
-    0,
-    &[("id", Col::Uuid), ("tenant_id", Col::Uuid)],
-);
-
-/// Those that submissions name at this moment.
-pub(super) type Named = Gather<(TenantId, EndpointId), Endpoint>;
 
 static ONE_LOCKED: Sql = Sql::plain(
     "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND COALESCE(q.deleted_at, 0) = 0 {wait}",
@@ -132,33 +117,6 @@ impl Store {
     /// One endpoint.
     pub async fn endpoint(&self, tenant: TenantId, id: EndpointId) -> Result<Endpoint> {
         endpoint(self.read(ONE, args![id, tenant]).await?.first().ok_or(Error::NotFound)?, 0)
-    }
-
-    /// Those of these endpoints that the tenant has.
-    pub async fn named_endpoints(
-        &self,
-        tenant: TenantId,
-        ids: std::collections::BTreeSet<EndpointId>,
-    ) -> Result<Vec<Endpoint>> {
-        if let (1, Some(id)) = (ids.len(), ids.first())
-            && let Some(one) = self.0.named.ask((tenant, *id), |keys| self.named(keys)).await?
-        {
-            return Ok(vec![one]);
-        }
-        // Many, or one that is not there or cannot be read.
-        let keys = ids.into_iter().map(|id| args![id, tenant]).collect();
-        self.scout_batch(&NAMED, vec![], keys).await?.iter().map(|row| endpoint(row, 0)).collect()
-    }
-
-    /// Those of these endpoints that are there and can be read.
-    async fn named(
-        &self,
-        keys: Vec<(TenantId, EndpointId)>,
-    ) -> Result<HashMap<(TenantId, EndpointId), Endpoint>> {
-        let keys = keys.into_iter().map(|(tenant, id)| args![id, tenant]).collect();
-        let rows = self.scout_batch(&NAMED, vec![], keys).await?;
-        let readable = rows.iter().filter_map(|row| endpoint(row, 0).ok());
-        Ok(readable.map(|found| ((found.tenant, found.id), found)).collect())
     }
 
     /// The tenant's endpoints, newest first.

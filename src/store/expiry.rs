@@ -63,6 +63,8 @@ impl Store {
         };
         tx.batch(&UPDATE_DELIVERIES, vec![], taken.iter().map(ended).collect::<Result<_>>()?).await?;
         let mut out = Outbox::new(&self.0, now);
+        // Nobody repeats it without, if others hold their rows.
+        out.leaves_lanes();
         let dead = taken.iter().map(|row| Ok((row.id(0)?, reason))).collect::<Result<_>>()?;
         bury(&mut tx, &mut out, dead, now).await?;
         let mut after = out.write(&mut tx).await?;

@@ -66,6 +66,8 @@ impl Store {
         let gone_urls = urls(&mut tx, &ids).await?;
         let known = subscribers::named(&self.0, &mut tx, ids, now).await?;
         let mut out = Outbox::new(&self.0, now);
+        // Nobody repeats it without, if others hold their rows.
+        out.leaves_lanes();
         for chunk in &chunks {
             let to: Vec<To<'_>> =
                 chunk.ids.iter().filter_map(|id| receiver(*id, &known, &gone_urls)).collect();

@@ -40,13 +40,16 @@ static OWN: Sql = Sql::batch(
     "INSERT INTO lanes (id, tenant_id, endpoint_id, origin, owner_id, concurrency, failures, opened, used_at, owners)
      SELECT b.id, b.tenant_id, b.endpoint_id, b.origin, $1, 10, 0, 0, $2, 1
      FROM {b}
-     WHERE true  -- in one order, so that two nodes cannot deadlock
+     WHERE NOT EXISTS (  -- whose lane it is must not find its row locked
+       SELECT 1 FROM lanes l JOIN nodes n ON n.id {is l.owner_id} AND n.alive_until > $2
+       WHERE l.id {is b.id} AND l.owner_id <> $1)
+     -- in one order, so that two nodes cannot deadlock
      ORDER BY b.id
      ON CONFLICT (id) DO UPDATE SET owner_id = excluded.owner_id, used_at = excluded.used_at, owners = lanes.owners + 1
        WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
      RETURNING id, concurrency, failures, opened, held_until, held_reason, rate_at, paused_until, cleared_at,
-       CASE WHEN owners = 1 OR NOT EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id {is lanes.id}) THEN CAST(1 AS BIGINT) ELSE 0 END",
+       owners, CASE WHEN EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id {is lanes.id}) THEN CAST(1 AS BIGINT) ELSE 0 END",
     2,
     &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("endpoint_id", Col::Uuid), ("origin", Col::Text)],
 );
@@ -165,7 +168,10 @@ impl Store {
             let origin = origin_of(&url).ok().filter(|_| endpoint.is_none()).map(|(origin, _)| origin);
             lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, endpoint, origin]);
         }
-        let mut owned = own(&mut tx, node, lanes.into_values().collect(), now).await?;
+        let owned = own(&mut tx, node, lanes.into_values().collect(), now).await?;
+        // What is due in one that nobody owned was passed over by no look.
+        let mut owned: Vec<OwnedLane> =
+            owned.into_iter().map(|(lane, first)| OwnedLane { more: lane.more && !first, ..lane }).collect();
         let ids = owned.iter().map(|lane| args![lane.state.id]).collect();
         let set = tx.batch(&SET, vec![], ids).await?;
         tx.commit().await?;
@@ -212,13 +218,13 @@ impl Store {
 }
 
 /// Tries to own lanes: a row of [`OWN`] for each, in order of their ids and no lane twice. Gives those that `node` owns once this
-/// is durable; their limits are not read.
+/// is durable, without their limits, which are not read, and whether nobody owned them before.
 pub(super) async fn own(
     tx: &mut Tx,
     node: NodeId,
     lanes: Vec<Vec<Value>>,
     now: Millis,
-) -> Result<Vec<OwnedLane>> {
+) -> Result<Vec<(OwnedLane, bool)>> {
     let rows = tx.batch(&OWN, args![node, now], lanes).await?;
     let lane = |row: &Row| {
         let set = LaneSettings {
@@ -226,7 +232,8 @@ pub(super) async fn own(
             cleared_at: row.time_opt(8)?,
             ..Default::default()
         };
-        Ok(OwnedLane { state: state(row)?, set, fresh: row.int(9)? == 1 })
+        let lane = OwnedLane { state: state(row)?, set, more: row.int(10)? == 1 };
+        Ok((lane, row.int(9)? == 1))
     };
     rows.iter().map(lane).collect()
 }

@@ -106,7 +106,7 @@ struct Inner {
     limits: limits::Limits,
     learned: learn::Learned,
     secrets: secrets::Cache,
-    named: endpoints::Named,
+    asked: subscribers::Asked,
     subscribers: subscribers::Subscribers,
     desk: OnceLock<Arc<dyn HandOver>>,
     observer: OnceLock<Arc<dyn Observer>>,
@@ -140,12 +140,12 @@ pub trait HandOver: Send + Sync {
     fn take(&self, claimed: ClaimedDelivery, place: Place);
     /// The node that holds the lease.
     fn node(&self) -> NodeId;
-    /// Whether this node would own the lane: it does not, and no other node is known to.
+    /// Whether this node would own the lane: it does not, no other node is known to, and it has slots to spare.
     fn lacks(&self, lane: LaneId) -> bool;
     /// The answer to a try to own `asked`, before its commit; what is due in those `owned` is handed over next. Gives those that
     /// this node did not own before.
     fn own(&self, asked: &[LaneId], owned: Vec<OwnedLane>) -> Vec<LaneId>;
-    /// There is no such commit.
+    /// There is no such commit. One that something else is under way of meanwhile sends nothing new until the next beat.
     fn disown(&self, lanes: &[LaneId]);
 }
 
@@ -219,7 +219,7 @@ impl Store {
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
-            named: endpoints::Named::default(),
+            asked: subscribers::Asked::default(),
             subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),
@@ -247,7 +247,7 @@ impl Store {
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
-            named: endpoints::Named::default(),
+            asked: subscribers::Asked::default(),
             subscribers: subscribers::Subscribers::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),

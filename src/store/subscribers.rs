@@ -8,11 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Inner;
 use super::batch::{Col, Sql};
 use super::endpoints::{endpoint, endpoint_columns};
 use super::error::Result;
+use super::gather::Gather;
 use super::pool::Tx;
+use super::{Inner, Store};
 use crate::args;
 use crate::types::endpoint::{Endpoint, Pattern, any_matches};
 use crate::types::job::JobEvent;
@@ -53,6 +54,7 @@ impl Subscribers {
         known.named.clear();
     }
 
+    /// How often this node has changed an endpoint, before a read that is to be remembered.
     fn changes(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).changes
     }
@@ -67,8 +69,14 @@ impl Subscribers {
         known.groups.get(of).map_or(0, |(group, _)| group.len())
     }
 
+    /// What is known of an endpoint; None within for one that was not there.
     fn named(&self, id: EndpointId, now: Millis) -> Option<Option<Arc<Endpoint>>> {
         fresh(self.0.lock().unwrap_or_else(PoisonError::into_inner).named.get(&id), now)
+    }
+
+    /// Remembers one that was read after `changes`, no earlier than at `now`.
+    fn remember(&self, changes: u64, one: &Arc<Endpoint>, now: Millis) {
+        self.put(changes, |known| drop(known.named.insert(one.id, (Some(one.clone()), now))));
     }
 
     fn put(&self, changes: u64, put: impl FnOnce(&mut Known)) {
@@ -169,6 +177,52 @@ pub(super) async fn named(
         });
     }
     Ok(found)
+}
+
+/// Those that submissions name at this moment.
+pub(super) type Asked = Gather<EndpointId, Arc<Endpoint>>;
+
+impl Store {
+    /// Those of these endpoints that the tenant has, as this node last read them, within the last second. What is read here the
+    /// transactions of the next second need not read.
+    pub async fn named_endpoints(
+        &self,
+        tenant: TenantId,
+        ids: BTreeSet<EndpointId>,
+        now: Millis,
+    ) -> Result<Vec<Arc<Endpoint>>> {
+        let subscribers = &self.0.subscribers;
+        let changes = subscribers.changes();
+        // One that was not there may be by now.
+        let known = |id: &EndpointId| subscribers.named(*id, now).flatten();
+        let mut found: Vec<Arc<Endpoint>> = ids.iter().filter_map(known).collect();
+        let unknown: Vec<EndpointId> =
+            ids.into_iter().filter(|id| found.iter().all(|one| one.id != *id)).collect();
+        let alone = match unknown[..] {
+            [one] => self.0.asked.ask(one, |ids| self.readable(ids)).await?,
+            _ => None,
+        };
+        let read = match alone {
+            Some(one) => vec![one],
+            None if unknown.is_empty() => Vec::new(),
+            // Many, or one that is not there or cannot be read.
+            None => {
+                let rows = self.scout_batch(&NAMED, vec![], unknown.iter().map(|id| args![*id]).collect());
+                rows.await?.iter().map(|row| endpoint(row, 0).map(Arc::new)).collect::<Result<_>>()?
+            }
+        };
+        read.iter().for_each(|one| subscribers.remember(changes, one, now));
+        found.extend(read);
+        found.retain(|one| one.tenant == tenant);
+        Ok(found)
+    }
+
+    /// Those of these endpoints that are there and can be read.
+    async fn readable(&self, ids: Vec<EndpointId>) -> Result<HashMap<EndpointId, Arc<Endpoint>>> {
+        let rows = self.scout_batch(&NAMED, vec![], ids.iter().map(|id| args![*id]).collect()).await?;
+        let readable = rows.iter().filter_map(|row| endpoint(row, 0).ok());
+        Ok(readable.map(|one| (one.id, Arc::new(one))).collect())
+    }
 }
 
 /// The job events that someone of the group wants, as bits of [`JobEvent::bit`].

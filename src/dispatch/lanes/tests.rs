@@ -50,7 +50,7 @@ fn fresh(n: u128) -> LaneState {
 }
 
 fn owned(state: LaneState, set: LaneSettings) -> OwnedLane {
-    OwnedLane { state, set, fresh: false }
+    OwnedLane { state, set, more: true }
 }
 
 fn limited(limits: Limits) -> LaneSettings {
@@ -95,7 +95,7 @@ const DOWN: Outcome = Outcome::Failed(Fault::Connect);
 
 #[test]
 fn a_lane_that_nobody_owned_before_is_read_only_for_what_has_no_room_or_has_an_order() {
-    let first = |n, set| OwnedLane { fresh: true, ..owned(fresh(n), set) };
+    let first = |n, set| OwnedLane { more: false, ..owned(fresh(n), set) };
     let in_order = limited(Limits { ordered: true, ..Limits::default() });
     let mut book = Lanes::default();
     let lanes = vec![

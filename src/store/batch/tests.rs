@@ -4,7 +4,7 @@ use crate::store::change::write;
 use crate::store::db::{Call, Target};
 use crate::store::emit::rows as emit;
 use crate::store::{
-    Store, change, deliveries, endpoints, expiry, health, idempotency, lanes, lease, record, secrets, submit,
+    Store, change, deliveries, expiry, health, idempotency, lanes, lease, record, secrets, submit,
     subscribers,
 };
 
@@ -113,7 +113,7 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
     let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
     let scratch = Scratch::beside(&server, &format!("plans_{}", std::process::id())).await.unwrap();
     Store::migrate(&scratch.url).await.unwrap();
-    let by_key: [(&Sql, &str); 10] = [
+    let by_key: [(&Sql, &str); 9] = [
         (&write::END_JOBS, "jobs_pkey"),
         (&record::UPDATE_DELIVERIES, "deliveries_pkey"),
         (&deliveries::CLAIM, "delivery_queue_pkey"),
@@ -121,7 +121,6 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
         (&health::CONCERNED, "endpoints_pkey"),
         (&subscribers::NAMED, "endpoints_pkey"),
         (&subscribers::GROUPS, "endpoints_account"),
-        (&endpoints::NAMED, "endpoints_pkey"),
         (&secrets::LIVE_OF, "secrets_owner"),
         (&lanes::SAVE, "lanes_pkey"),
     ];

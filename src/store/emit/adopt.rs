@@ -10,7 +10,7 @@ use super::delivery::{Handed, NewDelivery, To, Way, leased};
 use crate::args;
 use crate::store::error::{Error, Result};
 use crate::store::lanes::{origin_of, own};
-use crate::store::model::{ClaimedDelivery, Receiver};
+use crate::store::model::{ClaimedDelivery, OwnedLane, Receiver};
 use crate::store::pool::Tx;
 use crate::store::{HandOver, LaneSettings};
 use crate::types::lane::Limits;
@@ -70,7 +70,8 @@ impl Outbox<'_> {
             return;
         }
         let (origin, limits) = match new.to {
-            To::Url(url) | To::Gone(_, url) => (origin_of(url).ok(), Limits::default()),
+            To::Url(url) => (origin_of(url).ok(), Limits::default()),
+            To::Gone(..) => return,
             To::Endpoint(endpoint) => (None, endpoint.settings.limits.of_lane()),
         };
         let claimed = self.in_hand(id, way, new, Duration::ZERO);
@@ -82,9 +83,9 @@ impl Outbox<'_> {
     /// Owns what can be owned, and hands over what has a place then.
     pub(super) async fn adopt(&mut self, tx: &mut Tx) -> Result<()> {
         let unowned = self.unowned.take().unwrap_or_default();
-        let Some(desk) = self.inner.desk.get().filter(|_| !unowned.is_empty()).cloned() else {
-            return Ok(());
-        };
+        // Lanes that it numbers are locked in an order of their own.
+        let none = unowned.is_empty() || !self.ordered.is_empty();
+        let Some(desk) = self.inner.desk.get().filter(|_| !none).cloned() else { return Ok(()) };
         let mut lanes: BTreeMap<LaneId, &Unowned> = BTreeMap::new();
         for one in &unowned {
             lanes.entry(one.claimed.lane).or_insert(one);
@@ -94,14 +95,22 @@ impl Outbox<'_> {
             args![*lane, one.claimed.tenant, endpoint, one.origin.clone()]
         };
         let owned = own(tx, desk.node(), lanes.iter().map(row).collect(), self.now).await;
-        let mut owned = owned.map_err(|e| if matches!(e, Error::Locked(_)) { Error::Again } else { e })?;
-        for lane in &mut owned {
-            // The endpoint's own, as this node last read them, within the last second; the dispatcher looks for what was set since.
-            let limits = lanes.get(&lane.state.id).map(|one| one.limits).unwrap_or_default();
-            lane.set = LaneSettings { limits, ..lane.set };
-        }
-        let asked: Vec<LaneId> = lanes.into_keys().collect();
-        let new = desk.own(&asked, owned);
+        let asked: Vec<LaneId> = lanes.keys().copied().collect();
+        let owned = owned.map_err(|e| match e {
+            Error::Locked(_) => {
+                // Left alone for a while, or each transaction would wait for them.
+                desk.own(&asked, vec![]);
+                Error::Again
+            }
+            e => e,
+        })?;
+        // The endpoint's own, as this node last read them, within the last second; the dispatcher looks for what was set since.
+        let limits = |lane: &OwnedLane| lanes.get(&lane.state.id).map(|one| one.limits).unwrap_or_default();
+        let limited = |(lane, _): (OwnedLane, bool)| OwnedLane {
+            set: LaneSettings { limits: limits(&lane), ..lane.set },
+            ..lane
+        };
+        let new = desk.own(&asked, owned.into_iter().map(limited).collect());
         self.adopted = Some(Adopted { desk: desk.clone(), lanes: new });
         for Unowned { mut claimed, at, .. } in unowned {
             let Some(reserved) = desk.reserve(claimed.lane, claimed.turn, claimed.body.len()) else {

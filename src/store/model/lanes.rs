@@ -81,9 +81,9 @@ pub struct OwnedLane {
     pub state: LaneState,
     /// What is set for it.
     pub set: LaneSettings,
-    /// No look has passed over what is due in it: nobody owned it before, or nothing of it is in the queue. Only what was
-    /// committed late may lie behind its floor, for the pass without one.
-    pub fresh: bool,
+    /// The store may hold something due in it that no look shows any more. Else only what was committed late may lie behind
+    /// their floor, for the pass without one.
+    pub more: bool,
 }
 
 /// What is due in one lane.

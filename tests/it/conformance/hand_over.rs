@@ -18,7 +18,7 @@ both_stores! {
     a_failed_transaction_gives_the_slot_back,
     a_lane_that_nobody_owns_is_owned_by_who_makes_something_for_it,
     a_lane_of_another_living_node_stays_its_own,
-    a_lane_that_was_let_go_is_fresh_unless_something_waits_in_it,
+    who_owns_a_lane_is_told_if_something_waits_in_it,
     what_is_set_for_a_lane_comes_with_it,
     a_failed_transaction_owns_no_lane,
 }
@@ -177,7 +177,7 @@ async fn a_lane_that_nobody_owns_is_owned_by_who_makes_something_for_it(bed: &Be
         assert_eq!(state.taken.iter().map(|d| d.fence).collect::<Vec<_>>(), [1, 1]);
         assert_eq!((state.taken[0].job_id, state.taken[0].lane), (Some(id), state.owned[0].state.id));
         assert_eq!(state.taken[0].lease_until, Millis(bed.now().0 + 30_000));
-        assert!(state.owned.len() == 1 && state.owned[0].fresh, "asked for once");
+        assert!(state.owned.len() == 1 && !state.owned[0].more, "asked for once");
     }
     let owned = format!("lanes WHERE owner_id = {} AND owners = 1", bed.literal(bed.node.uuid()));
     assert_eq!(bed.count(&owned).await, 1);
@@ -204,14 +204,14 @@ async fn a_lane_of_another_living_node_stays_its_own(bed: &Bed) {
     bed.completed().await;
     let state = desk.state.lock().unwrap();
     assert_eq!(
-        state.owned.iter().map(|lane| (lane.state.id, lane.fresh)).collect::<Vec<_>>(),
-        [(due.lane, false)]
+        state.owned.iter().map(|lane| (lane.state.id, lane.more)).collect::<Vec<_>>(),
+        [(due.lane, true)]
     );
 }
 
-async fn a_lane_that_was_let_go_is_fresh_unless_something_waits_in_it(bed: &Bed) {
+async fn who_owns_a_lane_is_told_if_something_waits_in_it(bed: &Bed) {
     let desk = Desk::bare(bed);
-    let fresh = async || {
+    let made = async || {
         bed.completed().await;
         let mut state = desk.state.lock().unwrap();
         (state.owned.remove(0), state.taken.pop().unwrap())
@@ -220,14 +220,19 @@ async fn a_lane_that_was_let_go_is_fresh_unless_something_waits_in_it(bed: &Bed)
         desk.disown(&[lane.state.id]);
         bed.store.save_lanes(bed.node, &[(lane.state, true)]).await.unwrap();
     };
-    let (lane, taken) = fresh().await;
+    let (lane, taken) = made().await;
     assert!(bed.record(attempted(&taken, 200, Verdict::Delivered)).await);
     let_go(lane).await;
-    let (lane, taken) = fresh().await;
-    assert!(lane.fresh, "all that it had is delivered");
+    let (lane, taken) = made().await;
+    assert!(!lane.more, "all that it had is delivered");
     assert!(bed.record(attempted(&taken, 503, Verdict::RetryAt(bed.now()))).await);
     let_go(lane).await;
-    assert!(!fresh().await.0.fresh, "a look may have passed over what waits for its next attempt");
+    let (lane, _) = made().await;
+    assert!(lane.more, "that waits for its next attempt");
+    // Nor does it pass what was made before anybody owned the lane.
+    bed.rows("DELETE FROM lanes").await;
+    desk.disown(&[lane.state.id]);
+    assert!(made().await.0.more);
 }
 
 async fn what_is_set_for_a_lane_comes_with_it(bed: &Bed) {
@@ -268,7 +273,10 @@ async fn whose_rows_others_hold_are_left_to_a_later_look() {
     assert_eq!(other.all("SELECT id FROM lanes FOR UPDATE", vec![]).await.unwrap().len(), 1);
     let desk = Desk::bare(&bed);
     bed.completed().await;
-    assert!(desk.state.lock().unwrap().taken.is_empty());
+    {
+        let state = desk.state.lock().unwrap();
+        assert!(state.taken.is_empty() && state.foreign == [due.lane], "left alone for a while");
+    }
     assert_eq!(bed.count("delivery_queue WHERE phase = 'ready'").await, 2, "made all the same");
     other.run("ROLLBACK", vec![]).await.unwrap();
     bed.completed().await;

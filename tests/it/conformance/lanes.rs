@@ -66,10 +66,10 @@ async fn whether_a_lane_was_owned_before_is_told(bed: &Bed) {
     let own = async |node| bed.store.own_lanes(node, &[lane], bed.now()).await.unwrap().remove(0);
     let one = node(bed);
     let lane = own(one).await;
-    assert!(lane.fresh);
-    assert!(!own(one).await.fresh, "by itself");
+    assert!(!lane.more);
+    assert!(own(one).await.more, "by itself");
     bed.store.save_lanes(one, &[(lane.state, true)]).await.unwrap();
-    assert!(!own(node(bed)).await.fresh, "by another");
+    assert!(own(node(bed)).await.more, "by another");
 }
 
 async fn how_a_lane_stands_outlives_its_owner(bed: &Bed) {

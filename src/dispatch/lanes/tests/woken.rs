@@ -183,7 +183,7 @@ proptest! {
 fn what_a_transaction_owned_and_undid_is_as_if_it_had_never_been() {
     let mut book = Lanes::default();
     assert!(book.lacks(lane_id(1), NOW));
-    let first = |n| OwnedLane { fresh: true, ..owned(fresh(n), LaneSettings::default()) };
+    let first = |n| OwnedLane { more: false, ..owned(fresh(n), LaneSettings::default()) };
     let asked = [lane_id(1), lane_id(2), lane_id(3)];
     assert_eq!(book.own(&asked, vec![first(1), first(2)], NOW), [lane_id(1), lane_id(2)]);
     assert!(asked.iter().all(|id| !book.lacks(*id, NOW)), "owned, or another node's");
@@ -196,6 +196,28 @@ fn what_a_transaction_owned_and_undid_is_as_if_it_had_never_been() {
     book.done(lane_id(2), 0, None, NOW);
     assert_eq!((book.to_save(NOW).len(), book.len(), book.in_flight()), (1, 0, 0));
     assert!(book.lacks(lane_id(3), NOW.plus(FOREIGN)));
+}
+
+#[test]
+fn a_lane_that_is_let_go_is_not_owned_anew_before_that_is_written() {
+    let mut book = owning(&[1]);
+    let later = NOW.plus(IDLE + SOON);
+    let save = book.to_save(later);
+    assert!(save[0].1 && book.is_empty() && !book.lacks(lane_id(1), later));
+    book.saved(&save, true);
+    assert!(book.lacks(lane_id(1), later));
+}
+
+#[test]
+fn what_could_not_be_written_down_is_written_with_the_next() {
+    let mut book = owning(&[1]);
+    assert_eq!(book.reserve(lane_id(1), 0, 1, NOW), Some(Place::Slot));
+    book.learn((lane_id(1), 0, due(1, 1).id), &Outcome::Failed(Fault::Connect), SOON, NOW);
+    let save = book.to_save(NOW);
+    assert_eq!((save.len(), book.to_save(NOW).len()), (1, 0));
+    book.saved(&save, false);
+    assert_eq!(book.to_save(NOW), save);
+    assert!(book.lacks(lane_id(2), NOW));
 }
 
 #[test]

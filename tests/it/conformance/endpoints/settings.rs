@@ -174,7 +174,10 @@ async fn nothing_of_an_endpoint_crosses_tenants(bed: &Bed) {
     assert!(matches!(deleted, Err(Error::NotFound)));
     let edited = bed.store.change_endpoint(bed.tenant, id, Ok, 50, bed.now()).await;
     assert!(matches!(edited, Err(Error::NotFound)));
-    let named = bed.store.named_endpoints(bed.tenant, [id].into()).await.unwrap();
+    let named = bed.store.named_endpoints(bed.tenant, [id].into(), bed.now()).await.unwrap();
     assert!(named.is_empty());
+    assert_eq!(bed.store.named_endpoints(theirs, [id].into(), bed.now()).await.unwrap().len(), 1);
+    let named = bed.store.named_endpoints(bed.tenant, [id].into(), bed.now()).await.unwrap();
+    assert!(named.is_empty(), "nor of what was read for its own tenant");
     assert_eq!(bed.store.endpoint(theirs, id).await.unwrap().state, EndpointState::Enabled);
 }
