@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::app::{App, LOOK_AGAIN, LOOK_GAP};
@@ -12,6 +12,9 @@ use super::problem::Problem;
 use crate::store::{LeaseRequest, LeasedJob};
 use crate::types::TenantId;
 use crate::wake::Listener;
+
+/// The shortest time between two looks where the second one should find something.
+const NEWS_GAP: Duration = Duration::from_millis(1);
 
 /// Tenant, queue, and the types in order.
 type Wanted = (TenantId, String, Vec<String>);
@@ -28,6 +31,16 @@ impl Looks {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = all.entry(wanted.clone()).or_default().clone();
         Waiter { looks: self, wanted, shared }
+    }
+
+    /// Something was put into that queue: who waits for it is not to find it only after a gap. Before the nudge.
+    pub(super) fn news(&self, tenant: TenantId, queue: &str) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((of, name, _), shared) in all.iter() {
+            if *of == tenant && name == queue {
+                shared.news.notify_one();
+            }
+        }
     }
 }
 
@@ -49,9 +62,13 @@ impl Drop for Waiter<'_> {
     }
 }
 
-/// The last look, if it is an answer for others too. Held by who is about to look.
 #[derive(Default)]
-struct Shared(Mutex<Option<Look>>);
+struct Shared {
+    /// The last look, if it is an answer for others too. Held by who is about to look.
+    last: Mutex<Option<Look>>,
+    /// Something came since that is what they wait for, as far as its queue tells.
+    news: Notify,
+}
 
 enum Look {
     /// It began then, and nothing was due.
@@ -74,11 +91,15 @@ impl Shared {
     /// What a look found that began after `known`, what one came to that was waited for, or the right to look.
     async fn turn(&self, known: Instant) -> Turn<'_> {
         let called = Instant::now();
-        let last = self.0.lock().await;
+        let last = self.last.lock().await;
         match &*last {
             Some(Look::Nothing(began)) if *began > known => return Turn::Nothing(*began),
             Some(Look::Failed(ended, problem)) if *ended > called => return Turn::Failed(problem.clone()),
-            Some(Look::Nothing(at) | Look::Failed(at, _)) => sleep_until(*at + LOOK_GAP).await,
+            Some(Look::Nothing(at)) => tokio::select! {
+                () = sleep_until(*at + LOOK_GAP) => {}
+                () = self.news.notified() => sleep_until(*at + NEWS_GAP).await,
+            },
+            Some(Look::Failed(at, _)) => sleep_until(*at + LOOK_GAP).await,
             None => {}
         }
         Turn::Look(last)
@@ -161,6 +182,18 @@ mod tests {
     use super::*;
     use crate::types::problem::ProblemCode;
 
+    fn wish(types: [&str; 2]) -> LeaseRequest {
+        LeaseRequest {
+            tenant: TenantId::from_uuid(uuid::Uuid::nil()),
+            queue: "default".to_owned(),
+            types: types.map(str::to_owned).to_vec(),
+            max: 1,
+            lease_seconds: 30,
+            renew_seconds: None,
+            worker_id: None,
+        }
+    }
+
     fn found_nothing(turn: Turn<'_>) {
         let Turn::Look(mut last) = turn else { panic!("somebody has looked") };
         *last = Some(Look::Nothing(Instant::now()));
@@ -185,6 +218,30 @@ mod tests {
         let looked = Instant::now();
         let turn = shared.turn(looked).await;
         assert!(matches!(turn, Turn::Look(_)) && looked.elapsed() > LOOK_GAP - Duration::from_millis(1));
+    }
+
+    #[tokio::test]
+    async fn what_comes_into_the_queue_is_looked_for_without_that_gap() {
+        let looks = Looks::default();
+        let waiter = looks.join(&wish(["a", "b"]));
+        let (tenant, shared) = (waiter.wanted.0, &waiter.shared);
+        found_nothing(shared.turn(Instant::now()).await);
+        looks.news(tenant, "another");
+        tokio::select! {
+            biased;
+            () = sleep(LOOK_GAP / 2) => {}
+            _ = shared.turn(Instant::now()) => panic!("that is not what it waits for"),
+        }
+        let Turn::Look(mut last) = shared.turn(Instant::now()).await else { panic!("nobody looks") };
+        *last = Some(Look::Nothing(Instant::now()));
+        drop(last);
+        let gap = sleep(LOOK_GAP);
+        looks.news(tenant, "default");
+        tokio::select! {
+            biased;
+            turn = shared.turn(Instant::now()) => found_nothing(turn),
+            () = gap => panic!("it was told that there is something"),
+        }
     }
 
     #[tokio::test]
@@ -218,15 +275,6 @@ mod tests {
     #[test]
     fn nothing_is_remembered_of_work_that_nobody_waits_for() {
         let looks = Looks::default();
-        let wish = |types: [&str; 2]| LeaseRequest {
-            tenant: TenantId::from_uuid(uuid::Uuid::nil()),
-            queue: "default".to_owned(),
-            types: types.map(str::to_owned).to_vec(),
-            max: 1,
-            lease_seconds: 30,
-            renew_seconds: None,
-            worker_id: None,
-        };
         let one = looks.join(&wish(["a", "b"]));
         let two = looks.join(&wish(["b", "a"]));
         assert!(Arc::ptr_eq(&one.shared, &two.shared), "in whatever order");
