@@ -97,6 +97,12 @@ impl HandOver for Desk {
         inner.lanes().own(asked, owned, inner.clock.now())
     }
 
+    fn avoid(&self, lanes: &[LaneId]) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.lanes().avoid(lanes, inner.clock.now());
+        }
+    }
+
     fn disown(&self, lanes: &[LaneId]) {
         if let Some(inner) = self.0.upgrade() {
             inner.lanes().disown(lanes);

@@ -63,6 +63,8 @@ pub struct Lanes {
     known: HashSet<DeliveryId>,
     /// Lanes that other nodes own, and when to look again.
     foreign: HashMap<LaneId, Millis>,
+    /// Lanes whose rows others held, and until when only a look asks for them.
+    avoided: HashMap<LaneId, Millis>,
     /// Lanes that are let go and, in the store, still this node's: owned anew, they would be let go with the rest.
     parting: HashSet<LaneId>,
     in_flight: usize,
@@ -152,8 +154,10 @@ impl Lanes {
 
     /// Whether this node would own the lane, and has slots to spare for what is sent to it.
     pub fn lacks(&self, id: LaneId, now: Millis) -> bool {
-        let another = self.foreign.get(&id).is_some_and(|again| *again > now);
-        !another && !self.crowded() && !self.parting.contains(&id) && !self.lanes.contains_key(&id)
+        let not_now = [&self.foreign, &self.avoided]
+            .into_iter()
+            .any(|lanes| lanes.get(&id).is_some_and(|again| *again > now));
+        !not_now && !self.crowded() && !self.parting.contains(&id) && !self.lanes.contains_key(&id)
     }
 
     /// The answer to a try to own `asked`: those not in `owned` belong to another node. One without
@@ -179,6 +183,11 @@ impl Lanes {
             }
         }
         new
+    }
+
+    /// Leaves them to looks for a while.
+    pub fn avoid(&mut self, ids: &[LaneId], now: Millis) {
+        self.avoided.extend(ids.iter().map(|id| (*id, now.plus(FOREIGN))));
     }
 
     /// They are not owned after all. One that something is under way of goes as soon as that has ended.
@@ -353,6 +362,7 @@ impl Lanes {
     /// Lanes to write down; those without work for long, or marked to leave, are let go (`true`).
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
         self.foreign.retain(|_, again| *again > now);
+        self.avoided.retain(|_, again| *again > now);
         let mut save = Vec::new();
         for (id, lane) in &mut self.lanes {
             let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;

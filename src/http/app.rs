@@ -30,7 +30,7 @@ use crate::wake::{Listener, Wake};
 const STORE_DEADLINE: Duration = Duration::from_millis(1_400);
 /// The longest a deliberate wait goes without looking again, should a nudge be lost.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// The shortest time between two looks: under load every commit nudges.
+/// The shortest time between two looks that a nudge alone calls for: under load every commit nudges.
 pub(super) const LOOK_GAP: Duration = Duration::from_millis(15);
 
 /// A key may open so many WebSockets for each poll that it may make of one job.

@@ -1,6 +1,6 @@
 //! Submitting many jobs in one request.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
@@ -152,9 +152,7 @@ async fn store_batch(
         true => Vec::new(),
         false => app.ask(app.store.submit(good, app.now())).await?,
     };
-    let queues: HashSet<_> = stored.iter().map(|one| (one.job.tenant, one.job.queue.as_str())).collect();
-    queues.into_iter().for_each(|(tenant, queue)| app.looks.news(tenant, queue));
-    app.wake.jobs.nudge();
+    app.tell_of(&stored);
     let mut stored = stored.into_iter();
     let answers: Vec<Result<Submitted, Problem>> = places
         .into_iter()

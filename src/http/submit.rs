@@ -171,10 +171,7 @@ async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Res
         // What was sound when it first came is answered as it was then, though the rules or the time have moved on.
         Err(refusal) => Box::pin(first(app, key, order.idempotency.as_ref())).await?.ok_or(refusal)?,
     };
-    if submitted.job.state == JobState::Queued {
-        app.looks.news(submitted.job.tenant, &submitted.job.queue);
-    }
-    app.wake.jobs.nudge();
+    app.tell_of(std::slice::from_ref(&submitted));
     // An external job ends by the lease that stands in the answer: holding it back would wait for itself.
     let prefer = match submitted.job.worker {
         WorkerKind::External => Prefer { wait: None, ..order.head.prefer },

@@ -9,37 +9,43 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::app::{App, LOOK_AGAIN, LOOK_GAP};
 use super::problem::Problem;
-use crate::store::{LeaseRequest, LeasedJob};
+use crate::store::{LeaseRequest, LeasedJob, Submitted};
 use crate::types::TenantId;
+use crate::types::job::JobState;
 use crate::wake::Listener;
 
-/// The shortest time between two looks where the second one should find something.
+/// The shortest time between two looks where something came meanwhile that the second one may find.
 const NEWS_GAP: Duration = Duration::from_millis(1);
 
-/// Tenant, queue, and the types in order.
-type Wanted = (TenantId, String, Vec<String>);
+/// A queue of a tenant.
+type QueueKey = (TenantId, String);
+/// What is waited for of a queue: by the types, in order.
+type ByTypes = HashMap<Vec<String>, Arc<Shared>>;
 
 /// What those who wait know of the work that they wait for.
 #[derive(Default)]
-pub(super) struct Looks(Lock<HashMap<Wanted, Arc<Shared>>>);
+pub(super) struct Looks(Lock<HashMap<QueueKey, ByTypes>>);
 
 impl Looks {
     fn join(&self, wish: &LeaseRequest) -> Waiter<'_> {
         let mut types = wish.types.clone();
         types.sort_unstable();
-        let wanted = (wish.tenant, wish.queue.clone(), types);
+        let queue = (wish.tenant, wish.queue.clone());
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = all.entry(wanted.clone()).or_default().clone();
-        Waiter { looks: self, wanted, shared }
+        let shared = all.entry(queue.clone()).or_default().entry(types.clone()).or_default().clone();
+        Waiter { looks: self, queue, types, shared }
     }
 
-    /// Something was put into that queue: who waits for it is not to find it only after a gap. Before the nudge.
-    pub(super) fn news(&self, tenant: TenantId, queue: &str) {
+    /// Jobs of these tenants, queues and types can be claimed: who waits for one is not to find it only after a gap.
+    fn news<'s>(&self, came: impl IntoIterator<Item = (TenantId, &'s str, &'s str)>) {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((of, name, _), shared) in all.iter() {
-            if *of == tenant && name == queue {
-                shared.news.notify_one();
-            }
+        if all.is_empty() {
+            return;
+        }
+        for (tenant, queue, kind) in came {
+            let waits = all.get(&(tenant, queue.to_owned())).into_iter().flatten();
+            let fit = waits.filter(|(types, _)| types.is_empty() || types.iter().any(|one| one == kind));
+            fit.for_each(|(_, shared)| shared.news.notify_one());
         }
     }
 }
@@ -47,7 +53,8 @@ impl Looks {
 /// One who waits. The last one to leave takes what is known along.
 struct Waiter<'l> {
     looks: &'l Looks,
-    wanted: Wanted,
+    queue: QueueKey,
+    types: Vec<String>,
     shared: Arc<Shared>,
 }
 
@@ -56,8 +63,12 @@ impl Drop for Waiter<'_> {
         let mut all = self.looks.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Let go under the lock: of two who leave at a time each would take the other for one who stays.
         drop(std::mem::take(&mut self.shared));
-        if all.get(&self.wanted).is_some_and(|shared| Arc::strong_count(shared) == 1) {
-            all.remove(&self.wanted);
+        let Some(waits) = all.get_mut(&self.queue) else { return };
+        if waits.get(&self.types).is_some_and(|shared| Arc::strong_count(shared) == 1) {
+            waits.remove(&self.types);
+        }
+        if waits.is_empty() {
+            all.remove(&self.queue);
         }
     }
 }
@@ -73,6 +84,8 @@ struct Shared {
 enum Look {
     /// It began then, and nothing was due.
     Nothing(Instant),
+    /// The same of one that came early: the queue lets nothing through, or others were faster.
+    Vain(Instant),
     /// It came to an end then without an answer. Who waited for it meanwhile does not ask again, or each would wait for a store
     /// that is silent, one after the other.
     Failed(Instant, Problem),
@@ -83,8 +96,8 @@ enum Turn<'s> {
     Nothing(Instant),
     /// It could not be found out.
     Failed(Problem),
-    /// To find out.
-    Look(MutexGuard<'s, Option<Look>>),
+    /// To find out; early, because there is news.
+    Look(MutexGuard<'s, Option<Look>>, bool),
 }
 
 impl Shared {
@@ -93,20 +106,30 @@ impl Shared {
         let called = Instant::now();
         let last = self.last.lock().await;
         match &*last {
-            Some(Look::Nothing(began)) if *began > known => return Turn::Nothing(*began),
+            Some(Look::Nothing(began) | Look::Vain(began)) if *began > known => return Turn::Nothing(*began),
             Some(Look::Failed(ended, problem)) if *ended > called => return Turn::Failed(problem.clone()),
             Some(Look::Nothing(at)) => tokio::select! {
                 () = sleep_until(*at + LOOK_GAP) => {}
-                () = self.news.notified() => sleep_until(*at + NEWS_GAP).await,
+                () = self.news.notified() => {
+                    sleep_until(*at + NEWS_GAP).await;
+                    return Turn::Look(last, true);
+                }
             },
-            Some(Look::Failed(at, _)) => sleep_until(*at + LOOK_GAP).await,
+            Some(Look::Vain(at) | Look::Failed(at, _)) => sleep_until(*at + LOOK_GAP).await,
             None => {}
         }
-        Turn::Look(last)
+        Turn::Look(last, false)
     }
 }
 
 impl App {
+    /// Wakes who waits for what was submitted.
+    pub(super) fn tell_of(&self, submitted: &[Submitted]) {
+        let claimable = submitted.iter().filter(|one| !one.replayed && one.job.state == JobState::Queued);
+        self.looks.news(claimable.map(|one| (one.job.tenant, one.job.queue.as_str(), one.job.kind.as_str())));
+        self.wake.jobs.nudge();
+    }
+
     /// Claims what is wished, and waits for it for as long as `patience` and the service last.
     pub(super) async fn claim(
         &self,
@@ -138,12 +161,13 @@ impl App {
             known = match turn {
                 Turn::Nothing(since) => since,
                 Turn::Failed(problem) => return Err(problem),
-                Turn::Look(mut last) => {
+                Turn::Look(mut last, early) => {
                     let began = Instant::now();
                     // Asks without writing: a thousand idle workers must not fill the writer's queue.
                     let due = self.ask(self.store.any_due(wish, self.now())).await;
                     *last = match &due {
                         Ok(true) => None,
+                        Ok(false) if early => Some(Look::Vain(began)),
                         Ok(false) => Some(Look::Nothing(began)),
                         Err(problem) => Some(Look::Failed(Instant::now(), problem.clone())),
                     };
@@ -195,7 +219,7 @@ mod tests {
     }
 
     fn found_nothing(turn: Turn<'_>) {
-        let Turn::Look(mut last) = turn else { panic!("somebody has looked") };
+        let Turn::Look(mut last, _) = turn else { panic!("somebody has looked") };
         *last = Some(Look::Nothing(Instant::now()));
     }
 
@@ -217,31 +241,40 @@ mod tests {
         found_nothing(shared.turn(Instant::now()).await);
         let looked = Instant::now();
         let turn = shared.turn(looked).await;
-        assert!(matches!(turn, Turn::Look(_)) && looked.elapsed() > LOOK_GAP - Duration::from_millis(1));
+        assert!(
+            matches!(turn, Turn::Look(_, false)) && looked.elapsed() > LOOK_GAP - Duration::from_millis(1)
+        );
     }
 
     #[tokio::test]
     async fn what_comes_into_the_queue_is_looked_for_without_that_gap() {
         let looks = Looks::default();
         let waiter = looks.join(&wish(["a", "b"]));
-        let (tenant, shared) = (waiter.wanted.0, &waiter.shared);
+        let shared = &waiter.shared;
         found_nothing(shared.turn(Instant::now()).await);
-        looks.news(tenant, "another");
+        let tenant = waiter.queue.0;
+        looks.news([(tenant, "default", "c"), (tenant, "another", "a")]);
         tokio::select! {
             biased;
             () = sleep(LOOK_GAP / 2) => {}
             _ = shared.turn(Instant::now()) => panic!("that is not what it waits for"),
         }
-        let Turn::Look(mut last) = shared.turn(Instant::now()).await else { panic!("nobody looks") };
-        *last = Some(Look::Nothing(Instant::now()));
-        drop(last);
+        found_nothing(shared.turn(Instant::now()).await);
         let gap = sleep(LOOK_GAP);
-        looks.news(tenant, "default");
-        tokio::select! {
+        looks.news([(tenant, "default", "b")]);
+        let turn = tokio::select! {
             biased;
-            turn = shared.turn(Instant::now()) => found_nothing(turn),
+            turn = shared.turn(Instant::now()) => turn,
             () = gap => panic!("it was told that there is something"),
-        }
+        };
+        let Turn::Look(mut last, true) = turn else { panic!("it comes early") };
+        *last = Some(Look::Vain(Instant::now()));
+        drop(last);
+        looks.news([(tenant, "default", "b")]);
+        assert!(
+            matches!(shared.turn(Instant::now()).await, Turn::Look(_, false)),
+            "once in vain, the next waits"
+        );
     }
 
     #[tokio::test]
@@ -250,11 +283,11 @@ mod tests {
         let known = Instant::now();
         found_nothing(shared.turn(known).await);
         // Something was due.
-        let Turn::Look(mut last) = shared.turn(Instant::now()).await else { panic!("it is too old") };
+        let Turn::Look(mut last, _) = shared.turn(Instant::now()).await else { panic!("it is too old") };
         *last = None;
         drop(last);
         assert!(
-            matches!(shared.turn(known).now_or_never(), Some(Turn::Look(_))),
+            matches!(shared.turn(known).now_or_never(), Some(Turn::Look(..))),
             "and there may be more at once"
         );
     }
@@ -263,13 +296,13 @@ mod tests {
     async fn a_store_that_does_not_answer_is_waited_for_once() {
         let shared = Shared::default();
         let known = Instant::now();
-        let Turn::Look(mut last) = shared.turn(known).await else { panic!("nobody has looked") };
+        let Turn::Look(mut last, _) = shared.turn(known).await else { panic!("nobody has looked") };
         let mut other = Box::pin(shared.turn(known));
         assert!(other.as_mut().now_or_never().is_none());
         *last = Some(Look::Failed(Instant::now(), Problem::new(ProblemCode::StorageUnavailable)));
         drop(last);
         assert!(matches!(other.await, Turn::Failed(_)));
-        assert!(matches!(shared.turn(known).await, Turn::Look(_)), "who comes later asks again");
+        assert!(matches!(shared.turn(known).await, Turn::Look(..)), "who comes later asks again");
     }
 
     #[test]

@@ -145,6 +145,8 @@ pub trait HandOver: Send + Sync {
     /// The answer to a try to own `asked`, before its commit; what is due in those `owned` is handed over next. Gives those that
     /// this node did not own before.
     fn own(&self, asked: &[LaneId], owned: Vec<OwnedLane>) -> Vec<LaneId>;
+    /// Others hold their rows: they are not to be asked for again at once, but by a look.
+    fn avoid(&self, lanes: &[LaneId]);
     /// There is no such commit. One that something else is under way of meanwhile sends nothing new until the next beat.
     fn disown(&self, lanes: &[LaneId]);
 }

@@ -99,7 +99,7 @@ impl Outbox<'_> {
         let owned = owned.map_err(|e| match e {
             Error::Locked(_) => {
                 // Left alone for a while, or each transaction would wait for them.
-                desk.own(&asked, vec![]);
+                desk.avoid(&asked);
                 Error::Again
             }
             e => e,

@@ -196,6 +196,10 @@ fn what_a_transaction_owned_and_undid_is_as_if_it_had_never_been() {
     book.done(lane_id(2), 0, None, NOW);
     assert_eq!((book.to_save(NOW).len(), book.len(), book.in_flight()), (1, 0, 0));
     assert!(book.lacks(lane_id(3), NOW.plus(FOREIGN)));
+
+    book.avoid(&[lane_id(4)], NOW);
+    assert!(!book.lacks(lane_id(4), NOW) && book.lacks(lane_id(4), NOW.plus(FOREIGN)));
+    assert_eq!(book.offer(vec![due(4, 1)], NOW).len(), 1, "a look asks for it");
 }
 
 #[test]
