@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::egress::Sender;
 use crate::metrics::Metrics;
-use crate::store::{Result, Store};
+use crate::store::{LaneState, Result, Store};
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
 use crate::types::{LaneId, Millis};
@@ -228,8 +228,7 @@ impl Dispatcher {
 
     async fn release(&self) {
         let save = self.0.lanes().to_save(self.0.clock.now());
-        let saved = self.0.store.save_lanes(self.0.node, &save).await;
-        self.0.lanes().saved(&save, saved.is_ok());
+        let _ = self.save(save).await;
     }
 
     /// One look at the store: claims what is due in this node's lanes and starts to send it.
@@ -301,9 +300,7 @@ impl Dispatcher {
         }
         let save = inner.lanes().to_save(now);
         inner.metrics.lanes_owned(inner.lanes().len());
-        let saved = inner.store.save_lanes(inner.node, &save).await;
-        inner.lanes().saved(&save, saved.is_ok());
-        saved?;
+        self.save(save).await?;
         let after = inner.looked().stirred;
         let due = inner.store.lanes_due(inner.node, now, after, STIR).await?;
         inner.looked().stirred = due.last().filter(|_| due.len() == STIR as usize).map(|(lane, _)| *lane);
@@ -317,8 +314,13 @@ impl Dispatcher {
     /// What must not wait for the next beat.
     async fn save_urgent(&self) -> Result<()> {
         let save = self.0.lanes().to_save_now();
-        let saved = self.0.store.save_lanes(self.0.node, &save).await;
-        self.0.lanes().saved(&save, saved.is_ok());
+        self.save(save).await
+    }
+
+    /// Writes down how lanes stand, or with the next what cannot be now.
+    async fn save(&self, lanes: Vec<(LaneState, bool)>) -> Result<()> {
+        let saved = self.0.store.save_lanes(self.0.node, &lanes).await;
+        self.0.lanes().saved(&lanes, saved.is_ok());
         saved
     }
 

@@ -1,6 +1,6 @@
 //! The endpoints that an event may go to, as transactions ask for them.
 //!
-//! A node goes by what it read within the last second; its own changes it sees at once. A claim asks for the endpoint
+//! A node goes by what it read within the last second; its own changes it sees at once. So does a submission that names one. A claim asks for the endpoint
 //! once more, whether it is enabled and where it is; a delivery that is handed over as it is made goes by what was read
 //! here: for a second after another node's change it may be sent where, and as, the endpoint was before.
 
@@ -193,11 +193,14 @@ impl Store {
     ) -> Result<Vec<Arc<Endpoint>>> {
         let subscribers = &self.0.subscribers;
         let changes = subscribers.changes();
-        // One that was not there may be by now.
-        let known = |id: &EndpointId| subscribers.named(*id, now).flatten();
-        let mut found: Vec<Arc<Endpoint>> = ids.iter().filter_map(known).collect();
-        let unknown: Vec<EndpointId> =
-            ids.into_iter().filter(|id| found.iter().all(|one| one.id != *id)).collect();
+        let (mut found, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
+        for id in ids {
+            match subscribers.named(id, now).flatten() {
+                Some(one) => found.push(one),
+                // One that was not there may be by now.
+                None => unknown.push(id),
+            }
+        }
         let alone = match unknown[..] {
             [one] => self.0.asked.ask(one, |ids| self.readable(ids)).await?,
             _ => None,
