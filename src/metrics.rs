@@ -66,6 +66,7 @@ struct Inner {
     connections: Gauge,
     submitted: Counter,
     claimed: Counter,
+    taken: Counter,
     ended: Family<Word, Counter>,
     wait_seconds: Histogram,
     run_seconds: Histogram,
@@ -112,6 +113,7 @@ impl Metrics {
             connections: Gauge::default(),
             submitted: Counter::default(),
             claimed: Counter::default(),
+            taken: Counter::default(),
             ended: Family::default(),
             wait_seconds: long_seconds(),
             run_seconds: long_seconds(),
@@ -151,6 +153,11 @@ impl Metrics {
     /// `n` jobs were accepted.
     pub fn submitted(&self, n: u64) {
         self.0.submitted.inc_by(n);
+    }
+
+    /// `n` jobs were handed to workers by the transaction that stored them.
+    pub fn taken(&self, n: u64) {
+        self.0.taken.inc_by(n);
     }
 
     /// `n` jobs were handed to workers.
@@ -251,6 +258,11 @@ impl Inner {
         r.register("http_connections", "Open connections", self.connections.clone());
         r.register("jobs_submitted", "Jobs accepted", self.submitted.clone());
         r.register("jobs_claimed", "Jobs handed to workers", self.claimed.clone());
+        r.register(
+            "jobs_taken",
+            "Of these, jobs whose worker waited: stored and leased at once",
+            self.taken.clone(),
+        );
         r.register("jobs_ended", "Jobs ended, by state", self.ended.clone());
         r.register_with_unit("job_wait", "Time for a worker", Unit::Seconds, self.wait_seconds.clone());
         r.register_with_unit("job_run", "Time of the last attempt", Unit::Seconds, self.run_seconds.clone());

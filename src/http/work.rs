@@ -125,9 +125,12 @@ impl Shared {
 impl App {
     /// Wakes who waits for what was submitted.
     pub(super) fn tell_of(&self, submitted: &[Submitted]) {
-        let claimable = submitted.iter().filter(|one| !one.replayed && one.job.state == JobState::Queued);
+        let waits = |one: &&Submitted| !one.replayed && !one.taken && one.job.state == JobState::Queued;
+        let claimable = submitted.iter().filter(waits);
         self.looks.news(claimable.map(|one| (one.job.tenant, one.job.queue.as_str(), one.job.kind.as_str())));
-        self.wake.jobs.nudge();
+        if submitted.iter().any(|one| !one.taken) {
+            self.wake.jobs.nudge();
+        }
     }
 
     /// Claims what is wished, and waits for it for as long as `patience` and the service last.
@@ -136,12 +139,14 @@ impl App {
         wish: &LeaseRequest,
         patience: Duration,
     ) -> Result<Vec<LeasedJob>, Problem> {
-        let mut nudge = self.wake.jobs.listen();
+        let mut nudge = Some(self.wake.jobs.listen());
         let mut known = Instant::now();
-        let mut leased = self.lease(wish).await?;
+        let leased = self.lease(wish).await?;
         if !leased.is_empty() || patience.is_zero() {
             return Ok(leased);
         }
+        // What is submitted from here on comes by itself; all else is looked for.
+        let mut offer = self.store.offer(wish);
         let waiter = self.looks.join(wish);
         let end = async {
             tokio::select! {
@@ -150,14 +155,22 @@ impl App {
             }
         };
         tokio::pin!(end);
-        while leased.is_empty() {
+        loop {
             // Only waits are broken off, no look: that would cost its connection.
-            let (next, turn) = tokio::select! {
+            let turn = tokio::select! {
                 biased;
-                () = &mut end => break,
-                woken = self.woken(nudge, known, &waiter.shared) => woken,
+                handed = offer.answered() => {
+                    let handed = self.ask(async { handed }).await?;
+                    if !handed.is_empty() {
+                        return Ok(handed);
+                    }
+                    // Others were faster.
+                    offer = self.store.offer(wish);
+                    continue;
+                }
+                () = &mut end => return self.ask(offer.withdraw()).await,
+                turn = self.woken(&mut nudge, known, &waiter.shared) => turn,
             };
-            nudge = next;
             known = match turn {
                 Turn::Nothing(since) => since,
                 Turn::Failed(problem) => return Err(problem),
@@ -173,24 +186,32 @@ impl App {
                     };
                     drop(last);
                     if due? {
-                        leased = self.lease(wish).await?;
+                        let handed = self.ask(offer.withdraw()).await?;
+                        let leased = if handed.is_empty() { self.lease(wish).await? } else { handed };
+                        if !leased.is_empty() {
+                            return Ok(leased);
+                        }
+                        offer = self.store.offer(wish);
                     }
                     began
                 }
             };
         }
-        Ok(leased)
     }
 
-    /// Waits for a nudge, or until what is known is too old; gives the next one to wait for, and who looks.
-    async fn woken<'s>(&self, nudge: Listener, known: Instant, shared: &'s Shared) -> (Listener, Turn<'s>) {
+    /// Waits for a nudge, or until what is known is too old; then takes the next one to wait for, and tells who looks.
+    /// Broken off it has none: what it missed is looked for the next time.
+    async fn woken<'s>(&self, nudge: &mut Option<Listener>, known: Instant, shared: &'s Shared) -> Turn<'s> {
         let rest = (known + LOOK_AGAIN).saturating_duration_since(Instant::now());
-        let nudged = nudge.wait(rest).await;
+        let nudged = match nudge.take() {
+            Some(nudge) => nudge.wait(rest).await,
+            None => true,
+        };
         // Before the look that counts, so that what comes in meanwhile is not missed. What comes in just now, between the two, is
         // seen once what is known is too old.
-        let next = self.wake.jobs.listen();
+        *nudge = Some(self.wake.jobs.listen());
         let known = if nudged { Instant::now() } else { known };
-        (next, shared.turn(known).await)
+        shared.turn(known).await
     }
 
     async fn lease(&self, wish: &LeaseRequest) -> Result<Vec<LeasedJob>, Problem> {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::db::Engine;
 use super::emit::{After, Outbox};
 use super::error::{Error, Result};
+use super::lease::Waiting;
 use super::model::{Attempted, JobChange, LeaseRequest, Right, What};
 use super::pool::{Pool, Tx};
 use super::{Inner, Store, change, deliveries, lease, limits, publish, record, submit};
@@ -123,7 +124,8 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, 
                 inner.committer.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 // Nobody waits any more: what was not begun need not be.
                 calls.retain(|c| !c.reply.is_closed());
-                for calls in portions(std::mem::take(&mut calls)) {
+                for mut calls in portions(std::mem::take(&mut calls)) {
+                    join(&inner, &mut calls);
                     // A panic costs its callers their answer and not the node its writer.
                     if AssertUnwindSafe(flush(&inner, &pool, calls)).catch_unwind().await.is_err() {
                         tracing::error!("a flush panicked");
@@ -178,10 +180,25 @@ fn portions(calls: Vec<Call>) -> Vec<Vec<Call>> {
     portions
 }
 
+/// Adds the claims that wait for what is submitted: it is handed over to them in its own transaction.
+fn join(inner: &Inner, calls: &mut Vec<Call>) {
+    let now = newest(calls);
+    let submissions = pick(calls, |op| if let Op::Submit(many) = op { Some(many) } else { None }).1;
+    let waiting = inner.offers.beside(submissions.into_iter(), &inner.limits, now);
+    calls.extend(waiting.into_iter().map(|Waiting { want, reply }| {
+        let op = Op::Lease { want, look: false };
+        Call { weight: op.weight(), op, now, reply }
+    }));
+}
+
+fn newest(calls: &[Call]) -> Millis {
+    calls.iter().map(|c| c.now).max().unwrap_or_default()
+}
+
 /// Writes the calls in one transaction and answers them. What fails the transaction for one call's fault
 /// fails only that call: the batch is halved until it stands alone.
 async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
-    let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
+    let now = newest(&calls);
     let mut stack = vec![(calls, false)];
     let mut unheard = Vec::new();
     while let Some((mut calls, mut in_doubt)) = stack.pop() {
@@ -275,14 +292,16 @@ async fn persist(
             e => return Err(e),
         }
         repeats += 1;
-        calls.retain(|c| !(matches!(c.op, Op::Lease(_)) && c.reply.is_closed()));
+        calls.retain(|c| !(matches!(c.op, Op::Lease { .. }) && c.reply.is_closed()));
     }
 }
 
 fn count(inner: &Inner, reply: &Reply) {
     match reply {
         Reply::Submit(jobs) => {
-            inner.metrics.submitted(jobs.iter().filter(|j| matches!(j, Stored::Now(_))).count() as u64);
+            inner.metrics.submitted(jobs.iter().filter(|j| matches!(j, Stored::Now { .. })).count() as u64);
+            let taken = |j: &&Stored| matches!(j, Stored::Now { taken: true, .. });
+            inner.metrics.taken(jobs.iter().filter(taken).count() as u64);
         }
         Reply::Lease(jobs) => inner.metrics.claimed(jobs.len() as u64),
         Reply::Publish(_) | Reply::Change(_) | Reply::Claim(_) | Reply::Record(_) => {}
@@ -319,7 +338,7 @@ async fn transaction(
 
 /// `in_doubt` says that the same calls may have been committed before, and the answer lost.
 async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopts: bool) -> Result<Written> {
-    let now = calls.iter().map(|c| c.now).max().unwrap_or_default();
+    let now = newest(calls);
     let mut out = Outbox::new(inner, now);
     if !adopts {
         out.leaves_lanes();
@@ -338,13 +357,19 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
             replies[i] = Some(Ok(Reply::Change(answers.by_ref().take(c.len()).collect())));
         }
     }
-    let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(&**m) } else { None });
+    let (claims, wants) =
+        pick(calls, |op| if let Op::Lease { want, look } = op { Some((want, *look)) } else { None });
+    let mut takers = Vec::with_capacity(claims.len());
+    for want in wants {
+        takers.push(lease::lease(inner, tx, &mut out, want, &held, now).await?);
+    }
+    let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(m) } else { None });
     if !at.is_empty() {
-        for (i, answer) in
-            at.into_iter().zip(submit::submit(inner, tx, &mut out, &many, in_doubt, now).await?)
-        {
-            replies[i] = Some(answer.map(Reply::Submit));
-        }
+        let answers = submit::submit(inner, tx, &mut out, &many, (&mut takers, in_doubt), now).await?;
+        at.into_iter().zip(answers).for_each(|(i, answer)| replies[i] = Some(answer.map(Reply::Submit)));
+    }
+    for (i, taker) in claims.into_iter().zip(takers) {
+        replies[i] = Some(Ok(Reply::Lease(taker.into_jobs())));
     }
     let (at, many) = pick(calls, |op| if let Op::Publish(p, _) = op { Some(p) } else { None });
     if !at.is_empty() {
@@ -360,16 +385,9 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
         }
     }
     for (i, call) in calls.iter().enumerate() {
-        match &call.op {
-            Op::Claim { due, node, lease } => {
-                let got = deliveries::claim(tx, due, *node, now.plus(*lease), now).await?;
-                replies[i] = Some(Ok(Reply::Claim(got)));
-            }
-            Op::Lease(want) => {
-                let got = lease::lease(inner, tx, &mut out, want, &held, now).await?;
-                replies[i] = Some(Ok(Reply::Lease(got)));
-            }
-            Op::Submit(_) | Op::Publish(..) | Op::Change(_) | Op::Record(_) => {}
+        if let Op::Claim { due, node, lease } = &call.op {
+            let got = deliveries::claim(tx, due, *node, now.plus(*lease), now).await?;
+            replies[i] = Some(Ok(Reply::Claim(got)));
         }
     }
     let after = out.write(tx).await?;
@@ -378,9 +396,9 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
 }
 
 fn wish(op: &Op) -> Option<&LeaseRequest> {
-    if let Op::Lease(want) = op { Some(want) } else { None }
+    if let Op::Lease { want, .. } = op { Some(want) } else { None }
 }
 
-fn pick<'c, T>(calls: &'c [Call], of: impl Fn(&'c Op) -> Option<&'c T>) -> (Vec<usize>, Vec<&'c T>) {
+fn pick<'c, T>(calls: &'c [Call], of: impl Fn(&'c Op) -> Option<T>) -> (Vec<usize>, Vec<T>) {
     calls.iter().enumerate().filter_map(|(i, c)| Some((i, of(&c.op)?))).unzip()
 }

@@ -1,5 +1,7 @@
 //! `lease`: gives due jobs to a worker.
 
+mod offers;
+mod taker;
 #[cfg(test)]
 mod tests;
 
@@ -9,20 +11,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::batch::{Col, Sql};
+use super::batch::Sql;
 use super::db::{Row, Value};
 use super::emit::Outbox;
 use super::error::Result;
 use super::limits;
-use super::model::{LeaseRequest, LeasedJob, Standing};
+use super::model::{LeaseRequest, Standing};
 use super::pool::Tx;
-use super::rows::{held, lease_random};
+use super::rows::held;
 use super::submit::READ_JOBS;
 use super::{Inner, Store, seconds};
 use crate::args;
 use crate::types::job::{Job, JobEvent, JobState};
-use crate::types::key::LeaseToken;
 use crate::types::{JobId, Millis, TenantId, api};
+pub use offers::Offer;
+pub(super) use offers::{Offers, Waiting};
+pub(super) use taker::{LeasedRow, Taker};
 
 // Of any type, or of one: each has its own index, so that a rare type is not looked for among a million others.
 macro_rules! claim {
@@ -60,12 +64,6 @@ macro_rules! claim {
 }
 pub(super) static CLAIM: Sql = Sql::plain(claim!(""));
 pub(super) static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $12"));
-
-static PAYLOADS: Sql = Sql::batch(
-    "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent FROM {b} JOIN jobs j ON j.id = b.job_id",
-    0,
-    &[("job_id", Col::Uuid)],
-);
 
 // Five probes of the index, each above its floor, for the first that is due; without them each claim would try five
 // levels. Where it asked whether one EXISTS, PostgreSQL made a join of them that began without the floors; without the LIMIT it
@@ -158,20 +156,24 @@ impl Floors {
     }
 }
 
-/// Claims due jobs, the higher levels first.
-pub(super) async fn lease(
+/// Claims due jobs, the higher levels first. What it has room for beyond them it may take of what is submitted beside it;
+/// that is all for a claim that does not `look`, as it knows that nothing else is due.
+pub(super) async fn lease<'w>(
     inner: &Inner,
     tx: &mut Tx,
     out: &mut Outbox<'_>,
-    want: &LeaseRequest,
+    (want, look): (&'w LeaseRequest, bool),
     held: &limits::Held,
     now: Millis,
-) -> Result<Vec<LeasedRow>> {
+) -> Result<Taker<'w>> {
     let most = limits::room(tx, held, want, now).await? as usize;
+    let mut taker = Taker::new(want, inner.dice.bytes(), most, now);
+    if !look {
+        return Ok(taker);
+    }
     out.know(tx, [(want.tenant, String::new())]).await?;
     let wanted = out.wanted(want.tenant) & JobEvent::Started.bit();
-    let seed: [u8; 16] = inner.dice.bytes();
-    let until = now.plus(seconds(want.lease_seconds));
+    let seed = taker.seed;
     let mut rows: Vec<Row> = Vec::new();
     let kinds = want.kinds();
     for (i, kind) in kinds.iter().enumerate() {
@@ -185,7 +187,8 @@ pub(super) async fn lease(
         rows.extend(claim(inner, tx, want, kind.as_deref(), left, (&seed, wanted), now).await?);
     }
     tell(tx, out, &rows, now).await?;
-    leased_rows(tx, rows, seed, until, now).await
+    taker.found(tx, rows, now).await?;
+    Ok(taker)
 }
 
 impl LeaseRequest {
@@ -329,68 +332,4 @@ fn retrying(out: &mut Outbox<'_>, job: &Job, at: Millis, sequence: i64, now: Mil
         attempt: before.attempt,
     });
     out.job_event(&before, JobEvent::Retrying, now, None).map(drop)
-}
-
-/// A job that was claimed. Its document is still as it was read.
-pub(super) struct LeasedRow {
-    id: JobId,
-    fence: i64,
-    seed: [u8; 16],
-    attempt: u32,
-    until: Millis,
-    deadline_at: Option<Millis>,
-    payload: Row,
-}
-
-impl LeasedRow {
-    fn new(claimed: &Row, payload: Row, seed: [u8; 16], until: Millis, now: Millis) -> Result<LeasedRow> {
-        let timeout = Duration::from_millis(u64::try_from(claimed.int(6)?).unwrap_or(0));
-        let deadline_at = [claimed.time_opt(7)?, Some(now.plus(timeout))].into_iter().flatten().min();
-        let (id, fence, attempt) = (claimed.id(0)?, claimed.int(1)?, claimed.count(2)?);
-        Ok(LeasedRow { id, fence, seed, attempt, until, deadline_at, payload })
-    }
-
-    /// The answer to its worker. Made by the caller: the writer has others to write for.
-    pub(super) fn job(&self) -> Result<LeasedJob> {
-        let payload = &self.payload;
-        Ok(LeasedJob {
-            job: api::ClaimedJob {
-                job_id: self.id,
-                kind: payload.text(1)?,
-                input: api::raw(payload.text_opt(2)?.unwrap_or_else(|| "null".to_owned())),
-                attempt: self.attempt,
-                lease_token: self.right().1,
-                lease_expires_at: self.until,
-                deadline_at: self.deadline_at,
-                reference: payload.text_opt(3)?,
-                metadata: api::raw(payload.text(4)?),
-                traceparent: payload.text_opt(5)?,
-            },
-        })
-    }
-
-    /// What it takes to give it back.
-    pub(super) fn right(&self) -> (JobId, LeaseToken) {
-        (self.id, LeaseToken { fence: self.fence, random: lease_random(self.seed, self.id) })
-    }
-}
-
-async fn leased_rows(
-    tx: &mut Tx,
-    rows: Vec<Row>,
-    seed: [u8; 16],
-    until: Millis,
-    now: Millis,
-) -> Result<Vec<LeasedRow>> {
-    let ids = rows.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
-    let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
-    let mut payloads: HashMap<JobId, Row> =
-        payloads.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
-    let mut jobs = Vec::with_capacity(rows.len());
-    for claimed in rows {
-        // A document that is gone leaves its queue row to `check`; the worker gets the others.
-        let Some(payload) = payloads.remove(&claimed.id(0)?) else { continue };
-        jobs.push(LeasedRow::new(&claimed, payload, seed, until, now)?);
-    }
-    Ok(jobs)
 }

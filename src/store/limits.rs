@@ -59,6 +59,11 @@ impl Limits {
         known.seen.get(key).filter(|(_, at)| fits(*at)).map(|(limit, _)| *limit)
     }
 
+    /// Whether it is known that nothing holds the queue back.
+    pub(super) fn has_none(&self, key: &Key, now: Millis) -> bool {
+        self.get(key, now) == Some(Limit::default())
+    }
+
     fn changes(&self) -> u64 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).changes
     }

@@ -70,6 +70,7 @@ pub use counts::{ServerCounts, server_counts};
 pub use error::{Error, Result};
 pub use feed::{FeedPage, Head};
 pub use invariants::{Finding, check};
+pub use lease::Offer;
 pub use model::*;
 pub use probe::{TEST, VERIFY};
 pub use publish::{NewEvent, Publication, Published, Reused};
@@ -103,6 +104,7 @@ struct Inner {
     urls: Urls,
     keys: ring::LiveKeys,
     floors: lease::Floors,
+    offers: lease::Offers,
     limits: limits::Limits,
     learned: learn::Learned,
     secrets: secrets::Cache,
@@ -218,6 +220,7 @@ impl Store {
             dice: options.dice,
             urls: options.urls,
             floors: lease::Floors::default(),
+            offers: lease::Offers::default(),
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),
@@ -246,6 +249,7 @@ impl Store {
             dice: Dice::seeded(1),
             urls,
             floors: lease::Floors::default(),
+            offers: lease::Offers::default(),
             limits: limits::Limits::default(),
             learned: learn::Learned::default(),
             secrets: secrets::Cache::default(),

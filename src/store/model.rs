@@ -68,6 +68,8 @@ pub struct Submitted {
     pub lease: Option<(LeaseToken, Millis)>,
     /// An earlier request with the same idempotency key made this job.
     pub replayed: bool,
+    /// A claim has it already.
+    pub taken: bool,
 }
 
 /// Which jobs a list shows.

@@ -20,6 +20,14 @@ fn mixed_up<T>() -> Result<T> {
     Err(Error::Bug("the answer belongs to another verb".to_owned()))
 }
 
+/// The jobs of a claim.
+pub(super) fn leased(answer: Reply) -> Result<Vec<LeasedJob>> {
+    match answer {
+        Reply::Lease(rows) => rows.iter().map(LeasedRow::job).collect(),
+        _ => mixed_up(),
+    }
+}
+
 impl Store {
     /// Stores jobs that were checked, all or none. One answer per job, in order.
     ///
@@ -48,10 +56,7 @@ impl Store {
 
     /// Claims due jobs for a worker. Empty if there are none.
     pub async fn lease(&self, request: LeaseRequest, now: Millis) -> Result<Vec<LeasedJob>> {
-        match self.0.committer.call(Op::Lease(request), now).await? {
-            Reply::Lease(rows) => rows.iter().map(LeasedRow::job).collect(),
-            _ => mixed_up(),
-        }
+        leased(self.0.committer.call(Op::Lease { want: request, look: true }, now).await?)
     }
 
     /// Claims deliveries that are still as they were seen. Commits the intent of each attempt.

@@ -26,4 +26,5 @@ mod stop;
 mod submit;
 mod together;
 mod turns;
+mod waiting;
 mod watch;

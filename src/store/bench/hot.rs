@@ -18,7 +18,7 @@ pub fn reply(new: &NewJob, outcome: &Outcome, urls: &Urls, key: &TokenKey, now: 
         sequence: 3,
         started_at: Some(now),
         ended_at: Some(now),
-        ..accepted(new, now).job
+        ..accepted(new, None, now).job
     };
     usual_body(&job, &job.view(urls), JobEvent::Completed, Some(outcome), key)
 }
@@ -26,7 +26,7 @@ pub fn reply(new: &NewJob, outcome: &Outcome, urls: &Urls, key: &TokenKey, now: 
 /// The rows of the two statements that submit jobs.
 pub fn rows(jobs: &[NewJob], now: Millis) -> Result<[Vec<Vec<Value>>; 2]> {
     let documents = jobs.iter().map(|job| document_row(job, None)).collect::<Result<_>>()?;
-    Ok([documents, jobs.iter().map(|job| queue_row(job, 0, now)).collect()])
+    Ok([documents, jobs.iter().map(|job| queue_row(job, 0, None, now)).collect()])
 }
 
 /// Their parameters on PostgreSQL, which takes an array for each column.

@@ -239,7 +239,7 @@ async fn submit(tx: &mut Tx, s: &Sample, ids: &[Ids]) -> Result<()> {
     let owed = |i: &Ids| {
         args![
             i.job, s.tenant, queue, 2i64, s.now, kind, "ready", 0i64, NO_BYTES, 0i64, 5i64, 1i64, 0i64, 0i64,
-            60i64, 900_000i64, NO_INT, NO_INT, NO_INT
+            60i64, 900_000i64, NO_INT, NO_INT, NO_INT, NO_INT, NO_TEXT
         ]
     };
     tx.later(&OWE_JOB, vec![], each(ids, owed)).await

@@ -195,5 +195,7 @@ fn reopened_row(w: &Work) -> Vec<Value> {
         None::<Millis>,
         None::<i64>,
         j.deadline_at,
+        j.deadline_at,
+        None::<String>,
     ]
 }

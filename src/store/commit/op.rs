@@ -18,7 +18,11 @@ pub(in crate::store) enum Op {
     /// With about as many deliveries.
     Publish(Publication, usize),
     Change(Vec<JobChange>),
-    Lease(LeaseRequest),
+    Lease {
+        want: LeaseRequest,
+        /// Whether something may be due already.
+        look: bool,
+    },
     Claim {
         due: Vec<DueDelivery>,
         node: NodeId,
@@ -55,7 +59,7 @@ impl Op {
             Op::Change(changes) => {
                 Weight { rows: changes.len(), bytes: changes.iter().map(change::result_bytes).sum() }
             }
-            Op::Lease(want) => Weight { rows: want.max as usize, bytes: 0 },
+            Op::Lease { want, .. } => Weight { rows: want.max as usize, bytes: 0 },
             Op::Claim { due, .. } => Weight { rows: due.len(), bytes: 0 },
             Op::Record(attempted) => {
                 let kept = |a: &Attempted| a.exchange.as_ref().map_or(0, |e| e.body.len());

@@ -26,15 +26,15 @@ async fn shown(bed: &Bed, name: &str) -> Queue {
     bed.store.queue(bed.tenant, name, bed.now()).await.unwrap()
 }
 
-async fn set(bed: &Bed, change: QueueChange) {
+pub(super) async fn set(bed: &Bed, change: QueueChange) {
     bed.store.set_queue(bed.tenant, "default", change).await.unwrap();
 }
 
-fn limit(most: u32) -> QueueChange {
+pub(super) fn limit(most: u32) -> QueueChange {
     QueueChange { max_in_flight: Some(Some(most)), ..QueueChange::default() }
 }
 
-fn pause(until: Millis) -> QueueChange {
+pub(super) fn pause(until: Millis) -> QueueChange {
     QueueChange { paused_until: Some(Some(until)), ..QueueChange::default() }
 }
 

@@ -17,6 +17,7 @@ both_engines! {
     a_claim_takes_only_the_wanted_types,
     a_waiting_claim_wakes_on_a_submit,
     a_waiting_claim_gets_what_comes_due_or_comes_back,
+    what_is_stored_and_leased_at_once_is_counted,
     two_waiting_claims_do_not_share_a_job,
     a_waiting_claim_ends_empty,
     a_job_is_not_handed_out_before_its_time,
@@ -147,6 +148,24 @@ async fn a_waiting_claim_gets_what_comes_due_or_comes_back(site: &Site) {
     let (again, released) = tokio::join!(waiting, app.report(&first, "release", json!({})).into_future());
     released.ok(200);
     assert_eq!((&again[0]["jobId"], &again[0]["attempt"]), (&json!(job), &json!(1)));
+}
+
+async fn what_is_stored_and_leased_at_once_is_counted(site: &Site) {
+    let app = site.start().await;
+    let until = Instant::now() + Duration::from_secs(20);
+    let taken = async || {
+        let text = String::from_utf8(app.get("/metrics").await.body.to_vec()).unwrap();
+        text.lines().any(|line| line.strip_prefix("ringback_jobs_taken_total ").is_some_and(|n| n != "0"))
+    };
+
+    while !taken().await {
+        let (got, job) = tokio::join!(
+            claim(&app, json!({"waitSeconds": 20})),
+            app.submit(json!({"type": "t"})).into_future()
+        );
+        assert_eq!((got[0]["jobId"].clone(), job["status"].clone()), (job["jobId"].clone(), json!("queued")));
+        assert!(Instant::now() < until, "no worker was ever there first");
+    }
 }
 
 async fn two_waiting_claims_do_not_share_a_job(site: &Site) {

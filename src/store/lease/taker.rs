@@ -1,0 +1,165 @@
+//! A claim in its transaction: the jobs that it found, and those that are submitted beside it and need no second claim.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::args;
+use crate::store::batch::{Col, Sql};
+use crate::store::db::Row;
+use crate::store::error::{Error, Result};
+use crate::store::model::{LeaseRequest, LeasedJob};
+use crate::store::pool::Tx;
+use crate::store::rows::lease_random;
+use crate::store::seconds;
+use crate::store::submit::{FirstLease, Many};
+use crate::types::job::{NewJob, WorkerKind};
+use crate::types::key::LeaseToken;
+use crate::types::{JobId, Millis, api};
+
+static PAYLOADS: Sql = Sql::batch(
+    "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent FROM {b} JOIN jobs j ON j.id = b.job_id",
+    0,
+    &[("job_id", Col::Uuid)],
+);
+
+/// A claim, what it has got so far, and how many more jobs it may get.
+pub(in crate::store) struct Taker<'w> {
+    want: &'w LeaseRequest,
+    /// Of the tokens of its jobs.
+    pub(super) seed: [u8; 16],
+    until: Millis,
+    most: usize,
+    jobs: Vec<LeasedRow>,
+}
+
+impl<'w> Taker<'w> {
+    pub(super) fn new(want: &'w LeaseRequest, seed: [u8; 16], most: usize, now: Millis) -> Taker<'w> {
+        Taker { want, seed, until: now.plus(seconds(want.lease_seconds)), most, jobs: Vec::new() }
+    }
+
+    /// It has claimed these rows of the queue.
+    pub(super) async fn found(&mut self, tx: &mut Tx, rows: Vec<Row>, now: Millis) -> Result<()> {
+        let ids = rows.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
+        let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
+        let mut payloads: HashMap<JobId, Row> =
+            payloads.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
+        // A document that is gone leaves its queue row to `check`; the worker gets the others.
+        self.most = self.most.saturating_sub(rows.len());
+        for claimed in rows {
+            let Some(payload) = payloads.remove(&claimed.id(0)?) else { continue };
+            let timeout = Duration::from_millis(u64::try_from(claimed.int(6)?).unwrap_or(0));
+            self.jobs.push(LeasedRow {
+                id: claimed.id(0)?,
+                fence: claimed.int(1)?,
+                seed: self.seed,
+                attempt: claimed.count(2)?,
+                until: self.until,
+                deadline_at: [claimed.time_opt(7)?, Some(now.plus(timeout))].into_iter().flatten().min(),
+                document: Document::Read(payload),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes the `n`th of these jobs as it is submitted, if it has room for it and it is what the claim wants. Gives the
+    /// lease with which it comes into the store.
+    pub(in crate::store) fn take(
+        &mut self,
+        jobs: &Arc<Many>,
+        n: usize,
+        now: Millis,
+    ) -> Option<FirstLease<'w>> {
+        let job = jobs.get(n).filter(|job| self.most > 0 && self.want.fits(job) && claimable(job, now))?;
+        self.most -= 1;
+        self.jobs.push(LeasedRow {
+            id: job.id,
+            fence: 1,
+            seed: self.seed,
+            attempt: 1,
+            until: self.until,
+            deadline_at: [job.deadline_at, Some(now.plus(seconds(job.timeout_seconds)))]
+                .into_iter()
+                .flatten()
+                .min(),
+            document: Document::New(jobs.clone(), n),
+        });
+        Some(FirstLease {
+            seed: Some(self.seed),
+            until: self.until,
+            seconds: self.want.renew_seconds.unwrap_or(self.want.lease_seconds),
+            worker_id: self.want.worker_id.as_deref(),
+        })
+    }
+
+    /// What it has got.
+    pub(in crate::store) fn into_jobs(self) -> Vec<LeasedRow> {
+        self.jobs
+    }
+}
+
+impl LeaseRequest {
+    /// Whether it asks for jobs of this queue and type.
+    pub(super) fn fits(&self, job: &NewJob) -> bool {
+        let typed = || self.types.is_empty() || self.types.contains(&job.kind);
+        self.tenant == job.tenant && self.queue == job.queue && typed()
+    }
+}
+
+/// Whether a worker may have it in the moment it is submitted.
+pub(super) fn claimable(job: &NewJob, now: Millis) -> bool {
+    job.worker == WorkerKind::Pull
+        && job.run_at.is_none_or(|at| at <= now)
+        && job.deadline_at.is_none_or(|at| at > now)
+}
+
+/// A job that was claimed. Its document is still as it was read, or submitted.
+pub(in crate::store) struct LeasedRow {
+    id: JobId,
+    fence: i64,
+    seed: [u8; 16],
+    attempt: u32,
+    until: Millis,
+    deadline_at: Option<Millis>,
+    document: Document,
+}
+
+enum Document {
+    Read(Row),
+    New(Arc<Many>, usize),
+}
+
+impl LeasedRow {
+    /// The answer to its worker. Made by the caller: the writer has others to write for.
+    pub(in crate::store) fn job(&self) -> Result<LeasedJob> {
+        let (kind, input, reference, metadata, traceparent) = match &self.document {
+            Document::Read(row) => {
+                let input = row.text_opt(2)?.unwrap_or_else(|| "null".to_owned());
+                (row.text(1)?, input, row.text_opt(3)?, row.text(4)?, row.text_opt(5)?)
+            }
+            Document::New(jobs, n) => {
+                let job = jobs.get(*n).ok_or_else(|| Error::Bug("no such job".to_owned()))?.clone();
+                (job.kind, job.input, job.reference, job.metadata, job.traceparent)
+            }
+        };
+        Ok(LeasedJob {
+            job: api::ClaimedJob {
+                job_id: self.id,
+                kind,
+                input: api::raw(input),
+                attempt: self.attempt,
+                lease_token: self.right().1,
+                lease_expires_at: self.until,
+                deadline_at: self.deadline_at,
+                reference,
+                metadata: api::raw(metadata),
+                traceparent,
+            },
+        })
+    }
+
+    /// What it takes to give it back.
+    pub(in crate::store) fn right(&self) -> (JobId, LeaseToken) {
+        (self.id, LeaseToken { fence: self.fence, random: lease_random(self.seed, self.id) })
+    }
+}

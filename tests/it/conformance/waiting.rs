@@ -1,0 +1,231 @@
+//! Claims that wait: what is submitted for them is theirs in the same transaction.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use ringback::store::{LeaseRequest, Offer, Submitted};
+use ringback::types::api::ClaimedJob;
+use ringback::types::job::{JobState, NewJob, WorkerKind};
+use ringback::types::{JobId, Millis};
+use tokio::time::timeout;
+
+use super::endpoints::endpoint;
+use super::queues::{limit, pause, set};
+use crate::support::store::{Bed, both_stores, complete};
+
+both_stores! {
+    what_is_submitted_is_theirs_at_once,
+    only_what_they_asked_for_is_theirs,
+    who_has_waited_longest_is_served_first,
+    a_claim_beside_the_submission_has_it_too,
+    what_holds_a_queue_back_holds_it_back_from_them,
+    a_withdrawn_claim_takes_nothing,
+    a_claim_that_is_gone_meanwhile_costs_no_attempt,
+    what_is_submitted_again_is_nobodys,
+    who_asked_for_beginnings_is_told_of_them,
+    a_lease_that_came_with_the_job_runs_out_like_any,
+}
+
+/// A claim that has found nothing and waits.
+async fn waiting(bed: &Bed, want: &LeaseRequest) -> Offer {
+    assert!(bed.store.lease(want.clone(), bed.now()).await.unwrap().is_empty(), "nothing is due");
+    bed.store.offer(want)
+}
+
+async fn answer(offer: &mut Offer) -> Vec<ClaimedJob> {
+    let answered = timeout(Duration::from_secs(10), offer.answered()).await.expect("it was handed something");
+    answered.unwrap().into_iter().map(|leased| leased.job).collect()
+}
+
+fn still_waits(offer: &mut Offer) -> bool {
+    offer.answered().now_or_never().is_none()
+}
+
+async fn submit(bed: &Bed, jobs: Vec<NewJob>) -> Vec<Submitted> {
+    bed.store.submit(jobs, bed.now()).await.unwrap()
+}
+
+async fn what_is_submitted_is_theirs_at_once(bed: &Bed) {
+    let want = LeaseRequest { lease_seconds: 40, renew_seconds: Some(50), ..bed.wish(2) };
+    let mut offer = waiting(bed, &want).await;
+    let new = bed.job_with(|j| {
+        j.input = r#"{ "b":1,  "a" : [1.50] }"#.to_owned();
+        j.metadata = r#"{"team":"billing"}"#.to_owned();
+        (j.reference, j.traceparent) = (Some("r".to_owned()), Some("00-1".to_owned()));
+        (j.timeout_seconds, j.deadline_at) = (60, Some(Millis(bed.now().0 + 5_000)));
+    });
+    let submitted = submit(bed, vec![new]).await.remove(0);
+    assert!(submitted.taken);
+    assert_eq!((submitted.job.state, submitted.job.sequence), (JobState::Queued, 1), "as it was accepted");
+    let got = answer(&mut offer).await.remove(0);
+    assert_eq!((got.job_id, got.attempt, got.kind.as_str()), (submitted.job.id, 1, "report.generate"));
+    assert_eq!(got.input.get(), r#"{ "b":1,  "a" : [1.50] }"#, "byte for byte");
+    assert_eq!(got.metadata.get(), r#"{"team":"billing"}"#);
+    assert_eq!((got.reference.as_deref(), got.traceparent.as_deref()), (Some("r"), Some("00-1")));
+    assert_eq!(got.lease_expires_at, Millis(bed.now().0 + 40_000));
+    assert_eq!(got.deadline_at, Some(Millis(bed.now().0 + 5_000)), "the earlier of deadline and time-out");
+    let job = bed.get(got.job_id).await;
+    assert_eq!((job.state, job.attempt, job.sequence, job.fence), (JobState::Processing, 1, 2, 1));
+    assert_eq!((job.started_at, job.lease_seconds), (Some(bed.now()), 50));
+    assert_eq!(bed.count("job_queue WHERE worker_id = 'w-1' AND watch_at = deadline_at").await, 1);
+    assert!(!bed.submit(bed.job()).await.taken, "one answer, however much more it has room for");
+    bed.held(&got, complete()).await.unwrap();
+    assert_eq!(bed.kinds(got.job_id).await, ["queued", "started", "completed"]);
+    bed.sound().await;
+}
+
+async fn only_what_they_asked_for_is_theirs(bed: &Bed) {
+    let two = bed.store.tenant("two", bed.now()).await.unwrap();
+    let mut offer =
+        waiting(bed, &LeaseRequest { types: vec!["a".to_owned(), "b".to_owned()], ..bed.wish(9) }).await;
+    let later = Some(Millis(bed.now().0 + 1));
+    let others = vec![
+        bed.job_with(|j| j.kind = "ab".to_owned()),
+        bed.job_with(|j| (j.kind, j.queue) = ("a".to_owned(), "other".to_owned())),
+        bed.job_with(|j| (j.kind, j.tenant) = ("a".to_owned(), two)),
+        bed.job_with(|j| (j.kind, j.run_at) = ("a".to_owned(), later)),
+        bed.job_with(|j| (j.kind, j.deadline_at) = ("a".to_owned(), Some(bed.now()))),
+        bed.job_with(|j| (j.kind, j.worker) = ("a".to_owned(), WorkerKind::External)),
+    ];
+    assert!(submit(bed, others).await.iter().all(|one| !one.taken));
+    assert!(still_waits(&mut offer));
+    let fit = bed.job_with(|j| (j.kind, j.run_at) = ("b".to_owned(), Some(bed.now())));
+    assert!(bed.submit(fit).await.taken);
+    assert_eq!(answer(&mut offer).await.len(), 1);
+}
+
+async fn who_has_waited_longest_is_served_first(bed: &Bed) {
+    let (mut first, mut second) = (waiting(bed, &bed.wish(2)).await, waiting(bed, &bed.wish(2)).await);
+    let mut third = waiting(bed, &bed.wish(2)).await;
+    let taken: Vec<JobId> = submit(bed, vec![bed.job(), bed.job(), bed.job()])
+        .await
+        .into_iter()
+        .map(|one| {
+            assert!(one.taken);
+            one.job.id
+        })
+        .collect();
+    let ids = async |offer| answer(offer).await.iter().map(|job| job.job_id).collect::<Vec<_>>();
+    assert_eq!((ids(&mut first).await, ids(&mut second).await), (taken[..2].to_vec(), taken[2..].to_vec()));
+    assert!(still_waits(&mut third));
+    let left: Vec<bool> =
+        submit(bed, vec![bed.job(), bed.job(), bed.job()]).await.iter().map(|s| s.taken).collect();
+    assert_eq!(
+        (left, ids(&mut third).await.len()),
+        (vec![true, true, false], 2),
+        "no more than it asked for"
+    );
+    assert_eq!(bed.lease(9).await.len(), 1, "the others are claimed as ever");
+}
+
+async fn a_claim_beside_the_submission_has_it_too(bed: &Bed) {
+    let mut got = Vec::new();
+    let mut all = HashSet::new();
+    for _ in 0..20 {
+        let calls = join_all((0..5).map(|_| bed.submit(bed.job())));
+        let (submitted, leased) = tokio::join!(calls, bed.lease(3));
+        assert!(leased.len() <= 3);
+        let taken: HashSet<JobId> = submitted.iter().filter(|one| one.taken).map(|one| one.job.id).collect();
+        all.extend(submitted.iter().map(|one| one.job.id));
+        got.extend(leased.iter().map(|job| job.job_id));
+        assert!(taken.iter().all(|id| got.contains(id)), "who was told that it is taken knows by whom");
+    }
+    while let Some(job) = bed.lease(1).await.pop() {
+        got.push(job.job_id);
+    }
+    assert_eq!((got.len(), got.into_iter().collect::<HashSet<_>>()), (100, all), "each once");
+    bed.sound().await;
+}
+
+async fn what_holds_a_queue_back_holds_it_back_from_them(bed: &Bed) {
+    let mut offer = waiting(bed, &bed.wish(9)).await;
+    set(bed, pause(Millis(bed.now().0 + 5_000))).await;
+    assert!(!bed.submit(bed.job()).await.taken && still_waits(&mut offer));
+    bed.pass_seconds(5);
+    set(bed, limit(1)).await;
+    assert!(!bed.submit(bed.job()).await.taken && still_waits(&mut offer), "it has to look, as others do");
+    assert_eq!(bed.lease(9).await.len(), 1);
+    // A limit is counted where a claim takes what comes beside it.
+    let (submitted, leased) = tokio::join!(bed.submit(bed.job()), bed.lease(9));
+    assert!(!submitted.taken && leased.is_empty());
+}
+
+async fn a_withdrawn_claim_takes_nothing(bed: &Bed) {
+    let (dropped, offer) = (waiting(bed, &bed.wish(9)).await, waiting(bed, &bed.wish(9)).await);
+    drop(dropped);
+    assert!(offer.withdraw().await.unwrap().is_empty());
+    assert!(!bed.submit(bed.job()).await.taken);
+    let offer = bed.store.offer(&bed.wish(9));
+    assert!(bed.submit(bed.job()).await.taken);
+    assert_eq!(offer.withdraw().await.unwrap().len(), 1, "what it has got by then it keeps");
+}
+
+async fn a_claim_that_is_gone_meanwhile_costs_no_attempt(bed: &Bed) {
+    let mut taken = 0;
+    let next =
+        async || bed.lease(50).await.iter().for_each(|job| assert_eq!(job.attempt, 1, "no attempt is used"));
+    for n in 0..50 {
+        next().await;
+        let offer = bed.store.offer(&bed.wish(1));
+        // While it waits, while its job is written, or just after.
+        let gone = async {
+            tokio::time::sleep(Duration::from_micros(n * 60)).await;
+            drop(offer);
+        };
+        let (submitted, ()) = tokio::join!(bed.submit(bed.job()), gone);
+        taken += i64::from(submitted.taken);
+    }
+    assert!(taken > 0, "some of them had it while they went");
+    let until = tokio::time::Instant::now() + Duration::from_secs(10);
+    // What was answered in time is in someone's hands; the test threw it away.
+    while bed.count("job_queue WHERE phase = 'leased'").await < 50 {
+        next().await;
+        assert!(tokio::time::Instant::now() < until, "all are claimed");
+    }
+    bed.sound().await;
+}
+
+async fn what_is_submitted_again_is_nobodys(bed: &Bed) {
+    let new = bed.job();
+    bed.submit(new.clone()).await;
+    assert_eq!(bed.lease(9).await.len(), 1);
+    let mut offer = waiting(bed, &bed.wish(9)).await;
+    // As after an answer of the database that was lost: the job is there already.
+    assert!(!bed.submit(new).await.taken);
+    assert!(answer(&mut offer).await.is_empty(), "it has to ask again");
+    assert_eq!(bed.count("job_queue WHERE phase = 'leased' AND fence = 1").await, 1);
+}
+
+async fn who_asked_for_beginnings_is_told_of_them(bed: &Bed) {
+    endpoint(bed, serde_json::json!({"events": ["job.queued", "job.started"]})).await;
+    let mut offer = waiting(bed, &bed.wish(9)).await;
+    let id = bed.submit(bed.job()).await.job.id;
+    let got = answer(&mut offer).await.remove(0);
+    assert_eq!(bed.events(id).await, [(1, "job.queued".to_owned()), (2, "job.started".to_owned())]);
+    let mut told = Vec::new();
+    for delivery in bed.claim().await {
+        let body: serde_json::Value = serde_json::from_slice(&delivery.body).unwrap();
+        told.push((delivery.event_kind, body["data"]["state"].clone(), body["data"]["attempt"].clone()));
+    }
+    told.sort_by(|a, b| a.0.cmp(&b.0));
+    let told: Vec<_> =
+        told.iter().map(|(kind, state, n)| (kind.as_str(), state.as_str(), n.as_i64())).collect();
+    assert_eq!(told, [("job.queued", Some("queued"), Some(0)), ("job.started", Some("processing"), Some(1))]);
+    bed.held(&got, complete()).await.unwrap();
+    assert_eq!(bed.kinds(id).await, ["queued", "started", "completed"], "each once");
+    bed.sound().await;
+}
+
+async fn a_lease_that_came_with_the_job_runs_out_like_any(bed: &Bed) {
+    let mut offer = waiting(bed, &bed.wish(1)).await;
+    let id = bed.submit(bed.job_with(|j| j.max_attempts = 2)).await.job.id;
+    let lost = answer(&mut offer).await.remove(0);
+    bed.pass_seconds(31);
+    let again = bed.lease_one().await;
+    assert_eq!((again.job_id, again.attempt), (id, 2));
+    assert!(bed.held(&lost, complete()).await.is_err(), "a zombie changes nothing");
+    assert_eq!(bed.kinds(id).await, ["queued", "started", "retrying", "started"]);
+    bed.sound().await;
+}
