@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::app::{App, LOOK_AGAIN, LOOK_GAP};
 use super::problem::Problem;
-use crate::store::{LeaseRequest, LeasedJob, Submitted};
+use crate::store::{LeaseRequest, LeasedJob, Offer, Submitted};
 use crate::types::TenantId;
 use crate::types::job::JobState;
 use crate::wake::Listener;
@@ -164,8 +164,8 @@ impl App {
                     if !handed.is_empty() {
                         return Ok(handed);
                     }
-                    // Others were faster.
-                    offer = self.store.offer(wish);
+                    // Others were faster. What came meanwhile it was not told, or has forgotten.
+                    (offer, nudge) = (self.store.offer(wish), None);
                     continue;
                 }
                 () = &mut end => return self.ask(offer.withdraw()).await,
@@ -173,7 +173,7 @@ impl App {
             };
             known = match turn {
                 Turn::Nothing(since) => since,
-                Turn::Failed(problem) => return Err(problem),
+                Turn::Failed(problem) => return self.given_up(offer, problem).await,
                 Turn::Look(mut last, early) => {
                     let began = Instant::now();
                     // Asks without writing: a thousand idle workers must not fill the writer's queue.
@@ -185,7 +185,11 @@ impl App {
                         Err(problem) => Some(Look::Failed(Instant::now(), problem.clone())),
                     };
                     drop(last);
-                    if due? {
+                    let due = match due {
+                        Ok(due) => due,
+                        Err(problem) => return self.given_up(offer, problem).await,
+                    };
+                    if due {
                         let handed = self.ask(offer.withdraw()).await?;
                         let leased = if handed.is_empty() { self.lease(wish).await? } else { handed };
                         if !leased.is_empty() {
@@ -200,7 +204,7 @@ impl App {
     }
 
     /// Waits for a nudge, or until what is known is too old; then takes the next one to wait for, and tells who looks.
-    /// Broken off it has none: what it missed is looked for the next time.
+    /// Without one it is woken already.
     async fn woken<'s>(&self, nudge: &mut Option<Listener>, known: Instant, shared: &'s Shared) -> Turn<'s> {
         let rest = (known + LOOK_AGAIN).saturating_duration_since(Instant::now());
         let nudged = match nudge.take() {
@@ -212,6 +216,14 @@ impl App {
         *nudge = Some(self.wake.jobs.listen());
         let known = if nudged { Instant::now() } else { known };
         shared.turn(known).await
+    }
+
+    /// It could not be found out what is due; what the claim was handed over meanwhile is its answer all the same.
+    async fn given_up(&self, offer: Offer, problem: Problem) -> Result<Vec<LeasedJob>, Problem> {
+        match self.ask(offer.withdraw()).await {
+            Ok(handed) if !handed.is_empty() => Ok(handed),
+            Ok(_) | Err(_) => Err(problem),
+        }
     }
 
     async fn lease(&self, wish: &LeaseRequest) -> Result<Vec<LeasedJob>, Problem> {

@@ -20,11 +20,10 @@ use super::db::Engine;
 use super::emit::{After, Outbox};
 use super::error::{Error, Result};
 use super::lease::Waiting;
-use super::model::{Attempted, JobChange, LeaseRequest, Right, What};
+use super::model::{Attempted, JobChange, LeaseRequest};
 use super::pool::{Pool, Tx};
 use super::{Inner, Store, change, deliveries, lease, limits, publish, record, submit};
 use crate::types::Millis;
-use crate::types::job::Change;
 use op::Weight;
 pub(super) use op::{Op, Reply};
 use submit::Stored;
@@ -185,10 +184,12 @@ fn join(inner: &Inner, calls: &mut Vec<Call>) {
     let now = newest(calls);
     let submissions = pick(calls, |op| if let Op::Submit(many) = op { Some(many) } else { None }).1;
     let waiting = inner.offers.beside(submissions.into_iter(), &inner.limits, now);
-    calls.extend(waiting.into_iter().map(|Waiting { want, reply }| {
+    let call = |Waiting { want, reply }| {
         let op = Op::Lease { want, look: false };
         Call { weight: op.weight(), op, now, reply }
-    }));
+    };
+    // In front: they were there before those who ask only now.
+    calls.splice(0..0, waiting.into_iter().map(call));
 }
 
 fn newest(calls: &[Call]) -> Millis {
@@ -232,13 +233,7 @@ async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
 
 /// Jobs whose claimer is gone wait for another one at once, and no attempt is used.
 async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<lease::LeasedRow>, now: Millis) {
-    let release = |(id, token)| JobChange {
-        id,
-        tenant: None,
-        right: Right::Lease(token),
-        what: What::Change(Change::Release { delay_seconds: 0 }),
-    };
-    let op = Op::Change(jobs.iter().map(|job| release(job.right())).collect());
+    let op = Op::Change(jobs.iter().map(lease::LeasedRow::release).collect());
     let (reply, _nobody) = oneshot::channel();
     let weight = op.weight();
     if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }], &mut false).await {

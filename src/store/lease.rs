@@ -167,7 +167,9 @@ pub(super) async fn lease<'w>(
     now: Millis,
 ) -> Result<Taker<'w>> {
     let most = limits::room(tx, held, want, now).await? as usize;
-    let mut taker = Taker::new(want, inner.dice.bytes(), most, now);
+    // Others may count on the same room: where it is limited, what is submitted waits for the next look.
+    let beside = if held.contains_key(&(want.tenant, want.queue.clone())) { 0 } else { most };
+    let mut taker = Taker::new(want, inner.dice.bytes(), beside, now);
     if !look {
         return Ok(taker);
     }
@@ -193,11 +195,11 @@ pub(super) async fn lease<'w>(
 
 impl LeaseRequest {
     /// Each type that is looked for by itself; `None` stands for any.
-    fn kinds(&self) -> Vec<Option<String>> {
+    pub(super) fn kinds(&self) -> Vec<Option<String>> {
         if self.types.is_empty() { vec![None] } else { self.types.iter().cloned().map(Some).collect() }
     }
 
-    fn key(&self, kind: Option<&str>) -> QueueKey {
+    pub(super) fn key(&self, kind: Option<&str>) -> QueueKey {
         (self.tenant, self.queue.clone(), kind.map(str::to_owned))
     }
 

@@ -39,6 +39,10 @@ impl Limit {
     fn paused(&self, now: Millis) -> bool {
         self.paused_until.is_some_and(|until| until > now)
     }
+
+    fn holds_back(&self, now: Millis) -> bool {
+        self.max_in_flight.is_some() || self.paused(now)
+    }
 }
 
 /// What was lately read. In memory, bounded.
@@ -61,7 +65,7 @@ impl Limits {
 
     /// Whether it is known that nothing holds the queue back.
     pub(super) fn has_none(&self, key: &Key, now: Millis) -> bool {
-        self.get(key, now) == Some(Limit::default())
+        self.get(key, now).is_some_and(|limit| !limit.holds_back(now))
     }
 
     fn changes(&self) -> u64 {
@@ -123,7 +127,7 @@ pub(super) async fn held(inner: &Inner, tx: &mut Tx, wants: &[&LeaseRequest], no
     let mut unknown = Vec::new();
     for key in keys {
         match inner.limits.get(&key, now) {
-            Some(limit) if limit == Limit::default() => {}
+            Some(limit) if !limit.holds_back(now) => {}
             Some(limit) => drop(held.insert(key, limit)),
             None => unknown.push(key),
         }
@@ -132,7 +136,7 @@ pub(super) async fn held(inner: &Inner, tx: &mut Tx, wants: &[&LeaseRequest], no
     for key in unknown {
         let limit = read.remove(&key).unwrap_or_default();
         inner.limits.put(key.clone(), limit, changes, now);
-        if limit != Limit::default() {
+        if limit.holds_back(now) {
             held.insert(key, limit);
         }
     }

@@ -227,13 +227,22 @@ async fn insert(
     takers: &mut [Taker<'_>],
     now: Millis,
 ) -> Result<HashSet<JobId>> {
+    let mut leases: Vec<_> = jobs.iter().map(|one| own_lease(one, now)).collect();
     let mut taken = HashSet::new();
-    let mut taken_by = |one: &One<'_>| {
-        let lease = takers.iter_mut().find_map(|taker| taker.take(one.of, one.n, now))?;
-        taken.insert(one.id);
-        Some(lease)
-    };
-    let leases: Vec<_> = jobs.iter().map(|one| taken_by(one).or_else(|| own_lease(one, now))).collect();
+    // The more urgent first, as where they are claimed.
+    let mut order: Vec<usize> = (0..jobs.len()).collect();
+    order.sort_by_key(|i| level(jobs[*i].priority));
+    let mut left = takers;
+    for i in order {
+        while left.first().is_some_and(Taker::is_full) {
+            left = &mut left[1..];
+        }
+        let one = &jobs[i];
+        if let Some(lease) = left.iter_mut().find_map(|taker| taker.take(one.of, one.n, now)) {
+            leases[i] = Some(lease);
+            taken.insert(one.id);
+        }
+    }
     tx.later(&INSERT_JOBS, args![now], documents(inner, jobs)?).await?;
     owe(inner, tx, out, jobs, &leases, now).await?;
     Ok(taken)

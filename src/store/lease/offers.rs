@@ -3,29 +3,33 @@
 //! Only what this node's submissions bring comes that way, and only of queues that nothing holds back. A claim that
 //! waits has to look for all else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::taker::claimable;
+use super::QueueKey;
+use super::taker::{LeasedRow, claimable};
 use crate::store::commit::Reply;
 use crate::store::error::{Error, Result};
 use crate::store::limits::Limits;
 use crate::store::model::{LeaseRequest, LeasedJob};
 use crate::store::submit::Many;
 use crate::store::{Store, verbs};
-use crate::types::{Millis, TenantId};
+use crate::types::Millis;
+use crate::types::job::NewJob;
 
-type QueueKey = (TenantId, String);
-
-/// The claims of this node that wait, by queue.
+/// The claims of this node that wait.
 #[derive(Default)]
 pub(in crate::store) struct Offers(Mutex<Open>);
 
 #[derive(Default)]
 struct Open {
-    queues: HashMap<QueueKey, BTreeMap<u64, Waiting>>,
+    /// By ticket: who came first has the lowest.
+    waiting: BTreeMap<u64, Waiting>,
+    /// The tickets of those who want a type of a queue, or any.
+    wanted: HashMap<QueueKey, BTreeSet<u64>>,
     last: u64,
 }
 
@@ -35,28 +39,49 @@ pub(in crate::store) struct Waiting {
     pub(in crate::store) reply: oneshot::Sender<Result<Reply>>,
 }
 
+impl Open {
+    fn remove(&mut self, ticket: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&ticket)?;
+        for kind in waiting.want.kinds() {
+            let key = waiting.want.key(kind.as_deref());
+            let Some(tickets) = self.wanted.get_mut(&key) else { continue };
+            tickets.remove(&ticket);
+            if tickets.is_empty() {
+                self.wanted.remove(&key);
+            }
+        }
+        Some(waiting)
+    }
+
+    /// Who has waited longest for such a job.
+    fn first(&self, job: &NewJob) -> Option<u64> {
+        let of_kind = |kind| {
+            let key = (job.tenant, job.queue.clone(), kind);
+            self.wanted.get(&key).and_then(BTreeSet::first).copied()
+        };
+        [of_kind(Some(job.kind.clone())), of_kind(None)].into_iter().flatten().min()
+    }
+}
+
 impl Offers {
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, key: QueueKey, waiting: Waiting) -> u64 {
+    fn put(&self, waiting: Waiting) -> u64 {
         let mut open = self.open();
         open.last += 1;
         let ticket = open.last;
-        open.queues.entry(key).or_default().insert(ticket, waiting);
+        for kind in waiting.want.kinds() {
+            open.wanted.entry(waiting.want.key(kind.as_deref())).or_default().insert(ticket);
+        }
+        open.waiting.insert(ticket, waiting);
         ticket
     }
 
     /// Whether it was still there.
-    fn remove(&self, key: &QueueKey, ticket: u64) -> bool {
-        let mut open = self.open();
-        let Some(queue) = open.queues.get_mut(key) else { return false };
-        let there = queue.remove(&ticket).is_some();
-        if queue.is_empty() {
-            open.queues.remove(key);
-        }
-        there
+    fn remove(&self, ticket: u64) -> bool {
+        self.open().remove(ticket).is_some()
     }
 
     /// Takes the claims out that are to be made beside these submissions, those that have waited longest first: as many as
@@ -69,35 +94,33 @@ impl Offers {
     ) -> Vec<Waiting> {
         let mut open = self.open();
         let mut taken: Vec<(Waiting, u32)> = Vec::new();
-        if open.queues.is_empty() {
-            return Vec::new();
-        }
+        // Before it none has room.
+        let mut full = 0;
         for job in submissions.flat_map(|many| many.iter()).filter(|job| claimable(job, now)) {
-            if let Some((_, room)) = taken.iter_mut().find(|(one, room)| *room > 0 && one.want.fits(job)) {
+            while taken.get(full).is_some_and(|(_, room)| *room == 0) {
+                full += 1;
+            }
+            let fits = |(one, room): &&mut (Waiting, u32)| *room > 0 && one.want.fits(job);
+            if let Some((_, room)) = taken[full..].iter_mut().find(fits) {
                 *room -= 1;
                 continue;
             }
-            let key = (job.tenant, job.queue.clone());
-            let Some(queue) = open.queues.get_mut(&key).filter(|_| limits.has_none(&key, now)) else {
+            if open.waiting.is_empty() {
                 continue;
-            };
-            let first = queue.iter().find(|(_, one)| one.want.fits(job)).map(|(ticket, _)| *ticket);
-            if let Some(waiting) = first.and_then(|ticket| queue.remove(&ticket)) {
+            }
+            let first = open.first(job).filter(|_| limits.has_none(&(job.tenant, job.queue.clone()), now));
+            if let Some(waiting) = first.and_then(|ticket| open.remove(ticket)) {
                 let room = waiting.want.max.saturating_sub(1);
                 taken.push((waiting, room));
-            }
-            if queue.is_empty() {
-                open.queues.remove(&key);
             }
         }
         taken.into_iter().map(|(waiting, _)| waiting).collect()
     }
 }
 
-/// A claim that waits for what will be submitted. Dropped, it does no more.
+/// A claim that waits for what will be submitted. Dropped, it does no more, and what it was handed over waits for another one.
 pub struct Offer {
     store: Store,
-    key: QueueKey,
     ticket: u64,
     answer: oneshot::Receiver<Result<Reply>>,
 }
@@ -112,7 +135,7 @@ impl Offer {
 
     /// Ends it, with what it is being handed over.
     pub async fn withdraw(mut self) -> Result<Vec<LeasedJob>> {
-        match self.store.0.offers.remove(&self.key, self.ticket) {
+        match self.store.0.offers.remove(self.ticket) {
             true => Ok(Vec::new()),
             false => self.answered().await,
         }
@@ -121,7 +144,16 @@ impl Offer {
 
 impl Drop for Offer {
     fn drop(&mut self) {
-        self.store.0.offers.remove(&self.key, self.ticket);
+        self.store.0.offers.remove(self.ticket);
+        // From here on the committer sees that nobody listens; before, it took this one for someone who does.
+        self.answer.close();
+        let Ok(Ok(Reply::Lease(jobs))) = self.answer.try_recv() else { return };
+        let (Some(first), Ok(handle)) = (jobs.first(), Handle::try_current()) else { return };
+        let (store, now) = (self.store.clone(), first.since());
+        handle.spawn(async move {
+            // Where the store is away they come back by their lease.
+            let _ = store.change(jobs.iter().map(LeasedRow::release).collect(), now).await;
+        });
     }
 }
 
@@ -129,8 +161,7 @@ impl Store {
     /// Lets a claim wait for what will be submitted at this node.
     pub fn offer(&self, want: &LeaseRequest) -> Offer {
         let (reply, answer) = oneshot::channel();
-        let key = (want.tenant, want.queue.clone());
-        let ticket = self.0.offers.put(key.clone(), Waiting { want: want.clone(), reply });
-        Offer { store: self.clone(), key, ticket, answer }
+        let ticket = self.0.offers.put(Waiting { want: want.clone(), reply });
+        Offer { store: self.clone(), ticket, answer }
     }
 }

@@ -8,12 +8,12 @@ use crate::args;
 use crate::store::batch::{Col, Sql};
 use crate::store::db::Row;
 use crate::store::error::{Error, Result};
-use crate::store::model::{LeaseRequest, LeasedJob};
+use crate::store::model::{JobChange, LeaseRequest, LeasedJob, Right, What};
 use crate::store::pool::Tx;
 use crate::store::rows::lease_random;
 use crate::store::seconds;
 use crate::store::submit::{FirstLease, Many};
-use crate::types::job::{NewJob, WorkerKind};
+use crate::types::job::{Change, NewJob, WorkerKind};
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, Millis, api};
 
@@ -54,6 +54,7 @@ impl<'w> Taker<'w> {
                 fence: claimed.int(1)?,
                 seed: self.seed,
                 attempt: claimed.count(2)?,
+                since: now,
                 until: self.until,
                 deadline_at: [claimed.time_opt(7)?, Some(now.plus(timeout))].into_iter().flatten().min(),
                 document: Document::Read(payload),
@@ -77,6 +78,7 @@ impl<'w> Taker<'w> {
             fence: 1,
             seed: self.seed,
             attempt: 1,
+            since: now,
             until: self.until,
             deadline_at: [job.deadline_at, Some(now.plus(seconds(job.timeout_seconds)))]
                 .into_iter()
@@ -90,6 +92,11 @@ impl<'w> Taker<'w> {
             seconds: self.want.renew_seconds.unwrap_or(self.want.lease_seconds),
             worker_id: self.want.worker_id.as_deref(),
         })
+    }
+
+    /// Whether it takes no more.
+    pub(in crate::store) fn is_full(&self) -> bool {
+        self.most == 0
     }
 
     /// What it has got.
@@ -119,6 +126,7 @@ pub(in crate::store) struct LeasedRow {
     fence: i64,
     seed: [u8; 16],
     attempt: u32,
+    since: Millis,
     until: Millis,
     deadline_at: Option<Millis>,
     document: Document,
@@ -148,7 +156,7 @@ impl LeasedRow {
                 kind,
                 input: api::raw(input),
                 attempt: self.attempt,
-                lease_token: self.right().1,
+                lease_token: self.token(),
                 lease_expires_at: self.until,
                 deadline_at: self.deadline_at,
                 reference,
@@ -158,8 +166,22 @@ impl LeasedRow {
         })
     }
 
-    /// What it takes to give it back.
-    pub(in crate::store) fn right(&self) -> (JobId, LeaseToken) {
-        (self.id, LeaseToken { fence: self.fence, random: lease_random(self.seed, self.id) })
+    fn token(&self) -> LeaseToken {
+        LeaseToken { fence: self.fence, random: lease_random(self.seed, self.id) }
+    }
+
+    /// When it was leased.
+    pub(in crate::store) fn since(&self) -> Millis {
+        self.since
+    }
+
+    /// Gives it back: it waits for another claim at once, and no attempt is used.
+    pub(in crate::store) fn release(&self) -> JobChange {
+        JobChange {
+            id: self.id,
+            tenant: None,
+            right: Right::Lease(self.token()),
+            what: What::Change(Change::Release { delay_seconds: 0 }),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, join4};
 use ringback::store::{LeaseRequest, Offer, Submitted};
 use ringback::types::api::ClaimedJob;
 use ringback::types::job::{JobState, NewJob, WorkerKind};
@@ -19,8 +19,11 @@ both_stores! {
     what_is_submitted_is_theirs_at_once,
     only_what_they_asked_for_is_theirs,
     who_has_waited_longest_is_served_first,
+    the_more_urgent_is_theirs_first,
+    its_row_is_that_of_a_job_that_was_claimed,
     a_claim_beside_the_submission_has_it_too,
     what_holds_a_queue_back_holds_it_back_from_them,
+    claims_beside_each_other_pass_no_limit,
     a_withdrawn_claim_takes_nothing,
     a_claim_that_is_gone_meanwhile_costs_no_attempt,
     what_is_submitted_again_is_nobodys,
@@ -120,6 +123,46 @@ async fn who_has_waited_longest_is_served_first(bed: &Bed) {
     assert_eq!(bed.lease(9).await.len(), 1, "the others are claimed as ever");
 }
 
+async fn the_more_urgent_is_theirs_first(bed: &Bed) {
+    let mut offer = waiting(bed, &bed.wish(2)).await;
+    let jobs = [-2, 1, 0, 2, 1].map(|priority| bed.job_with(|j| j.priority = priority));
+    let taken: Vec<bool> = submit(bed, jobs.to_vec()).await.iter().map(|one| one.taken).collect();
+    assert_eq!(taken, [false, true, false, true, false]);
+    let ids: Vec<JobId> = answer(&mut offer).await.iter().map(|job| job.job_id).collect();
+    assert_eq!(ids, [jobs[3].id, jobs[1].id]);
+}
+
+async fn its_row_is_that_of_a_job_that_was_claimed(bed: &Bed) {
+    endpoint(bed, serde_json::json!({"events": ["job.started"]})).await;
+    let want = LeaseRequest { lease_seconds: 40, renew_seconds: Some(50), ..bed.wish(1) };
+    let rows = async || {
+        let shown = "queue, kind, phase, worker_id, level, due_at, fence, CAST(length(token) AS BIGINT), attempt,
+            attempts_left, sequence, version, wants, lease_seconds, timeout_ms, started_at, started_sequence, lost_at,
+            lost_sequence, progress, deadline_at, cancel_at, watch_at";
+        let rows = bed.rows(&format!("SELECT {shown} FROM job_queue")).await;
+        assert_eq!(rows.len(), 1);
+        let texts: Vec<_> = (0..4).map(|i| rows[0].text_opt(i).unwrap()).collect();
+        (texts, (4..23).map(|i| rows[0].int_opt(i).unwrap()).collect::<Vec<_>>())
+    };
+    for deadline in [None, Some(Millis(bed.now().0 + 5_000)), Some(Millis(bed.now().0 + 86_400_000))] {
+        let new = || bed.job_with(|j| (j.deadline_at, j.timeout_seconds, j.priority) = (deadline, 60, 1));
+        let mut both = Vec::new();
+        for waits in [false, true] {
+            let held = if waits {
+                let mut offer = waiting(bed, &want).await;
+                bed.submit(new()).await;
+                answer(&mut offer).await.remove(0)
+            } else {
+                bed.submit(new()).await;
+                bed.store.lease(want.clone(), bed.now()).await.unwrap().remove(0).job
+            };
+            both.push((rows().await, held.deadline_at, held.lease_expires_at));
+            bed.held(&held, complete()).await.unwrap();
+        }
+        assert_eq!(both[0], both[1], "{deadline:?}");
+    }
+}
+
 async fn a_claim_beside_the_submission_has_it_too(bed: &Bed) {
     let mut got = Vec::new();
     let mut all = HashSet::new();
@@ -144,12 +187,33 @@ async fn what_holds_a_queue_back_holds_it_back_from_them(bed: &Bed) {
     set(bed, pause(Millis(bed.now().0 + 5_000))).await;
     assert!(!bed.submit(bed.job()).await.taken && still_waits(&mut offer));
     bed.pass_seconds(5);
-    set(bed, limit(1)).await;
+    assert!(!bed.lease(1).await.is_empty(), "the pause is over");
+    assert!(bed.submit(bed.job()).await.taken, "and holds nobody back any more");
+    assert_eq!(answer(&mut offer).await.len(), 1);
+    bed.pass_seconds(31);
+    bed.lease(9).await;
+    let mut offer = waiting(bed, &bed.wish(9)).await;
+    set(bed, limit(3)).await;
     assert!(!bed.submit(bed.job()).await.taken && still_waits(&mut offer), "it has to look, as others do");
-    assert_eq!(bed.lease(9).await.len(), 1);
-    // A limit is counted where a claim takes what comes beside it.
-    let (submitted, leased) = tokio::join!(bed.submit(bed.job()), bed.lease(9));
-    assert!(!submitted.taken && leased.is_empty());
+}
+
+async fn claims_beside_each_other_pass_no_limit(bed: &Bed) {
+    set(bed, limit(1)).await;
+    for _ in 0..20 {
+        let all = (bed.submit(bed.job()), bed.submit(bed.job()), bed.lease(9), bed.lease(9));
+        let (_, _, first, second) = join4(all.0, all.1, all.2, all.3).await;
+        let mut held = [first, second].concat();
+        assert!(held.len() <= 1, "{held:?}");
+        let mut ended = 0;
+        while ended < 2 {
+            for job in held.drain(..) {
+                bed.held(&job, complete()).await.unwrap();
+                ended += 1;
+            }
+            held = bed.lease(9).await;
+            assert!(held.len() <= 1, "{held:?}");
+        }
+    }
 }
 
 async fn a_withdrawn_claim_takes_nothing(bed: &Bed) {
@@ -163,26 +227,29 @@ async fn a_withdrawn_claim_takes_nothing(bed: &Bed) {
 }
 
 async fn a_claim_that_is_gone_meanwhile_costs_no_attempt(bed: &Bed) {
-    let mut taken = 0;
-    let next =
-        async || bed.lease(50).await.iter().for_each(|job| assert_eq!(job.attempt, 1, "no attempt is used"));
+    let (mut taken, mut all, mut got) = (0, HashSet::new(), HashSet::new());
+    let next = async || {
+        let jobs = bed.lease(50).await;
+        assert!(jobs.iter().all(|job| job.attempt == 1), "no attempt is used");
+        jobs.into_iter().map(|job| job.job_id)
+    };
     for n in 0..50 {
-        next().await;
+        got.extend(next().await);
         let offer = bed.store.offer(&bed.wish(1));
-        // While it waits, while its job is written, or just after.
+        // While it waits, while its job is written, or when it has its answer and did not read it.
         let gone = async {
             tokio::time::sleep(Duration::from_micros(n * 60)).await;
             drop(offer);
         };
         let (submitted, ()) = tokio::join!(bed.submit(bed.job()), gone);
         taken += i64::from(submitted.taken);
+        all.insert(submitted.job.id);
     }
     assert!(taken > 0, "some of them had it while they went");
     let until = tokio::time::Instant::now() + Duration::from_secs(10);
-    // What was answered in time is in someone's hands; the test threw it away.
-    while bed.count("job_queue WHERE phase = 'leased'").await < 50 {
-        next().await;
-        assert!(tokio::time::Instant::now() < until, "all are claimed");
+    while got != all {
+        got.extend(next().await);
+        assert!(tokio::time::Instant::now() < until, "{} of 50 came back", got.len());
     }
     bed.sound().await;
 }
