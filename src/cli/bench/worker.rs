@@ -33,7 +33,7 @@ pub struct WorkerArgs {
     #[arg(long, env = "RINGBACK_QUEUE", default_value = "default")]
     queue: String,
     /// How many claims run at a time.
-    #[arg(long, env = "RINGBACK_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, env = "RINGBACK_CONCURRENCY", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     concurrency: u32,
     /// How many jobs one claim asks for.
     #[arg(long, env = "RINGBACK_BATCH", value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=500))]
