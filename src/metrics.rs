@@ -260,7 +260,7 @@ impl Inner {
         r.register("jobs_claimed", "Jobs handed to workers", self.claimed.clone());
         r.register(
             "jobs_taken",
-            "Of these, jobs whose worker waited: stored and leased at once",
+            "Of these, jobs that a claim took in the transaction that stored them",
             self.taken.clone(),
         );
         r.register("jobs_ended", "Jobs ended, by state", self.ended.clone());

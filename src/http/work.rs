@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -159,21 +160,22 @@ impl App {
             // Only waits are broken off, no look: that would cost its connection.
             let turn = tokio::select! {
                 biased;
-                handed = offer.answered() => {
-                    let handed = self.ask(async { handed }).await?;
-                    if !handed.is_empty() {
-                        return Ok(handed);
+                taken = offer.answered() => {
+                    match taken {
+                        Ok(taken) if !taken.is_empty() => return Ok(taken),
+                        // Others were faster, or their submission failed: if the store is down a look will tell. What came
+                        // meanwhile it was not told, or has forgotten.
+                        Ok(_) | Err(_) => {}
                     }
-                    // Others were faster. What came meanwhile it was not told, or has forgotten.
                     (offer, nudge) = (self.store.offer(wish), None);
                     continue;
                 }
-                () = &mut end => return self.ask(offer.withdraw()).await,
+                () = &mut end => return Ok(self.ask(offer.withdraw()).await.unwrap_or_default()),
                 turn = self.woken(&mut nudge, known, &waiter.shared) => turn,
             };
             known = match turn {
                 Turn::Nothing(since) => since,
-                Turn::Failed(problem) => return self.given_up(offer, problem).await,
+                Turn::Failed(problem) => return taken_by(&mut offer).ok_or(problem),
                 Turn::Look(mut last, early) => {
                     let began = Instant::now();
                     // Asks without writing: a thousand idle workers must not fill the writer's queue.
@@ -187,11 +189,11 @@ impl App {
                     drop(last);
                     let due = match due {
                         Ok(due) => due,
-                        Err(problem) => return self.given_up(offer, problem).await,
+                        Err(problem) => return taken_by(&mut offer).ok_or(problem),
                     };
                     if due {
-                        let handed = self.ask(offer.withdraw()).await?;
-                        let leased = if handed.is_empty() { self.lease(wish).await? } else { handed };
+                        let taken = self.ask(offer.withdraw()).await.unwrap_or_default();
+                        let leased = if taken.is_empty() { self.lease(wish).await? } else { taken };
                         if !leased.is_empty() {
                             return Ok(leased);
                         }
@@ -218,22 +220,18 @@ impl App {
         shared.turn(known).await
     }
 
-    /// It could not be found out what is due; what the claim was handed over meanwhile is its answer all the same.
-    async fn given_up(&self, offer: Offer, problem: Problem) -> Result<Vec<LeasedJob>, Problem> {
-        match self.ask(offer.withdraw()).await {
-            Ok(handed) if !handed.is_empty() => Ok(handed),
-            Ok(_) | Err(_) => Err(problem),
-        }
-    }
-
     async fn lease(&self, wish: &LeaseRequest) -> Result<Vec<LeasedJob>, Problem> {
         self.ask(self.store.lease(wish.clone(), self.now())).await
     }
 }
 
+/// What it has taken by now, of which it was not told yet.
+fn taken_by(offer: &mut Offer) -> Option<Vec<LeasedJob>> {
+    offer.answered().now_or_never()?.ok().filter(|taken| !taken.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
     use futures_util::future::join_all;
 
     use super::*;

@@ -179,7 +179,7 @@ fn portions(calls: Vec<Call>) -> Vec<Vec<Call>> {
     portions
 }
 
-/// Adds the claims that wait for what is submitted: it is handed over to them in its own transaction.
+/// Adds the claims that wait for what is submitted: they take it in its own transaction.
 fn join(inner: &Inner, calls: &mut Vec<Call>) {
     let now = newest(calls);
     let submissions = pick(calls, |op| if let Op::Submit(many) = op { Some(many) } else { None }).1;
@@ -215,6 +215,11 @@ async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
                 }
             }
             Err(e) if calls.len() > 1 && e.may_be_one_calls() => {
+                let (waiting, mut calls): (Vec<_>, Vec<_>) = calls.into_iter().partition(|c| c.op.waits());
+                // They would stand in one half and what they wait for in the other; they look for it.
+                for call in waiting {
+                    let _ = call.reply.send(Ok(Reply::Lease(Vec::new())));
+                }
                 let rest = calls.split_off(calls.len() / 2);
                 stack.push((rest, in_doubt));
                 stack.push((calls, in_doubt));
@@ -314,7 +319,8 @@ async fn transaction(
     adopts: bool,
 ) -> Result<Written> {
     let mut tx = pool.open().await?;
-    let undone = |_: &Error| inner.floors.forget(pick(calls, wish).1.into_iter());
+    let looked = |op| wish(op).filter(|_| !op.waits());
+    let undone = |_: &Error| inner.floors.forget(pick(calls, looked).1.into_iter());
     match write(inner, &mut tx, calls, *in_doubt, adopts).await.inspect_err(undone) {
         Ok(written) => {
             // Where the database itself says no, that is what became of it.

@@ -13,7 +13,7 @@ use super::emit::Outbox;
 use super::error::{Error, Result};
 use super::idempotency::{Claim, Claimed, claim_keys};
 use super::lease::Taker;
-use super::model::Submitted;
+use super::model::{Standing, Submitted};
 use super::pool::Tx;
 use super::rows::{callback_source, job_columns};
 use super::seal::Aad;
@@ -241,6 +241,7 @@ async fn insert(
         if let Some(lease) = left.iter_mut().find_map(|taker| taker.take(one.of, one.n, now)) {
             leases[i] = Some(lease);
             taken.insert(one.id);
+            out.job_moved(Standing { id: one.id, sequence: 2, ended: false });
         }
     }
     tx.later(&INSERT_JOBS, args![now], documents(inner, jobs)?).await?;

@@ -68,6 +68,11 @@ impl Op {
         }
     }
 
+    /// A claim that waits for what is submitted beside it.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Op::Lease { look: false, .. })
+    }
+
     pub(super) fn retries(&self) -> bool {
         matches!(self, Op::Change(changes) if changes.iter().any(|c| matches!(c.what, What::Retry)))
     }

@@ -1,4 +1,4 @@
-//! Claims that wait: what is submitted for one is handed over in its own transaction, without being looked for.
+//! Claims that wait: what is submitted for one is taken in its own transaction, without being looked for.
 //!
 //! Only what this node's submissions bring comes that way, and only of queues that nothing holds back. A claim that
 //! waits has to look for all else.
@@ -118,7 +118,7 @@ impl Offers {
     }
 }
 
-/// A claim that waits for what will be submitted. Dropped, it does no more, and what it was handed over waits for another one.
+/// A claim that waits for what will be submitted. Dropped, it does no more, and what it has taken waits for another one.
 pub struct Offer {
     store: Store,
     ticket: u64,
@@ -126,14 +126,14 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// What is handed over to it: nothing if others took what there was. Once; for as long as nothing is submitted for it it
+    /// What it has taken: nothing if others took what there was. Once; for as long as nothing is submitted for it it
     /// does not end. Waiting may be broken off.
     pub async fn answered(&mut self) -> Result<Vec<LeasedJob>> {
         let answer = (&mut self.answer).await.map_err(|_| Error::Down("closed".to_owned()))?;
         verbs::leased(answer?)
     }
 
-    /// Ends it, with what it is being handed over.
+    /// Ends it, with what it is taking.
     pub async fn withdraw(mut self) -> Result<Vec<LeasedJob>> {
         match self.store.0.offers.remove(self.ticket) {
             true => Ok(Vec::new()),

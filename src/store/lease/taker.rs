@@ -146,8 +146,9 @@ impl LeasedRow {
                 (row.text(1)?, input, row.text_opt(3)?, row.text(4)?, row.text_opt(5)?)
             }
             Document::New(jobs, n) => {
-                let job = jobs.get(*n).ok_or_else(|| Error::Bug("no such job".to_owned()))?.clone();
-                (job.kind, job.input, job.reference, job.metadata, job.traceparent)
+                let NewJob { kind, input, reference, metadata, traceparent, .. } =
+                    jobs.get(*n).ok_or_else(|| Error::Bug("no such job".to_owned()))?;
+                (kind.clone(), input.clone(), reference.clone(), metadata.clone(), traceparent.clone())
             }
         };
         Ok(LeasedJob {

@@ -88,4 +88,14 @@ async fn an_observer_hears_of_every_move_before_its_caller(bed: &Bed) {
     assert_eq!(heard(), told(7, true));
     bed.held(&held, complete()).await.unwrap();
     assert_eq!(heard(), [], "the same report again moves nothing");
+
+    assert!(bed.lease(1).await.is_empty());
+    let _waits = bed.store.offer(&bed.wish(1));
+    let taken = bed.submit(bed.job()).await;
+    assert!(taken.taken);
+    assert_eq!(
+        heard(),
+        [Standing { id: taken.job.id, sequence: 2, ended: false }],
+        "claimed as it was stored"
+    );
 }
