@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{join_all, join4};
-use ringback::store::{LeaseRequest, Offer, Submitted};
+use ringback::store::{Error, LeaseRequest, Offer, Submitted};
 use ringback::types::api::ClaimedJob;
 use ringback::types::job::{JobState, NewJob, WorkerKind};
 use ringback::types::{JobId, Millis};
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::endpoints::endpoint;
 use super::queues::{limit, pause, set};
-use crate::support::store::{Bed, both_stores, complete};
+use crate::support::store::{Bed, both_stores, complete, key};
 
 both_stores! {
     what_is_submitted_is_theirs_at_once,
@@ -27,6 +27,7 @@ both_stores! {
     a_withdrawn_claim_takes_nothing,
     a_claim_that_is_gone_meanwhile_costs_no_attempt,
     what_is_submitted_again_is_nobodys,
+    anothers_fault_is_not_theirs,
     who_asked_for_beginnings_is_told_of_them,
     a_lease_that_came_with_the_job_runs_out_like_any,
 }
@@ -263,6 +264,19 @@ async fn what_is_submitted_again_is_nobodys(bed: &Bed) {
     assert!(!bed.submit(new).await.taken);
     assert!(answer(&mut offer).await.is_empty(), "it has to ask again");
     assert_eq!(bed.count("job_queue WHERE phase = 'leased' AND fence = 1").await, 1);
+}
+
+async fn anothers_fault_is_not_theirs(bed: &Bed) {
+    let keyed = |fingerprint| bed.job_with(|j| j.idempotency = Some(key("/v1/jobs", "k", fingerprint)));
+    bed.submit(keyed(1)).await;
+    assert_eq!(bed.lease(9).await.len(), 1);
+    let mut offer = waiting(bed, &bed.wish(9)).await;
+    // All or none: the transaction that they would have shared is undone.
+    let refused = bed.store.submit(vec![bed.job(), keyed(2)], bed.now()).await;
+    assert!(matches!(refused, Err(Error::KeyReused)), "{refused:?}");
+    assert!(answer(&mut offer).await.is_empty(), "it has to ask again");
+    assert!(!bed.submit(bed.job()).await.taken);
+    assert_eq!(bed.lease(9).await.len(), 1);
 }
 
 async fn who_asked_for_beginnings_is_told_of_them(bed: &Bed) {
