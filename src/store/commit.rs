@@ -185,8 +185,8 @@ fn join(inner: &Inner, calls: &mut Vec<Call>) {
     let submissions = pick(calls, |op| if let Op::Submit(many) = op { Some(many) } else { None }).1;
     let waiting = inner.offers.beside(submissions.into_iter(), &inner.limits, now);
     let call = |Waiting { want, reply }| {
-        let op = Op::Lease { want, look: false };
-        Call { weight: op.weight(), op, now, reply }
+        // It was in no queue: nothing counts it.
+        Call { op: Op::Lease { want, look: false }, now, weight: Weight::default(), reply }
     };
     // In front: they were there before those who ask only now.
     calls.splice(0..0, waiting.into_iter().map(call));

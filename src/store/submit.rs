@@ -20,7 +20,7 @@ use super::seal::Aad;
 use crate::args;
 use crate::types::job::{Job, JobEvent, JobState, NewJob, WorkerKind};
 use crate::types::{JobId, Millis};
-pub(super) use rows::{FirstLease, accepted, document_row, level, own_lease, queue_row, replay};
+pub(super) use rows::{FirstLease, accepted, document_row, level, must_end, own_lease, queue_row, replay};
 
 /// The column for which a callback's secrets are sealed.
 pub(super) const SEALED_COLUMN: &str = "jobs.sealed";
@@ -175,7 +175,7 @@ pub(super) async fn submit(
     let fresh: Vec<One<'_>> = all().filter(|j| !earlier.contains_key(&j.id)).collect();
     let taken = match in_doubt {
         false => insert(inner, tx, out, &fresh, takers, now).await?,
-        true => insert_again(inner, tx, out, fresh, now).await?,
+        true => insert_again(inner, tx, out, fresh, now).await.map(|()| HashSet::new())?,
     };
     let replayed: Vec<JobId> = earlier
         .values()
@@ -256,13 +256,12 @@ async fn insert_again(
     out: &mut Outbox<'_>,
     mut jobs: Vec<One<'_>>,
     now: Millis,
-) -> Result<HashSet<JobId>> {
+) -> Result<()> {
     let rows = tx.batch(&INSERT_JOBS_AGAIN, args![now], documents(inner, &jobs)?).await?;
     let ids = rows.iter().map(|row| row.id(0)).collect::<Result<HashSet<JobId>>>()?;
     jobs.retain(|j| ids.contains(&j.id));
     let leases: Vec<_> = jobs.iter().map(|one| own_lease(one, now)).collect();
-    owe(inner, tx, out, &jobs, &leases, now).await?;
-    Ok(HashSet::new())
+    owe(inner, tx, out, &jobs, &leases, now).await
 }
 
 fn documents(inner: &Inner, jobs: &[One<'_>]) -> Result<Vec<Vec<Value>>> {

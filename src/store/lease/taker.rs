@@ -12,7 +12,7 @@ use crate::store::model::{JobChange, LeaseRequest, LeasedJob, Right, What};
 use crate::store::pool::Tx;
 use crate::store::rows::lease_random;
 use crate::store::seconds;
-use crate::store::submit::{FirstLease, Many};
+use crate::store::submit::{FirstLease, Many, must_end};
 use crate::types::job::{Change, NewJob, WorkerKind};
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, Millis, api};
@@ -80,10 +80,7 @@ impl<'w> Taker<'w> {
             attempt: 1,
             since: now,
             until: self.until,
-            deadline_at: [job.deadline_at, Some(now.plus(seconds(job.timeout_seconds)))]
-                .into_iter()
-                .flatten()
-                .min(),
+            deadline_at: must_end(job, now),
             document: Document::New(jobs.clone(), n),
         });
         Some(FirstLease {

@@ -60,11 +60,12 @@ pub(in crate::store) fn queue_row(
     now: Millis,
 ) -> Vec<Value> {
     let external = j.worker == WorkerKind::External;
-    let left = if external { 0 } else { i64::from(j.max_attempts) - i64::from(lease.is_some()) };
+    let (phase, attempt, sequence) = if lease.is_some() { ("leased", 1i64, 2i64) } else { ("ready", 0, 1) };
+    let left = if external { 0 } else { i64::from(j.max_attempts) - attempt };
     let started = lease.map(|_| now);
     // An external job may run as long as its lease is renewed.
     let timeout_ms = if external { i64::MAX / 4 } else { i64::from(j.timeout_seconds) * 1000 };
-    let must_end = started.filter(|_| !external).map(|at| at.plus(seconds(j.timeout_seconds)));
+    let watch_at = if lease.is_some() && !external { must_end(j, now) } else { j.deadline_at };
     args![
         j.id,
         j.tenant,
@@ -72,22 +73,27 @@ pub(in crate::store) fn queue_row(
         level(j.priority),
         lease.map_or_else(|| due(j, now), |l| l.until),
         j.kind.as_str(),
-        if lease.is_some() { "leased" } else { "ready" },
-        i64::from(lease.is_some()),
+        phase,
+        attempt, // the fence rises with it
         lease.and_then(|l| l.seed).map(|seed| seed.to_vec()),
-        i64::from(lease.is_some()),
+        attempt,
         left,
-        if lease.is_some() { 2i64 } else { 1 },
+        sequence,
         0i64,
         wants,
         lease.map_or(j.lease_seconds, |l| l.seconds),
         timeout_ms,
         started,
-        started.map(|_| 2i64),
+        started.map(|_| sequence),
         j.deadline_at,
-        [j.deadline_at, must_end].into_iter().flatten().min(),
+        watch_at,
         lease.and_then(|l| l.worker_id),
     ]
+}
+
+/// When an attempt that begins now has to end.
+pub(in crate::store) fn must_end(j: &NewJob, now: Millis) -> Option<Millis> {
+    [j.deadline_at, Some(now.plus(seconds(j.timeout_seconds)))].into_iter().flatten().min()
 }
 
 fn due(j: &NewJob, now: Millis) -> Millis {

@@ -237,12 +237,21 @@ async fn a_claim_that_is_gone_meanwhile_costs_no_attempt(bed: &Bed) {
     for n in 0..50 {
         got.extend(next().await);
         let offer = bed.store.offer(&bed.wish(1));
-        // While it waits, while its job is written, or when it has its answer and did not read it.
-        let gone = async {
-            tokio::time::sleep(Duration::from_micros(n * 60)).await;
+        let mut submitting = Box::pin(bed.submit(bed.job()));
+        // It goes while its job waits to be written, while it is, or, every fifth time, with its answer unread.
+        let submitted = if n % 5 == 0 {
+            let submitted = submitting.await;
+            assert!(submitted.taken);
             drop(offer);
+            submitted
+        } else {
+            assert!(submitting.as_mut().now_or_never().is_none());
+            for _ in 0..n * 20 {
+                tokio::task::yield_now().await;
+            }
+            drop(offer);
+            submitting.await
         };
-        let (submitted, ()) = tokio::join!(bed.submit(bed.job()), gone);
         taken += i64::from(submitted.taken);
         all.insert(submitted.job.id);
     }

@@ -90,7 +90,7 @@ async fn an_observer_hears_of_every_move_before_its_caller(bed: &Bed) {
     assert_eq!(heard(), [], "the same report again moves nothing");
 
     assert!(bed.lease(1).await.is_empty());
-    let _waits = bed.store.offer(&bed.wish(1));
+    let mut waits = bed.store.offer(&bed.wish(1));
     let taken = bed.submit(bed.job()).await;
     assert!(taken.taken);
     assert_eq!(
@@ -98,4 +98,6 @@ async fn an_observer_hears_of_every_move_before_its_caller(bed: &Bed) {
         [Standing { id: taken.job.id, sequence: 2, ended: false }],
         "claimed as it was stored"
     );
+    // Left unread it would be given back, and move once more.
+    assert_eq!(waits.answered().await.unwrap().len(), 1);
 }
