@@ -274,7 +274,8 @@ CREATE TABLE deliveries (
     sealed_row     UUID,
     -- the endpoint whose secrets sign; the tenant's default secret where nothing else does
     signer_id      UUID,
-    policy         TEXT NOT NULL,
+    -- NULL: the contract's own
+    policy         TEXT,
     failure_url    TEXT,
     traceparent    TEXT,
     expires_at     BIGINT,

@@ -270,7 +270,8 @@ CREATE TABLE deliveries (
     sealed_row     BLOB,
     -- the endpoint whose secrets sign; the tenant's default secret where nothing else does
     signer_id      BLOB,
-    policy         TEXT NOT NULL,
+    -- NULL: the contract's own
+    policy         TEXT,
     failure_url    TEXT,
     traceparent    TEXT,
     expires_at     INTEGER,

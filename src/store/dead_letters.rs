@@ -10,6 +10,7 @@ use super::lanes::{held_columns, held_until, hold};
 use super::model::{DeliveryFilter, Narrow, PageOf, ReplayOf};
 use super::pool::Tx;
 use super::redrive::matching;
+use super::rows::policy;
 use super::sweep::KEEP_DELIVERIES;
 use crate::args;
 use crate::types::delivery::DeliveryState;
@@ -302,8 +303,6 @@ fn delivery(row: &Row, now: Millis) -> Result<api::Delivery> {
         | DeliveryState::Dead
         | DeliveryState::Cancelled => None,
     };
-    let policy: crate::types::retry::RetryPolicy =
-        serde_json::from_str(&row.text(9)?).map_err(|e| Error::Bug(format!("stored policy: {e}")))?;
     let attempts = row.int_opt(16)?.unwrap_or(row.int(8)?);
     Ok(api::Delivery {
         delivery_id: row.id(0)?,
@@ -316,7 +315,7 @@ fn delivery(row: &Row, now: Millis) -> Result<api::Delivery> {
         state,
         held_reason: hold.map(|hold| hold.reason),
         attempt: u32::try_from(attempts).unwrap_or(0),
-        max_attempts: policy.max_attempts,
+        max_attempts: policy(row, 9)?.max_attempts,
         next_attempt_at: next,
         last_status: row.int_opt(10)?.and_then(|s| u16::try_from(s).ok()),
         last_error: row.text_opt(11)?,

@@ -10,6 +10,7 @@ use super::error::{Error, Result};
 use super::model::{ClaimedDelivery, DueDelivery, Receiver};
 use super::parking::CANCEL;
 use super::pool::{Pool, Tx};
+use super::rows::policy;
 use super::seconds;
 use super::sweep::KEEP_DELIVERIES;
 use crate::args;
@@ -179,7 +180,7 @@ fn claimed(p: &Row, q: &Row, until: Millis, now: Millis) -> Result<ClaimedDelive
         body: p.text(7)?.into(),
         url: p.text(8)?,
         sealed,
-        policy: serde_json::from_str(&p.text(11)?).map_err(|e| Error::Bug(format!("stored policy: {e}")))?,
+        policy: policy(p, 11)?,
         expires_at: p.time_opt(12)?,
         traceparent: p.text_opt(13)?,
         job_id: p.id_opt(14)?,

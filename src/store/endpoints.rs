@@ -9,6 +9,7 @@ use super::jobs::Filter;
 use super::lanes::{clear, origin_of, touch};
 use super::model::{EndpointFilter, NewEndpoint, PageOf};
 use super::pool::Tx;
+use super::rows::json;
 use super::seal::Aad;
 use super::secrets::LOCK_TENANT;
 use crate::args;
@@ -269,10 +270,6 @@ impl Store {
 
 fn aad(tenant: TenantId, id: EndpointId) -> Aad {
     Aad { tenant: tenant.uuid(), row: id.uuid(), column: SEALED_COLUMN }
-}
-
-fn json<T: serde::Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
 }
 
 async fn locked(tx: &mut Tx, tenant: TenantId, id: EndpointId) -> Result<Endpoint> {

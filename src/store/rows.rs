@@ -5,6 +5,7 @@ use super::error::{Error, Result};
 use crate::types::api::ErrorInfo;
 use crate::types::delivery::DeliveryState;
 use crate::types::job::{CallbackState, Job, JobState, WorkerKind};
+use crate::types::retry::RetryPolicy;
 use crate::types::{Id, Millis};
 
 /// The columns of [`job`], in order, over `jobs j`, `job_queue q` and [`callback_source!`].
@@ -214,6 +215,23 @@ fn callback_state(row: &Row, job: &Job, now: Millis) -> Result<CallbackState> {
         _ if held => DeliveryState::Held,
         _ => DeliveryState::Pending,
     }))
+}
+
+/// A document as it is stored or sent.
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
+}
+
+/// The policy of a delivery, as [`policy_text`] stored it.
+pub(super) fn policy(row: &Row, column: usize) -> Result<RetryPolicy> {
+    let text = row.text_opt(column)?;
+    let policy = text.as_deref().map_or(Ok(RetryPolicy::default()), serde_json::from_str);
+    policy.map_err(|e| Error::Bug(format!("stored policy: {e}")))
+}
+
+/// The stored form of a policy: none of the contract's own, which nearly all have.
+pub(super) fn policy_text(policy: &RetryPolicy) -> Result<Option<String>> {
+    (!policy.is_usual()).then(|| json(policy)).transpose()
 }
 
 /// The callback of a job that has not ended.

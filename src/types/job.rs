@@ -12,7 +12,8 @@ use super::api::{self, Urls};
 use super::key::LeaseToken;
 use super::{EndpointId, JobId, Millis, TenantId};
 
-/// A callback as checked and stored.
+/// A callback as checked and stored. What the contract gives to a callback that says nothing is left out: most say
+/// nothing, and a job's row is written twice.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Callback {
@@ -22,11 +23,12 @@ pub struct Callback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_id: Option<EndpointId>,
     /// Bits of [`JobEvent::bit`].
+    #[serde(default = "JobEvent::ends", skip_serializing_if = "JobEvent::are_ends")]
     pub wants: i64,
-    /// Full or thin; as the endpoint has it when None.
+    /// Full or thin; as the endpoint has it when None, full where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<api::Payload>,
-    /// Standard or CloudEvents; as the endpoint has it when None.
+    /// Standard or CloudEvents; as the endpoint has it when None, standard where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<api::Format>,
     /// Comes back in `data`.
@@ -39,6 +41,7 @@ pub struct Callback {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_url: Option<String>,
     /// When a failed attempt is repeated.
+    #[serde(default, skip_serializing_if = "super::retry::RetryPolicy::is_usual")]
     pub retry: super::retry::RetryPolicy,
 }
 
@@ -215,6 +218,7 @@ impl Job {
     pub fn callback_wants(&self) -> Option<i64> {
         #[derive(Deserialize)]
         struct Wants {
+            #[serde(default = "JobEvent::ends")]
             wants: i64,
         }
         serde_json::from_str::<Wants>(self.callback.as_deref()?).ok().map(|callback| callback.wants)

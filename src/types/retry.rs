@@ -77,6 +77,11 @@ impl backoff::Clock for Frozen {
 }
 
 impl RetryPolicy {
+    /// The contract's own, of which nothing need be kept: no setting changes it.
+    pub fn is_usual(&self) -> bool {
+        *self == RetryPolicy::default()
+    }
+
     /// Checks the ranges; the error names the JSON member and says what it must be.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let initial = self.initial_seconds;

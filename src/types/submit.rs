@@ -203,9 +203,9 @@ fn callback(
             let callback = Callback {
                 url: url("/callbackUrl", &raw, rules.policy)?,
                 endpoint_id: None,
-                wants: terminal(),
-                payload: Some(api::Payload::default()),
-                format: Some(api::Format::default()),
+                wants: JobEvent::ends(),
+                payload: None,
+                format: None,
                 context: None,
                 expires_at: None,
                 failure_url: None,
@@ -227,14 +227,12 @@ fn long_callback(long: api::Callback, rules: &Rules<'_>) -> Checked<(Callback, C
     }
     let failure_url =
         long.failure_url.map(|raw| url("/callback/failureUrl", &raw, rules.policy)).transpose()?;
-    let own = long.endpoint_id.is_none();
     let callback = Callback {
         url: to,
         endpoint_id: long.endpoint_id,
-        wants: long.events.map_or(Ok(terminal()), |names| wants("/callback/events", &names))?,
-        // What is not given is the endpoint's.
-        payload: long.payload.or(own.then(Default::default)),
-        format: long.format.or(own.then(Default::default)),
+        wants: long.events.map_or(Ok(JobEvent::ends()), |names| wants("/callback/events", &names))?,
+        payload: long.payload,
+        format: long.format,
         context: long.context,
         expires_at: long.expires_at,
         failure_url,
@@ -292,11 +290,6 @@ pub fn url(pointer: &str, raw: &str, policy: &UrlPolicy) -> Checked<String> {
         };
         Invalid::with(code, pointer, refusal.to_string())
     })
-}
-
-/// The four events that a callback gets by default.
-fn terminal() -> i64 {
-    JobEvent::TERMINAL.iter().fold(0, |set, event| set | event.bit())
 }
 
 /// The bits of the named events; `pointer` is that of the list.

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::store::error::{Error, Result};
+use crate::store::error::Result;
+use crate::store::rows::json;
 use crate::types::api::{self, Format, Payload};
 use crate::types::job::{Job, JobEvent, Outcome};
 use crate::types::key::{AccessToken, TokenKey};
@@ -117,10 +118,6 @@ fn inline(outcome: &Outcome, payload: Payload) -> Option<api::Json> {
         return None;
     }
     serde_json::from_slice(bytes).ok()
-}
-
-pub(super) fn json<T: Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
 }
 
 /// What is told of a dead letter.

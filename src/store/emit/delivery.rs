@@ -6,12 +6,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::Outbox;
-use super::body::json;
 use crate::args;
 use crate::store::db::Value;
 use crate::store::error::Result;
 use crate::store::lanes::{lane_of, origin_of, turn_of};
 use crate::store::model::{ClaimedDelivery, Receiver};
+use crate::store::rows::policy_text;
 use crate::store::sweep::KEEP_DELIVERIES;
 use crate::store::{HandOver, Place, seconds};
 use crate::types::endpoint::{Endpoint, EndpointState, PARKED, TIMEOUT_SECONDS, lane_of as lane_of_endpoint};
@@ -158,7 +158,7 @@ impl Outbox<'_> {
             new.sealed.map(|(bytes, _)| bytes.to_vec()),
             new.sealed.map(|(_, row)| row),
             new.signer,
-            json(&new.policy)?,
+            policy_text(&new.policy)?,
             new.failure_url,
             new.traceparent,
             new.expires_at,

@@ -4,10 +4,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Outbox;
-use super::body::{Envelope, json};
+use super::body::Envelope;
 use super::delivery::{NewDelivery, To, account_of};
 use crate::args;
 use crate::store::error::Result;
+use crate::store::rows::json;
 use crate::store::sweep::KEEP_EVENTS;
 use crate::types::api::Format;
 use crate::types::endpoint::{Endpoint, any_matches};

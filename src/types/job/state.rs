@@ -167,6 +167,16 @@ impl JobEvent {
         1 << self as i64
     }
 
+    /// The bits of these four.
+    pub fn ends() -> i64 {
+        Self::TERMINAL.iter().fold(0, |set, event| set | event.bit())
+    }
+
+    /// Whether a set is of these four.
+    pub fn are_ends(wants: &i64) -> bool {
+        *wants == Self::ends()
+    }
+
     /// Whether the job has ended with it.
     pub fn is_terminal(self) -> bool {
         Self::TERMINAL.contains(&self)
@@ -176,8 +186,11 @@ impl JobEvent {
 impl CallbackState {
     /// That of a job that has not ended and whose callback, if it has one, wants these events.
     pub fn awaited(wants: Option<i64>) -> CallbackState {
-        let ends = |wants: i64| JobEvent::TERMINAL.iter().any(|e| wants & e.bit() != 0);
-        if wants.is_some_and(ends) { CallbackState::Pending } else { CallbackState::None }
+        if wants.is_some_and(|wants| wants & JobEvent::ends() != 0) {
+            CallbackState::Pending
+        } else {
+            CallbackState::None
+        }
     }
 
     /// Where the callback stands when its delivery stands so.

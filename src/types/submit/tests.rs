@@ -63,6 +63,35 @@ fn the_long_form_is_kept_whole() {
 }
 
 #[test]
+fn of_a_callback_only_what_it_says_is_stored() {
+    let stored = |callback: serde_json::Value| {
+        let callback =
+            submit(serde_json::json!({"type": "a", "callback": callback})).unwrap().callback.unwrap();
+        let text = serde_json::to_string(&callback).unwrap();
+        let back: crate::types::job::Callback = serde_json::from_str(&text).unwrap();
+        assert_eq!((back.wants, back.retry), (callback.wants, callback.retry));
+        assert_eq!((back.payload, back.format), (callback.payload, callback.format));
+        text
+    };
+    let url = "https://hooks.example.com/x";
+    assert_eq!(stored(serde_json::json!({"url": url})), format!(r#"{{"url":"{url}"}}"#));
+    let ends = serde_json::json!(["job.completed", "job.failed", "job.cancelled", "job.expired"]);
+    assert_eq!(stored(serde_json::json!({"url": url, "events": ends})), format!(r#"{{"url":"{url}"}}"#));
+    let queued = JobEvent::Queued.bit();
+    assert_eq!(
+        stored(serde_json::json!({"url": url, "events": ["job.queued"]})),
+        format!(r#"{{"url":"{url}","wants":{queued}}}"#)
+    );
+    let retry = serde_json::json!({"maxAttempts": 13});
+    assert_eq!(
+        stored(serde_json::json!({"url": url, "payload": "full", "format": "standard", "retry": retry})),
+        format!(
+            r#"{{"url":"{url}","payload":"full","format":"standard","retry":{{"maxAttempts":13,"initialSeconds":5,"factor":4.0,"maxSeconds":43200}}}}"#
+        )
+    );
+}
+
+#[test]
 fn an_endpoint_takes_the_place_of_url_secret_and_policy() {
     let with = |more: serde_json::Value| {
         let mut callback = serde_json::json!({"endpointId": endpoint()});

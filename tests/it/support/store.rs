@@ -306,7 +306,7 @@ impl Bed {
 pub fn callback(url: &str) -> Callback {
     Callback {
         url: url.to_owned(),
-        wants: JobEvent::TERMINAL.iter().fold(0, |set, e| set | e.bit()),
+        wants: JobEvent::ends(),
         endpoint_id: None,
         payload: Some(Payload::Full),
         format: Some(Format::Standard),
