@@ -39,7 +39,7 @@ mod unread;
 mod watch;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::Extension;
@@ -149,21 +149,22 @@ fn aliases(mut router: Router<App>, routes: &[Route]) -> Router<App> {
 
 /// The whole service as one router. The error says which configured route cannot be.
 pub fn router(app: App) -> Result<Router, BadRoute> {
-    let (router, document) = described().split_for_parts();
+    let router = described().split_for_parts().0;
     check_routes(&app.options.routes)?;
-    let router = aliases(router, &app.options.routes).layer(description(&document, &app));
+    let router = aliases(router, &app.options.routes).layer(description(&app));
     Ok(surrounded(router, app))
 }
 
 /// What a node without the role `api` serves: how it is, its figures, and the description of the API.
 pub fn node_router(app: App) -> Router {
-    let document = described().split_for_parts().1;
-    let router = system().split_for_parts().0.layer(description(&document, &app));
+    let router = system().split_for_parts().0.layer(description(&app));
     surrounded(router, app)
 }
 
-fn description(document: &utoipa::openapi::OpenApi, app: &App) -> Extension<Arc<system::Description>> {
-    Extension(Arc::new(openapi::describe(document, &app.options.routes, app.store.urls())))
+fn description(app: &App) -> Extension<system::Described> {
+    let (routes, urls) = (app.options.routes.clone(), app.store.urls().clone());
+    let describe = move || openapi::describe(&described().split_for_parts().1, &routes, &urls);
+    Extension(Arc::new(LazyLock::new(Box::new(describe))))
 }
 
 /// What stands around every route.

@@ -1,7 +1,7 @@
 //! How this node is, its figures, and the description of the API.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::{Extension, FromRequestParts, State};
 use axum::response::{Html, IntoResponse, Response};
@@ -92,7 +92,10 @@ pub async fn show_metrics(State(app): State<App>, _: Scraper) -> Response {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], app.metrics.render_with(&figures)).into_response()
 }
 
-/// The description of the API, made once at start.
+/// The description, made for the first who asks: that takes 7 MiB, and most nodes are never asked.
+pub type Described = Arc<LazyLock<Description, Box<dyn FnOnce() -> Description + Send>>>;
+
+/// The description of the API.
 pub struct Description {
     /// `openapi.json`.
     pub json: Bytes,
@@ -103,14 +106,14 @@ pub struct Description {
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "system", operation_id = "openapi",
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
-pub async fn openapi_json(Extension(description): Extension<Arc<Description>>) -> Response {
+pub async fn openapi_json(Extension(description): Extension<Described>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::from(description.json.clone())).into_response()
 }
 
 /// A page that lists every operation.
 #[utoipa::path(get, path = "/docs", tag = "system", operation_id = "docs",
     responses((status = 200, description = "HTML", content_type = "text/html")))]
-pub async fn docs(Extension(description): Extension<Arc<Description>>) -> Response {
+pub async fn docs(Extension(description): Extension<Described>) -> Response {
     let policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
     ([(header::CONTENT_SECURITY_POLICY, policy)], Html(description.html.clone())).into_response()
 }
