@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
@@ -163,14 +162,15 @@ async fn store_batch(
         .collect();
     let done = || answers.iter().flatten();
     let replayed = done().next().is_some() && done().all(|one| one.replayed);
-    let items = answers
+    let items: Vec<_> = answers
         .iter()
         .map(|answer| match answer {
             Ok(one) => OrProblem::Done(view(app, one, STATUS_PATH)),
             Err(problem) => OrProblem::Problem(problem.clone().body(waiting.request_id())),
         })
         .collect();
-    let mut response = (StatusCode::ACCEPTED, Json(Items { items })).into_response();
+    let mut response =
+        (StatusCode::ACCEPTED, json::Long(items.len() * json::JOB_BYTES, Items { items })).into_response();
     if replayed {
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
     }

@@ -1,12 +1,16 @@
-//! Reading JSON bodies strictly: two readers of one body must never see two different things.
+//! Reading JSON bodies strictly: two readers of one body must never see two different things. Writing long ones.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use axum::response::{IntoResponse, Response};
+use http::header;
+use serde::Serialize;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_path_to_error::Segment;
 
+use super::problem::Problem;
 use crate::types::api::Json;
 use crate::types::problem::{Invalid, ProblemCode};
 use crate::types::submit::escape;
@@ -254,6 +258,23 @@ impl<'de> Visitor<'de> for Name {
     }
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
         Ok(Cow::Owned(name.to_owned()))
+    }
+}
+
+/// What a job usually takes in an answer, beside its input.
+pub const JOB_BYTES: usize = 640;
+
+/// An answer in JSON of about so many bytes: one that grows as it is written is copied each time that it doubles, and
+/// leaves as much memory behind.
+pub struct Long<T>(pub usize, pub T);
+
+impl<T: Serialize> IntoResponse for Long<T> {
+    fn into_response(self) -> Response {
+        let mut text = Vec::with_capacity(self.0);
+        match serde_json::to_writer(&mut text, &self.1) {
+            Ok(()) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+            Err(_) => Problem::new(ProblemCode::Internal).into_response(),
+        }
     }
 }
 

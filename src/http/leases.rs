@@ -41,13 +41,16 @@ pub async fn claim(
     _: Query<NoQuery>,
     waiting: Waiting,
     body: JsonBody<Claim>,
-) -> Result<Json<Claimed>, Problem> {
+) -> Result<json::Long<Claimed>, Problem> {
     rules::name("/queue", &queue, 64).map_err(|_| Problem::new(ProblemCode::NotFound))?;
     key.for_queue(&queue)?;
     let patience = rules::range("/waitSeconds", body.value.wait_seconds, 0, 0..=30)?;
     let wish = wish(body.value, &key, queue)?;
     let leased = waiting.claim(&app, &wish, Duration::from_secs(patience.into())).await?;
-    Ok(Json(Claimed { jobs: leased.into_iter().map(|one| one.job).collect() }))
+    let jobs: Vec<_> = leased.into_iter().map(|one| one.job).collect();
+    let size =
+        jobs.iter().map(|job| job.input.get().len() + job.metadata.get().len() + json::JOB_BYTES).sum();
+    Ok(json::Long(size, Claimed { jobs }))
 }
 
 fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseRequest, Invalid> {
@@ -314,7 +317,8 @@ pub async fn ack(
         });
         told(&app, &waiting, one)
     });
-    Ok(Json(Items { items: items.collect() }).into_response())
+    let items: Vec<_> = items.collect();
+    Ok(json::Long(items.len() * json::JOB_BYTES, Items { items }).into_response())
 }
 
 fn told(app: &App, waiting: &Waiting, one: Result<Changed, Problem>) -> OrProblem<api::Job> {

@@ -202,7 +202,7 @@ pub enum What {
 #[derive(Debug, Clone)]
 pub struct Changed {
     /// The job afterwards.
-    pub job: Job,
+    pub job: Box<Job>,
     /// When its lease runs out, while someone holds it.
     pub lease_until: Option<Millis>,
 }

@@ -91,19 +91,19 @@ static REOPEN_JOBS: Sql = Sql::batch(
     &[("id", Col::Uuid), ("deadline_at", Col::Int)],
 );
 
-pub(super) async fn write(tx: &mut Tx, jobs: HashMap<JobId, Work>) -> Result<()> {
-    let mut jobs: Vec<Work> = jobs.into_values().filter(|w| w.touched || w.reopened).collect();
+pub(super) async fn write(tx: &mut Tx, jobs: HashMap<JobId, Box<Work>>) -> Result<()> {
+    let mut jobs: Vec<Box<Work>> = jobs.into_values().filter(|w| w.touched || w.reopened).collect();
     jobs.sort_unstable_by_key(|w| w.held.job.id);
     // Reopened first: one that is cancelled in the same transaction ends as an owed one.
-    let reopened: Vec<&Work> = jobs.iter().filter(|w| w.reopened).collect();
+    let reopened: Vec<&Work> = jobs.iter().map(Box::as_ref).filter(|w| w.reopened).collect();
     tx.later(&REOPEN_JOBS, vec![], reopened.iter().map(|w| reopen_row(w)).collect()).await?;
     let owed = reopened.iter().filter(|w| w.end.is_none());
     tx.later(&INSERT_QUEUE, vec![], owed.map(|w| reopened_row(w)).collect()).await?;
     let (ended, open): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|w| w.end.is_some());
     tx.later(&END_QUEUE, vec![], ended.iter().map(|w| args![w.held.job.id]).collect()).await?;
-    tx.later(&END_JOBS, vec![], ended.into_iter().map(end_row).collect()).await?;
+    tx.later(&END_JOBS, vec![], ended.into_iter().map(|w| end_row(*w)).collect()).await?;
     let open = open.iter().filter(|w| !w.reopened);
-    tx.later(&UPDATE_QUEUE, vec![], open.map(queue_row).collect()).await?;
+    tx.later(&UPDATE_QUEUE, vec![], open.map(|w| queue_row(w)).collect()).await?;
     Ok(())
 }
 

@@ -215,7 +215,7 @@ impl Bed {
     pub async fn completed(&self) -> Job {
         let id = self.submit(self.called_back()).await.job.id;
         let held = self.lease(500).await.into_iter().find(|j| j.job_id == id).unwrap();
-        self.held(&held, complete()).await.unwrap().job
+        *self.held(&held, complete()).await.unwrap().job
     }
 
     /// Sequence and type of each event, in the order given.
