@@ -57,10 +57,10 @@ pub(super) static LIVE_OF: Sql = Sql::batch(
     concat!(
         "SELECT s.id, s.sealed, s.expires_at, s.owner_id
          FROM {b} JOIN secrets s ON s.owner_id {is b.owner_id} AND s.tenant_id = b.tenant_id
-         WHERE s.id IN (SELECT t.id FROM secrets t
-                        WHERE t.owner_id = b.owner_id AND (t.expires_at IS NULL OR t.expires_at > $1)",
-        newest_first!("t."),
-        " LIMIT 4)",
+         WHERE (s.expires_at IS NULL OR s.expires_at > $1)
+           -- of the newest eight, so that who rotates without end has no more to read; a rotation makes none outlive a newer one
+           AND s.created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = b.owner_id
+                                         ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)",
         newest_first!("s.")
     ),
     1,

@@ -140,9 +140,18 @@ async fn a_rotated_secret_signs_for_its_overlap_and_three_at_the_most(bed: &Bed)
     let now = live().await;
     assert_eq!((now.len(), now[0].1), (3, None), "the newest first");
     assert!(now.iter().all(|(secret, _)| *secret != first[0].0));
+    // However many there are.
+    let mut told = Vec::new();
+    for _ in 0..20 {
+        bed.pass_seconds(1);
+        let rotated = bed.store.rotate_endpoint_secret(bed.tenant, id, hour, bed.now()).await.unwrap();
+        told.insert(0, rotated.live[0].0.reveal());
+    }
+    let now: Vec<_> = live().await.into_iter().map(|(secret, _)| secret).collect();
+    assert_eq!(now, told[..3]);
     bed.pass(hour);
     assert_eq!(live().await.len(), 1);
-    assert!(bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap()[0].0.reveal() != now[0].0);
+    assert!(bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap()[0].0.reveal() != now[0]);
 }
 
 /// On PostgreSQL the change and the first owner of the lane may run at once: they must meet in one row.
