@@ -12,7 +12,7 @@ use super::extract::KeyCache;
 use super::feed::Heads;
 use super::followers::Followers;
 use super::pace::Pace;
-use super::problem::Problem;
+use super::problem::{Problem, Seldom};
 use super::routes::Route;
 use super::watch::Hub;
 use super::work::Looks;
@@ -259,7 +259,10 @@ async fn pause(nudge: Listener) {
 
 async fn in_time<T>(verb: impl Future<Output = T>) -> Result<T, Problem> {
     tokio::time::timeout(STORE_DEADLINE, verb).await.map_err(|_| {
-        tracing::warn!("the store took longer than a request may wait");
+        static SAID: Seldom = Seldom::new();
+        if let Some(requests) = SAID.turn() {
+            tracing::warn!(requests, "the store took longer than a request may wait");
+        }
         Problem::new(ProblemCode::StorageUnavailable)
     })
 }

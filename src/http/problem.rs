@@ -1,8 +1,12 @@
 //! Every error answer is a problem document (RFC 9457), from one table of codes.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use tokio::time::Instant;
 
 use crate::store;
 use crate::types::problem::{FieldError, Invalid, ProblemBody, ProblemCode};
@@ -145,6 +149,31 @@ impl From<Invalid> for Problem {
     }
 }
 
+/// Says once a second what every request may say: when the store is away or the node is flooded, the log must not be too.
+pub(super) struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    pub(super) const fn new() -> Seldom {
+        Seldom(Mutex::new((None, 0)))
+    }
+
+    /// For how many requests to speak, those that were silent and this one; none if somebody has just spoken.
+    pub(super) fn turn(&self) -> Option<u64> {
+        self.turn_at(Instant::now())
+    }
+
+    fn turn_at(&self, now: Instant) -> Option<u64> {
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, requests) = &mut *said;
+        *requests += 1;
+        if last.is_some_and(|at| now < at + Duration::from_secs(1)) {
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(requests))
+    }
+}
+
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Problem {
         use store::Error as E;
@@ -160,7 +189,10 @@ impl From<store::Error> for Problem {
             E::Invalid(refusal) => return refusal.into(),
             E::Overloaded | E::Again | E::Locked(_) => ProblemCode::ServiceOverloaded,
             E::Down(why) => {
-                tracing::warn!(%why, "the store does not answer");
+                static SAID: Seldom = Seldom::new();
+                if let Some(requests) = SAID.turn() {
+                    tracing::warn!(%why, requests, "the store does not answer");
+                }
                 ProblemCode::StorageUnavailable
             }
             E::Data(_) | E::Seal(_) | E::Bug(_) => {
@@ -194,6 +226,16 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_every_request_says_is_said_once_a_second_for_all() {
+        let (said, begin) = (Seldom::new(), Instant::now());
+        let after = |ms| said.turn_at(begin + Duration::from_millis(ms));
+        assert_eq!(after(0), Some(1), "the first at once");
+        assert!((0..9).all(|n| after(n * 111).is_none()));
+        assert_eq!((after(1_000), after(1_999)), (Some(10), None), "nine were silent");
+        assert_eq!(after(60_000), Some(2));
+    }
 
     #[test]
     fn what_is_ours_to_mend_is_not_told_to_the_client() {
