@@ -1,4 +1,4 @@
-//! Reading a job from its document, its queue row and its callback's delivery.
+//! Reading a job from its document, its queue row and its callback's delivery; documents that stand in a column.
 
 use super::db::Row;
 use super::error::{Error, Result};
@@ -217,23 +217,6 @@ fn callback_state(row: &Row, job: &Job, now: Millis) -> Result<CallbackState> {
     }))
 }
 
-/// A document as it is stored or sent.
-pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
-}
-
-/// The policy of a delivery, as [`policy_text`] stored it.
-pub(super) fn policy(row: &Row, column: usize) -> Result<RetryPolicy> {
-    let text = row.text_opt(column)?;
-    let policy = text.as_deref().map_or(Ok(RetryPolicy::default()), serde_json::from_str);
-    policy.map_err(|e| Error::Bug(format!("stored policy: {e}")))
-}
-
-/// The stored form of a policy: none of the contract's own, which nearly all have.
-pub(super) fn policy_text(policy: &RetryPolicy) -> Result<Option<String>> {
-    (!policy.is_usual()).then(|| json(policy)).transpose()
-}
-
 /// The callback of a job that has not ended.
 pub(super) fn callback_awaited(job: &Job) -> CallbackState {
     CallbackState::awaited(job.callback_wants())
@@ -250,4 +233,21 @@ pub(super) fn lease_random<K>(seed: [u8; 16], job: Id<K>) -> [u8; 16] {
     let mut out = [0; 16];
     out.copy_from_slice(&hash[..16]);
     out
+}
+
+/// A document as it is stored or sent.
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| Error::Bug(e.to_string()))
+}
+
+/// The policy of a delivery, as [`policy_text`] stored it.
+pub(super) fn policy(row: &Row, column: usize) -> Result<RetryPolicy> {
+    let text = row.text_opt(column)?;
+    let policy = text.as_deref().map_or(Ok(RetryPolicy::default()), serde_json::from_str);
+    policy.map_err(|e| Error::Bug(format!("stored policy: {e}")))
+}
+
+/// The stored form of a policy: none of the contract's own, which nearly all have.
+pub(super) fn policy_text(policy: &RetryPolicy) -> Result<Option<String>> {
+    (!policy.is_usual()).then(|| json(policy)).transpose()
 }

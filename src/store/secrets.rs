@@ -58,7 +58,8 @@ pub(super) static LIVE_OF: Sql = Sql::batch(
         "SELECT s.id, s.sealed, s.expires_at, s.owner_id
          FROM {b} JOIN secrets s ON s.owner_id {is b.owner_id} AND s.tenant_id = b.tenant_id
          WHERE (s.expires_at IS NULL OR s.expires_at > $1)
-           -- of the newest eight, so that who rotates without end has no more to read; a rotation makes none outlive a newer one
+           -- of the newest eight, so that who rotates without end has no more to read: a rotation lets none outlive a newer one.
+           -- A mere equality: the walk from the newest on ends at the eighth
            AND s.created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = b.owner_id
                                          ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)",
         newest_first!("s.")
@@ -74,8 +75,11 @@ static LOCK_ENDPOINT: Sql = Sql::plain(
 static RETIRE: Sql = Sql::plain(
     "UPDATE secrets SET expires_at = $2 WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
 );
+// Under the owner's lock. Later than the one before, whatever the clocks of nodes say: of many the newest are found by it.
 static PUT: Sql = Sql::plain(
-    "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, NULL)",
+    "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at)
+     VALUES ($1, $2, $3, $4, (SELECT CASE WHEN MAX(p.created_at) >= $5 THEN MAX(p.created_at) + 1 ELSE $5 END
+                              FROM secrets p WHERE p.owner_id = $3), NULL)",
 );
 
 /// A secret, with the Ed25519 key beside it, and until when they sign; None = until they are rotated.

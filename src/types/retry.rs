@@ -77,7 +77,8 @@ impl backoff::Clock for Frozen {
 }
 
 impl RetryPolicy {
-    /// The contract's own, of which nothing need be kept: no setting changes it.
+    /// The contract's own, of which nothing need be kept: no setting changes it. A release that did would have to write the old
+    /// one into what is stored.
     pub fn is_usual(&self) -> bool {
         *self == RetryPolicy::default()
     }

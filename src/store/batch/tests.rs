@@ -18,7 +18,7 @@ fn program(sql: &Sql) -> Vec<String> {
 }
 
 #[test]
-fn what_is_written_and_read_for_every_job_makes_no_table_on_sqlite() {
+fn what_is_written_for_every_job_and_read_of_endpoints_makes_no_table_on_sqlite() {
     let written: [&Sql; 11] = [
         &submit::INSERT_JOBS,
         &submit::INSERT_QUEUE,
@@ -32,14 +32,16 @@ fn what_is_written_and_read_for_every_job_makes_no_table_on_sqlite() {
         &record::UPDATE_DELIVERIES,
         &record::INSERT_ATTEMPTS,
     ];
-    // What is read of an endpoint; what is sorted there is no table.
+    // What is read of an endpoint. It may be sorted: only with a limit would that take a table.
     let read: [&Sql; 4] = [&subscribers::NAMED, &subscribers::GROUPS, &secrets::LIVE_OF, &health::CONCERNED];
     let sorts = |sql: &Sql| program(sql).iter().filter(|op| *op == "SorterOpen").count();
     for sql in written.into_iter().chain(read) {
         let tables = program(sql).iter().filter(|op| *op == "OpenEphemeral").count();
         assert_eq!(tables, 0, "{}", sql.text(Engine::Sqlite));
     }
-    assert!(written.into_iter().all(|sql| sorts(sql) == 0));
+    let sorted: Vec<_> =
+        written.iter().filter(|sql| sorts(sql) > 0).map(|sql| sql.text(Engine::Sqlite)).collect();
+    assert_eq!(sorted, [""; 0]);
 }
 
 #[test]
@@ -131,7 +133,7 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
     for (sql, key) in by_key {
         let plan = plan(&scratch.url, sql).await;
         let lines: Vec<_> = plan.lines().collect();
-        let scans = lines.windows(2).filter(|pair| pair[0].contains("Scan using"));
+        let scans = lines.windows(2).filter(|pair| pair[0].contains(" using "));
         let probes = scans.map(|pair| pair[0].contains(key) && pair[1].contains("Index Cond"));
         let probes: Vec<bool> = probes.collect();
         assert!(!probes.is_empty() && probes.iter().all(|probe| *probe), "{plan}");

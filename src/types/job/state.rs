@@ -167,12 +167,12 @@ impl JobEvent {
         1 << self as i64
     }
 
-    /// The bits of these four.
+    /// The bits of [`JobEvent::TERMINAL`].
     pub fn ends() -> i64 {
         Self::TERMINAL.iter().fold(0, |set, event| set | event.bit())
     }
 
-    /// Whether a set is of these four.
+    /// Whether a set is exactly [`JobEvent::ends`].
     pub fn are_ends(wants: &i64) -> bool {
         *wants == Self::ends()
     }

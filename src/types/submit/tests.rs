@@ -75,6 +75,8 @@ fn of_a_callback_only_what_it_says_is_stored() {
     };
     let url = "https://hooks.example.com/x";
     assert_eq!(stored(serde_json::json!({"url": url})), format!(r#"{{"url":"{url}"}}"#));
+    let of_endpoint = format!(r#"{{"url":"https://standing.example.com/in","endpointId":"{}"}}"#, endpoint());
+    assert_eq!(stored(serde_json::json!({"endpointId": endpoint()})), of_endpoint);
     let ends = serde_json::json!(["job.completed", "job.failed", "job.cancelled", "job.expired"]);
     assert_eq!(stored(serde_json::json!({"url": url, "events": ends})), format!(r#"{{"url":"{url}"}}"#));
     let queued = JobEvent::Queued.bit();

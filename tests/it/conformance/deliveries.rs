@@ -40,6 +40,7 @@ fn in_five(bed: &Bed) -> Verdict {
 async fn a_row_that_cannot_be_read_keeps_no_other_from_being_sent(bed: &Bed) {
     let broken = bed.completed().await.id;
     let well = bed.completed().await.id;
+    assert_eq!(bed.count("deliveries WHERE policy IS NULL").await, 2, "the contract's own is not stored");
     let literal = bed.literal(broken.uuid());
     bed.rows(&format!("UPDATE deliveries SET policy = 'no JSON' WHERE job_id = {literal}")).await;
 

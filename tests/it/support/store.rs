@@ -13,7 +13,7 @@ use ringback::store::{
     Attempted, Changed, ClaimedDelivery, Error, JobChange, LeaseRequest, Options, PageOf, Right, Store,
     Submitted, What, check,
 };
-use ringback::types::api::{ClaimedJob, Format, Payload, Urls};
+use ringback::types::api::{ClaimedJob, Urls};
 use ringback::types::delivery::{Exchange, Outcome as Seen, Phases, Verdict};
 use ringback::types::id::NodeId;
 use ringback::types::job::{
@@ -308,8 +308,8 @@ pub fn callback(url: &str) -> Callback {
         url: url.to_owned(),
         wants: JobEvent::ends(),
         endpoint_id: None,
-        payload: Some(Payload::Full),
-        format: Some(Format::Standard),
+        payload: None,
+        format: None,
         context: None,
         expires_at: None,
         failure_url: None,

@@ -149,6 +149,14 @@ async fn a_rotated_secret_signs_for_its_overlap_and_three_at_the_most(bed: &Bed)
     }
     let now: Vec<_> = live().await.into_iter().map(|(secret, _)| secret).collect();
     assert_eq!(now, told[..3]);
+    // At a node whose clock is behind, or in the same millisecond.
+    bed.set_now(bed.now().minus(Duration::from_secs(1_800)));
+    for _ in 0..2 {
+        let rotated = bed.store.rotate_endpoint_secret(bed.tenant, id, hour, bed.now()).await.unwrap();
+        told.insert(0, rotated.live[0].0.reveal());
+    }
+    let now: Vec<_> = live().await.into_iter().map(|(secret, _)| secret).collect();
+    assert_eq!(now, told[..3], "the current one signs");
     bed.pass(hour);
     assert_eq!(live().await.len(), 1);
     assert!(bed.store.default_secrets(bed.tenant, bed.now()).await.unwrap()[0].0.reveal() != now[0]);
