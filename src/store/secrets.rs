@@ -26,44 +26,21 @@ const CACHE_FOR: Duration = Duration::from_secs(5);
 /// Owners remembered; forgetting one costs a read.
 const REMEMBERED: usize = 10_000;
 
-// The order in which they sign.
-macro_rules! newest_first {
-    ($of:literal) => {
-        concat!(
-            " ORDER BY CASE WHEN ",
-            $of,
-            "expires_at IS NULL THEN 0 ELSE 1 END, ",
-            $of,
-            "created_at DESC, ",
-            $of,
-            "id DESC"
-        )
-    };
-}
-macro_rules! live {
-    () => {
-        concat!(
-            "SELECT id, sealed, expires_at FROM secrets
-             WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
-            newest_first!(""),
-            " LIMIT 4"
-        )
-    };
-}
-const LIVE: &str = live!();
+// The newest first: so they sign.
+const LIVE: &str = "SELECT id, sealed, expires_at FROM secrets
+                    WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)
+                    ORDER BY created_at DESC LIMIT 4";
 const FIRST: &str = "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 LIMIT 2";
-static LIVE_NOW: Sql = Sql::plain(live!());
+static LIVE_NOW: Sql = Sql::plain(LIVE);
 pub(super) static LIVE_OF: Sql = Sql::batch(
-    concat!(
-        "SELECT s.id, s.sealed, s.expires_at, s.owner_id
-         FROM {b} JOIN secrets s ON s.owner_id {is b.owner_id} AND s.tenant_id = b.tenant_id
-         WHERE (s.expires_at IS NULL OR s.expires_at > $1)
-           -- of the newest eight, so that who rotates without end has no more to read: a rotation lets none outlive a newer one.
-           -- A mere equality: the walk from the newest on ends at the eighth
-           AND s.created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = b.owner_id
-                                         ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)",
-        newest_first!("s.")
-    ),
+    "SELECT s.id, s.sealed, s.expires_at, s.owner_id
+     FROM {b} JOIN secrets s ON s.owner_id {is b.owner_id} AND s.tenant_id = b.tenant_id
+     WHERE (s.expires_at IS NULL OR s.expires_at > $1)
+       -- of the newest eight, so that who rotates without end has no more to read: a rotation lets none outlive a newer one.
+       -- A mere equality: the walk from the newest on ends at the eighth
+       AND s.created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = b.owner_id
+                                     ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)
+     ORDER BY s.created_at DESC",
     1,
     &[("owner_id", Col::Uuid), ("tenant_id", Col::Uuid)],
 );
@@ -75,7 +52,7 @@ static LOCK_ENDPOINT: Sql = Sql::plain(
 static RETIRE: Sql = Sql::plain(
     "UPDATE secrets SET expires_at = $2 WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
 );
-// Under the owner's lock. Later than the one before, whatever the clocks of nodes say: of many the newest are found by it.
+// Under the owner's lock. Later than all before, whatever the clocks of nodes say: this is their order.
 static PUT: Sql = Sql::plain(
     "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at)
      VALUES ($1, $2, $3, $4, (SELECT CASE WHEN MAX(p.created_at) >= $5 THEN MAX(p.created_at) + 1 ELSE $5 END
