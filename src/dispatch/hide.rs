@@ -8,6 +8,8 @@ use crate::types::delivery::Exchange;
 const HIDDEN: &str = "redacted";
 /// What is shorter is no credential, and would be found everywhere.
 const SHORT: usize = 6;
+/// A value of more words is a text: only the whole of it is looked for, or thousands of them would be, in each answer.
+const WORDS: usize = 8;
 
 /// Takes the values of the extra headers that were `sent` out of an answer's headers and body.
 pub(super) fn hide(exchange: &mut Exchange, sent: &[(String, String)]) {
@@ -36,8 +38,11 @@ pub(super) fn hide(exchange: &mut Exchange, sent: &[(String, String)]) {
 
 /// The values, and the words of each: `Bearer` may be left out. Also as some JSON is written.
 fn secrets(sent: &[(String, String)]) -> Vec<String> {
-    let values = sent.iter().map(|(_, value)| value.as_str());
-    let words = values.flat_map(|value| std::iter::once(value).chain(value.split_ascii_whitespace()));
+    let words = |value: &'_ str| value.split_ascii_whitespace().count() <= WORDS;
+    let (values, texts): (Vec<&str>, Vec<&str>) =
+        sent.iter().map(|(_, value)| value.as_str()).partition(|value| words(value));
+    let parts = values.iter().flat_map(|value| value.split_ascii_whitespace());
+    let words = values.iter().chain(&texts).copied().chain(parts);
     let mut secrets: Vec<String> = words
         .filter(|word| word.len() >= SHORT && !word.eq_ignore_ascii_case("bearer"))
         .flat_map(|word| [word.to_owned(), word.replace('/', "\\/")])
@@ -49,21 +54,43 @@ fn secrets(sent: &[(String, String)]) -> Vec<String> {
 }
 
 /// The text without the secret, or without the beginning of it where the text was cut off; None if it has neither.
+///
+/// Each byte is looked at once (Knuth, Morris and Pratt): both the text and the secret may be made to look alike.
 fn without(text: &[u8], secret: &[u8]) -> Option<Vec<u8>> {
-    let mut left = Vec::with_capacity(text.len());
-    let mut at = 0;
-    while at < text.len() {
-        let rest = &text[at..];
-        let cut = rest.len() < secret.len() && rest.len() >= SHORT && secret.starts_with(rest);
-        if cut || rest.starts_with(secret) {
+    let falls = falls(secret);
+    let (mut left, mut kept, mut known) = (Vec::new(), 0, 0);
+    for (at, byte) in text.iter().enumerate() {
+        known = further(secret, &falls, known, *byte);
+        if known == secret.len() {
+            left.extend_from_slice(&text[kept..at + 1 - known]);
             left.extend_from_slice(HIDDEN.as_bytes());
-            at += secret.len();
-        } else {
-            left.push(text[at]);
-            at += 1;
+            (kept, known) = (at + 1, 0);
         }
     }
-    (left != text).then_some(left)
+    if known >= SHORT {
+        left.extend_from_slice(&text[kept..text.len() - known]);
+        left.extend_from_slice(HIDDEN.as_bytes());
+        kept = text.len();
+    }
+    left.extend_from_slice(&text[kept..]);
+    (kept > 0).then_some(left)
+}
+
+/// How much of the secret the text ends with, after one more byte.
+fn further(secret: &[u8], falls: &[usize], mut known: usize, byte: u8) -> usize {
+    while known > 0 && secret[known] != byte {
+        known = falls[known - 1];
+    }
+    known + usize::from(secret[known] == byte)
+}
+
+/// For each beginning of the secret, how much of the secret it ends with, but for the whole of it.
+fn falls(secret: &[u8]) -> Vec<usize> {
+    let mut falls = vec![0; secret.len()];
+    for at in 1..secret.len() {
+        falls[at] = further(secret, &falls, falls[at - 1], secret[at]);
+    }
+    falls
 }
 
 #[cfg(test)]
@@ -104,5 +131,28 @@ mod tests {
             assert_eq!(hidden(&key, "none", body), ("none".to_owned(), body.to_owned()));
         }
         assert_eq!(hidden(&[], "x", "Bearer"), ("x".to_owned(), "Bearer".to_owned()));
+    }
+
+    #[test]
+    fn what_looks_like_the_beginning_of_it_hides_nothing_else() {
+        for (secret, body, want) in [
+            ("aabaabaac", "aabaabaabaac", "aabredacted"),
+            ("aabaabaac", "aabaabaacaabaabaac.", "redactedredacted."),
+            ("aaaaaaaa", "aaaaaaaaaaaa", "redactedaaaa"),
+            ("abcabcabd", "abcabcabcabca", "abcabcredacted"),
+        ] {
+            let (_, body) = hidden(&[("x-key", secret)], "", body);
+            assert_eq!(body, want, "{secret}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_one_secret_and_not_as_many_as_it_has_words() {
+        let text = (0..700).map(|n| format!("w{n:05}")).collect::<Vec<_>>().join(" ");
+        let nine = "second third-1 third-2 third-3 third-4 third-5 third-6 third-7 third-8";
+        let sent = [("x-a".to_owned(), text.clone()), ("x-b".to_owned(), nine.to_owned())];
+        assert_eq!(secrets(&sent), [text.as_str(), nine]);
+        let (_, body) = hidden(&[("x-a", &text)], "", &format!("got {text}, w00001"));
+        assert_eq!(body, "got redacted, w00001");
     }
 }
