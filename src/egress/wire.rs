@@ -47,7 +47,54 @@ enum Head {
     /// Not a byte of it has come.
     Asked,
     /// It has begun, and must be complete when `end` comes.
-    Began { end: Pin<Box<Sleep>>, interim: bool, blank: bool },
+    Began { end: Pin<Box<Sleep>>, start: Start, blank: bool },
+}
+
+impl Head {
+    /// Bytes have come. After an interim answer the wait for the real one begins anew.
+    fn came(&mut self, mut bytes: &[u8], budget: Duration) {
+        while !bytes.is_empty() {
+            match self {
+                Head::None => return,
+                Head::Asked => {
+                    let end = Box::pin(sleep(budget));
+                    *self = Head::Began { end, start: Start::default(), blank: false };
+                }
+                Head::Began { start, blank, .. } => {
+                    if start.length == 0 {
+                        // Before it may stand empty lines (RFC 9112, 2.2), which do not end it.
+                        let lines = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+                        bytes = &bytes[lines..];
+                    }
+                    let end = end_of_head(blank, bytes);
+                    start.add(&bytes[..end.unwrap_or(bytes.len())]);
+                    let Some(length) = end else { return };
+                    bytes = &bytes[length..];
+                    *self = if start.is_interim() { Head::Asked } else { Head::None };
+                }
+            }
+        }
+    }
+}
+
+/// The first bytes of a head, as far as they have come: it may come byte by byte.
+#[derive(Default)]
+struct Start {
+    bytes: [u8; 10],
+    length: usize,
+}
+
+impl Start {
+    fn add(&mut self, bytes: &[u8]) {
+        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(bytes) {
+            *place = *byte;
+            self.length += 1;
+        }
+    }
+
+    fn is_interim(&self) -> bool {
+        self.bytes.starts_with(b"HTTP/1.") && self.bytes[8..] == *b" 1"
+    }
 }
 
 pub(super) struct Wire {
@@ -60,24 +107,6 @@ pub(super) struct Wire {
 impl Wire {
     pub fn new(io: Io, link: Link, head_budget: Duration) -> Wire {
         Wire { io, link, head: Head::None, head_budget }
-    }
-
-    /// Bytes have come. After an interim answer the wait for the real one begins anew.
-    fn came(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            match &mut self.head {
-                Head::None => return,
-                Head::Asked => {
-                    let end = Box::pin(sleep(self.head_budget));
-                    self.head = Head::Began { end, interim: is_interim(bytes), blank: false };
-                }
-                Head::Began { interim, blank, .. } => {
-                    let Some(length) = end_of_head(blank, bytes) else { return };
-                    bytes = &bytes[length..];
-                    self.head = if *interim { Head::Asked } else { Head::None };
-                }
-            }
-        }
     }
 
     /// Ends what drips its head.
@@ -96,10 +125,6 @@ impl Wire {
             self.head = Head::Asked;
         }
     }
-}
-
-fn is_interim(head: &[u8]) -> bool {
-    head.starts_with(b"HTTP/1.") && head.get(8..10) == Some(b" 1")
 }
 
 /// How many bytes there are up to the empty line; `blank` says whether the line so far is empty.
@@ -128,7 +153,7 @@ impl AsyncRead for Wire {
             Io::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
         };
-        this.came(&buf.filled()[before..]);
+        this.head.came(&buf.filled()[before..], this.head_budget);
         this.in_time(cx)?;
         read
     }
@@ -175,6 +200,32 @@ impl AsyncWrite for Wire {
         match &self.io {
             Io::Plain(io) => io.is_write_vectored(),
             Io::Tls(io) => io.is_write_vectored(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interim_answer_is_known_however_it_is_cut() {
+        let asked = |head: &Head| matches!(head, Head::Asked);
+        let none = |head: &Head| matches!(head, Head::None);
+        for (answer, ends) in [
+            ("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n", asked as fn(&Head) -> bool),
+            ("\r\n\r\nHTTP/1.0 100\n\n", asked),
+            ("HTTP/1.1 200 OK\r\n\r\n", none),
+            ("\n\nHTTP/1.1 204 No Content\r\nx: HTTP/1.1 100\r\n\r\n", none),
+        ] {
+            for piece in [1, 2, 9, answer.len()] {
+                let mut head = Head::Asked;
+                let (all, last) = answer.as_bytes().split_at(answer.len() - 1);
+                all.chunks(piece).for_each(|bytes| head.came(bytes, Duration::from_secs(9)));
+                assert!(matches!(head, Head::Began { .. }), "{answer:?} by {piece}");
+                head.came(last, Duration::from_secs(9));
+                assert!(ends(&head), "{answer:?} by {piece}");
+            }
         }
     }
 }
