@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Store;
 use super::batch::{Col, Sql};
 use super::db::{Call, Row, Value};
 use super::error::{Error, Result};
 use super::model::{ClaimedDelivery, DueDelivery, Receiver};
 use super::parking::CANCEL;
-use super::pool::{Pool, Tx};
+use super::pool::{Pool, Tx, may_ask_again};
 use super::rows::policy;
 use super::seconds;
 use super::sweep::KEEP_DELIVERIES;
@@ -233,12 +235,12 @@ impl Store {
 }
 
 async fn read(pool: &Pool, call: Call) -> Result<Vec<Row>> {
-    let mut tries = 0;
+    let (began, mut tries) = (Instant::now(), 0);
     loop {
         let mut guard = pool.get().await?;
         match guard.call(call.clone()).await {
             // An idle connection may have died; a read may be repeated on another one.
-            Err(Error::Down(_)) if tries < 9 => tries += 1,
+            Err(Error::Down(_)) if tries < 9 && may_ask_again(began) => tries += 1,
             answer => return Ok(answer?.rows),
         }
     }

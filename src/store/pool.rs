@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::batch::{Sql, names};
 use super::db::{Call, Conn, Done, Engine, Row, Rows, Target, Value};
@@ -126,6 +126,11 @@ async fn in_time<T>(call: Pin<Box<impl Future<Output = Result<T>>>>) -> Result<T
     timeout(CALL, call).await.unwrap_or_else(|_| Err(Error::Down("no answer in time".to_owned())))
 }
 
+/// Whether what began then, and is safe to repeat, may be tried on another connection: once if none answers in time.
+pub(super) fn may_ask_again(began: Instant) -> bool {
+    began.elapsed() <= CALL + CALL / 2
+}
+
 /// A borrowed connection. It goes back only if the last call on it ended well.
 pub struct Guard {
     pool: Arc<Inner>,
@@ -174,7 +179,14 @@ impl Guard {
                 let done = session.call(call)?;
                 (Conn::Sqlite(session), done)
             }
-            conn => in_time(Box::pin(conn.call(call))).await?,
+            conn => match in_time(Box::pin(conn.call(call))).await {
+                Err(e @ Error::Down(_)) => {
+                    // What became of this one became of those beside it: who asks again is not to wait for each.
+                    self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    return Err(e);
+                }
+                answer => answer?,
+            },
         };
         self.conn = Some(conn);
         Ok(done)
@@ -302,11 +314,11 @@ impl Tx {
             Engine::Sqlite if !self.guard.pool.read_only => "BEGIN IMMEDIATE",
             Engine::Sqlite | Engine::Postgres => "BEGIN",
         };
-        let mut tries = 0;
+        let (began, mut tries) = (Instant::now(), 0);
         while !self.begun {
             match self.guard.run(begin, vec![]).await {
                 Ok(_) => self.begun = true,
-                Err(Error::Down(_) | Error::Bug(_)) if tries < 8 => {
+                Err(Error::Down(_) | Error::Bug(_)) if tries < 8 && may_ask_again(began) => {
                     tries += 1;
                     self.guard.conn = Some(self.guard.pool.conn().await?);
                 }
