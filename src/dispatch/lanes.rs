@@ -13,6 +13,7 @@ mod ready;
 mod tests;
 mod trust;
 mod turns;
+mod written;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub struct Lanes {
     avoided: HashMap<LaneId, Millis>,
     /// Lanes that are let go and, in the store, still this node's: owned anew, they would be let go with the rest.
     parting: HashSet<LaneId>,
+    /// How lanes stood that were let go and could not be written down.
+    unwritten: HashMap<LaneId, LaneState>,
     in_flight: usize,
     in_hand: usize,
     /// Those of them in lanes that are not known to answer.
@@ -90,7 +93,7 @@ impl Lanes {
         for d in due {
             match self.lanes.get_mut(&d.lane) {
                 None => {
-                    if self.foreign.get(&d.lane).is_none_or(|again| *again <= now) {
+                    if !self.is_foreign(d.lane, now) {
                         unowned.entry(d.lane).or_insert(d.id);
                     }
                 }
@@ -136,15 +139,28 @@ impl Lanes {
     }
 
     /// These lanes have something due, seen without a floor: read them again. Gives those not owned here.
-    pub fn stir(&mut self, due: &[(LaneId, DeliveryId)]) -> Vec<(LaneId, DeliveryId)> {
+    pub fn stir(&mut self, due: &[(LaneId, DeliveryId)], now: Millis) -> Vec<(LaneId, DeliveryId)> {
         let mut unowned = Vec::new();
         for (id, first) in due {
             match self.lanes.contains_key(id) {
                 true => self.stirred(*id),
+                false if self.is_foreign(*id, now) => {}
                 false => unowned.push((*id, *first)),
             }
         }
         unowned
+    }
+
+    /// Whether another node had it, or has just been given it.
+    fn is_foreign(&self, id: LaneId, now: Millis) -> bool {
+        self.foreign.get(&id).is_some_and(|again| *again > now)
+    }
+
+    /// What had a slot was not sent.
+    pub fn unsent(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.unsent();
+        }
     }
 
     /// Gives up every lane. What is in flight stays counted until it ends.
@@ -168,8 +184,10 @@ impl Lanes {
             let id = state.id;
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
-                let lane = place.insert(Lane::new(state, set, now));
-                lane.more = more;
+                let unwritten = self.unwritten.remove(&id);
+                let dirty = unwritten.is_some();
+                let lane = place.insert(Lane::new(unwritten.unwrap_or(state), set, now));
+                (lane.more, lane.dirty) = (more, dirty);
                 self.call_up(id);
                 new.push(id);
             } else if more {
@@ -334,52 +352,6 @@ impl Lanes {
     /// Marks every lane to be let go once nothing of it is in flight.
     pub fn leave(&mut self) {
         self.lanes.values_mut().for_each(|lane| lane.leaving = true);
-    }
-
-    /// Lanes to write down at once: a node that is killed must not forget that a receiver asked for a pause, or is away.
-    pub fn to_save_now(&mut self) -> Vec<(LaneState, bool)> {
-        let mut save = Vec::new();
-        for id in self.urgent.drain() {
-            if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.urgent) {
-                (lane.dirty, lane.urgent) = (false, false);
-                save.push((lane.state(id), false));
-            }
-        }
-        save
-    }
-
-    /// What became of what was to be written down.
-    pub fn saved(&mut self, save: &[(LaneState, bool)], all: bool) {
-        self.parting.clear();
-        for (state, _) in save.iter().filter(|_| !all) {
-            if let Some(lane) = self.lanes.get_mut(&state.id) {
-                (lane.dirty, lane.urgent) = (true, true);
-                self.urgent.insert(state.id);
-            }
-        }
-    }
-
-    /// Lanes to write down; those without work for long, or marked to leave, are let go (`true`).
-    pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
-        self.foreign.retain(|_, again| *again > now);
-        self.avoided.retain(|_, again| *again > now);
-        let mut save = Vec::new();
-        for (id, lane) in &mut self.lanes {
-            let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
-            let release = lane.in_flight + lane.in_hand == 0 && (idle || lane.leaving);
-            if release || lane.dirty {
-                (lane.dirty, lane.urgent) = (false, false);
-                save.push((lane.state(*id), release));
-            }
-        }
-        for (state, _) in save.iter().filter(|(_, release)| *release) {
-            self.parting.insert(state.id);
-            if self.let_go(state.id).is_some_and(|lane| lane.leaving) {
-                self.foreign.insert(state.id, now.plus(FOREIGN));
-            }
-        }
-        self.turns.retain(|id| self.lanes.contains_key(id));
-        save
     }
 
     /// Requests under way.

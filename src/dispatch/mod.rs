@@ -4,6 +4,7 @@
 //! process does not record comes back by its lease, and its attempt is written as `unknown`.
 
 mod attempt;
+mod beat;
 mod claim;
 mod courier;
 mod desk;
@@ -26,11 +27,12 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::egress::Sender;
 use crate::metrics::Metrics;
-use crate::store::{LaneState, Result, Store};
+use crate::store::{Result, Store};
+use crate::types::Millis;
 use crate::types::id::NodeId;
 use crate::types::target::UrlPolicy;
-use crate::types::{LaneId, Millis};
 use crate::wake::Wake;
+use beat::Stir;
 pub use courier::Courier;
 use desk::Desk;
 use lanes::Lanes;
@@ -73,8 +75,6 @@ const ALIVE: Duration = Duration::from_secs(15);
 const LONGEST_COMMIT: Duration = Duration::from_millis(1_000);
 /// Due deliveries read in one look.
 const LOOK: u32 = 2_000;
-/// Lanes with due work that one pass without a floor takes note of.
-const STIR: u32 = 5_000;
 /// What is in flight at a stop may end within this time.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -114,8 +114,8 @@ struct Looked {
     at_rest: bool,
     /// The next beat must not wait for its time.
     anew: bool,
-    /// Up to which lane the last pass without a floor came; None: to the end.
-    stirred: Option<LaneId>,
+    /// The pass without a floor, if one is under way.
+    stir: Option<Stir>,
 }
 
 impl Looked {
@@ -244,6 +244,7 @@ impl Dispatcher {
         // First: what is written down of a lane must not put back what someone has put an end to.
         self.heed(now).await?;
         self.beat(now).await?;
+        self.stir(now).await?;
         self.save_urgent().await?;
         if pace.is_time_to_serve(inner.lanes().in_hand() > 0) {
             inner.serve_all();
@@ -256,6 +257,8 @@ impl Dispatcher {
             pace.looked(began, &seen);
         }
         more |= self.feed(now).await?;
+        // What is claimed is leased from the claim on, and all of this may have taken its time.
+        let now = inner.clock.now();
         let (slots, hand) = inner.pick(now);
         if slots.is_empty() && hand.is_empty() {
             return Ok(more);
@@ -277,66 +280,6 @@ impl Dispatcher {
             }
             nudge.wait(POLL).await;
         }
-    }
-
-    /// Every five seconds: a sign of life, lanes written down, a pass without a floor.
-    async fn beat(&self, now: Millis) -> Result<()> {
-        let inner = &self.0;
-        let (last, anew) = {
-            let looked = inner.looked();
-            (looked.beat, looked.anew)
-        };
-        if !anew && last.is_some_and(|at| now >= at && now.since(at) < BEAT) {
-            return Ok(());
-        }
-        if last.is_some_and(|at| now.since(at) >= ALIVE) {
-            // Taken for dead: others may have the lanes by now, and who has them is asked anew.
-            inner.lanes().forget();
-        }
-        inner.store.keep_alive(inner.node, now.plus(ALIVE)).await?;
-        if inner.lanes().crowded() {
-            let share = inner.store.fair_share(now).await?;
-            inner.lanes().shed(share);
-        }
-        let save = inner.lanes().to_save(now);
-        inner.metrics.lanes_owned(inner.lanes().len());
-        self.save(save).await?;
-        let after = inner.looked().stirred;
-        let due = inner.store.lanes_due(inner.node, now, after, STIR).await?;
-        inner.looked().stirred = due.last().filter(|_| due.len() == STIR as usize).map(|(lane, _)| *lane);
-        let unowned = inner.lanes().stir(&due);
-        self.own(unowned, false, now).await?;
-        let mut looked = inner.looked();
-        (looked.beat, looked.anew) = (Some(now), false);
-        Ok(())
-    }
-
-    /// What must not wait for the next beat.
-    async fn save_urgent(&self) -> Result<()> {
-        let save = self.0.lanes().to_save_now();
-        self.save(save).await
-    }
-
-    /// Writes down how lanes stand, or with the next what cannot be now.
-    async fn save(&self, lanes: Vec<(LaneState, bool)>) -> Result<()> {
-        let saved = self.0.store.save_lanes(self.0.node, &lanes).await;
-        self.0.lanes().saved(&lanes, saved.is_ok());
-        saved
-    }
-
-    /// Every second: what someone set for lanes of this node, pauses and limits.
-    async fn heed(&self, now: Millis) -> Result<()> {
-        let inner = &self.0;
-        let last = inner.looked().heeded;
-        if last.is_some_and(|at| now >= at && now.since(at) < HEED) {
-            return Ok(());
-        }
-        let since = last.unwrap_or(now).min(now).minus(HEED_AGAIN);
-        for (lane, set) in inner.store.lanes_set(inner.node, since).await? {
-            inner.lanes().set(lane, set, now);
-        }
-        inner.looked().heeded = Some(now);
-        Ok(())
     }
 
     /// Takes note of what fell due since the last look.
@@ -377,30 +320,13 @@ impl Dispatcher {
         Ok(Seen { full, stale, next_due })
     }
 
-    /// `offered`: all that is due in them and was not passed over is offered next.
-    async fn own(
-        &self,
-        of: Vec<(LaneId, crate::types::DeliveryId)>,
-        offered: bool,
-        now: Millis,
-    ) -> Result<()> {
-        if of.is_empty() {
-            return Ok(());
-        }
-        let inner = &self.0;
-        let mut owned = inner.store.own_lanes(inner.node, &of, now).await?;
-        owned.iter_mut().for_each(|lane| lane.more |= !offered);
-        let asked: Vec<LaneId> = of.into_iter().map(|(lane, _)| lane).collect();
-        inner.lanes().own(&asked, owned, now);
-        Ok(())
-    }
-
     /// How long there is nothing to do as far as this node knows.
     fn pause(&self, pace: &Pace) -> Duration {
         let now = self.0.clock.now();
         let look = pace.rest().or(pace.next_due.map(|at| at.since(now)));
         let opens = self.0.lanes().opens_at().map(|at| at.since(now));
-        [look, opens].into_iter().flatten().min().map_or(POLL, |wait| wait.min(POLL))
+        let stir = self.0.looked().stir.map(Stir::rests);
+        [look, opens, stir].into_iter().flatten().min().map_or(POLL, |wait| wait.min(POLL))
     }
 }
 

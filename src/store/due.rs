@@ -126,24 +126,24 @@ macro_rules! first_due {
     };
 }
 
-// A skip scan: a few probes of the index per lane that has anything queued, however much that is. Asked for by EXISTS,
-// what is due would be joined, and PostgreSQL might read all of it. Lanes in the hands of another living node are left out.
+// A skip scan: a few probes of the index per lane that has anything queued, however much that is, and whether or not it is
+// due: so what bounds it are the lanes that it passes. Asked for by EXISTS, what is due would be joined, and PostgreSQL might
+// read all of it. Null where nothing is due, and where the lane is in the hands of another living node.
 const LANES_DUE: &str = concat!(
     "
-    WITH RECURSIVE l(id) AS (
-        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > $3 ORDER BY q.lane_id LIMIT 1)
+    WITH RECURSIVE l(id, n) AS (
+        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > $3 ORDER BY q.lane_id LIMIT 1), CAST(1 AS BIGINT)
         UNION ALL
-        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > l.id ORDER BY q.lane_id LIMIT 1)
-        FROM l WHERE l.id IS NOT NULL
+        SELECT (SELECT q.lane_id FROM delivery_queue q WHERE q.lane_id > l.id ORDER BY q.lane_id LIMIT 1), l.n + 1
+        FROM l WHERE l.id IS NOT NULL AND l.n < $4
     )
-    SELECT l.id, ",
+    SELECT l.id,
+           CASE WHEN EXISTS (SELECT 1 FROM lanes a JOIN nodes n ON n.id = a.owner_id
+                             WHERE a.id = l.id AND a.owner_id <> $2 AND n.alive_until > $1)
+                THEN NULL ELSE ",
     first_due!(),
-    " FROM l WHERE l.id IS NOT NULL AND ",
-    first_due!(),
-    " IS NOT NULL
-      AND NOT EXISTS (SELECT 1 FROM lanes a JOIN nodes n ON n.id = a.owner_id
-                      WHERE a.id = l.id AND a.owner_id <> $2 AND n.alive_until > $1)
-    LIMIT $4"
+    " END
+    FROM l WHERE l.id IS NOT NULL ORDER BY l.n"
 );
 
 const NEXT_DUE: &str =
@@ -220,18 +220,26 @@ impl Store {
         Ok(InLane { oldest, waits, ..InLane::default() })
     }
 
-    /// Lanes with something due that `node` has or may have, each with one such delivery: for the pass
-    /// without a floor. In the order of their ids, from behind `after`.
+    /// Of the next `limit` lanes behind `after` that owe anything, those that `node` has or may have and in which
+    /// something is due, each with one such delivery: for the pass without a floor. Then the lane behind which it goes on,
+    /// unless it came to the end.
     pub async fn lanes_due(
         &self,
         node: NodeId,
         now: Millis,
         after: Option<LaneId>,
         limit: u32,
-    ) -> Result<Vec<(LaneId, DeliveryId)>> {
+    ) -> Result<(Vec<(LaneId, DeliveryId)>, Option<LaneId>)> {
         let after = after.unwrap_or(LaneId::from_uuid(uuid::Uuid::nil()));
         let rows = self.scout(LANES_DUE, args![now, node, after, limit]).await?;
-        rows.iter().map(|r| Ok((r.id(0)?, r.id(1)?))).collect()
+        let mut due = Vec::new();
+        for row in &rows {
+            if let Some(first) = row.uuid_opt(1)? {
+                due.push((row.id(0)?, DeliveryId::from_uuid(first)));
+            }
+        }
+        let last = rows.last().filter(|_| rows.len() == limit as usize);
+        Ok((due, last.map(|row| row.id(0)).transpose()?))
     }
 
     /// When the next delivery after `floor` falls due, if by `until`: beyond may lie all that is dead and not removed yet.

@@ -4,7 +4,7 @@
 mod tests;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -55,7 +55,8 @@ static OWN: Sql = Sql::batch(
 );
 
 static ORIGINS: Sql = Sql::batch(
-    "SELECT d.lane_id, d.tenant_id, d.url, d.endpoint_id FROM {b} JOIN deliveries d ON d.id = b.delivery_id",
+    "SELECT d.lane_id, d.tenant_id, d.url, d.endpoint_id, l.id
+     FROM {b} JOIN deliveries d ON d.id = b.delivery_id LEFT JOIN lanes l ON l.id = d.lane_id",
     0,
     &[("delivery_id", Col::Uuid)],
 );
@@ -76,6 +77,25 @@ pub(super) static SAVE: Sql = Sql::batch(
         ("rate_at", Col::Int),
         ("release", Col::Int),
     ],
+);
+
+// Those of the lanes that can be written without waiting for another transaction, and held in one order: one row that someone
+// holds must not hold up all others.
+macro_rules! among {
+    ($whose:literal, $rest:literal) => {
+        concat!("SELECT q.id FROM lanes q WHERE q.id IN (SELECT b.id FROM {b}) AND ", $whose, $rest)
+    };
+}
+static MINE: Sql = Sql::batch(among!("COALESCE(q.owner_id, q.id) = $1", ""), 1, &[("id", Col::Uuid)]);
+static MINE_FREE: Sql =
+    Sql::batch(among!("COALESCE(q.owner_id, q.id) = $1", " ORDER BY q.id {lock}"), 1, &[("id", Col::Uuid)]);
+static NOBODYS_FREE: Sql = Sql::batch(
+    among!(
+        "NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = q.owner_id AND n.id <> $1 AND n.alive_until > $2)",
+        " ORDER BY q.id {lock}"
+    ),
+    2,
+    &[("id", Col::Uuid)],
 );
 
 macro_rules! set {
@@ -150,7 +170,8 @@ impl Store {
         }
     }
 
-    /// Tries to own the lanes of the given deliveries, one delivery per lane. Gives those it owns now.
+    /// Tries to own the lanes of the given deliveries, one delivery per lane. Gives those it owns now; what another
+    /// transaction holds is left to the next try.
     pub async fn own_lanes(
         &self,
         node: NodeId,
@@ -161,13 +182,18 @@ impl Store {
         let urls = tx.batch(&ORIGINS, vec![], of.iter().map(|(_, d)| args![*d]).collect()).await?;
         // Each lane once, or the upsert is refused.
         let mut lanes = std::collections::BTreeMap::new();
+        let mut there = HashSet::new();
         for row in &urls {
+            there.extend(row.uuid_opt(4)?);
             let endpoint = row.uuid_opt(3)?;
             // An endpoint may move to another origin; its lane goes with it.
             let url = row.text(2)?;
             let origin = origin_of(&url).ok().filter(|_| endpoint.is_none()).map(|(origin, _)| origin);
             lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, endpoint, origin]);
         }
+        let asked = there.iter().map(|id| args![*id]).collect();
+        let free = ids(&tx.batch(&NOBODYS_FREE, args![node, now], asked).await?)?;
+        lanes.retain(|id, _| !there.contains(id) || free.contains(id));
         let owned = own(&mut tx, node, lanes.into_values().collect(), now).await?;
         // What is due in one that nobody owned was passed over by no look.
         let mut owned: Vec<OwnedLane> =
@@ -188,16 +214,21 @@ impl Store {
         rows.iter().map(settings).collect()
     }
 
-    /// Writes down how lanes stand, and lets go of those marked so.
-    pub async fn save_lanes(&self, node: NodeId, lanes: &[(LaneState, bool)]) -> Result<()> {
-        if lanes.is_empty() {
-            return Ok(());
-        }
-        // In one order, so that two transactions cannot deadlock, and some at a time: others may wait for each.
-        let mut lanes: Vec<_> = lanes.iter().collect();
-        lanes.sort_unstable_by_key(|(l, _)| l.id);
+    /// Writes down how lanes stand, and lets go of those marked so. Gives those of `node` that it could not write, as
+    /// another transaction holds them.
+    pub async fn save_lanes(&self, node: NodeId, lanes: &[(LaneState, bool)]) -> Result<HashSet<LaneId>> {
+        let mut left = HashSet::new();
+        // Some at a time: others may wait for each.
         for some in lanes.chunks(SAVED_AT_ONCE) {
-            let rows = some.iter().map(|(l, release)| {
+            let mut tx = self.0.writers.begin().await?;
+            let asked: Vec<Vec<Value>> = some.iter().map(|(l, _)| args![l.id]).collect();
+            let free = ids(&tx.batch(&MINE_FREE, args![node], asked.clone()).await?)?;
+            if free.len() < asked.len() {
+                let mine = ids(&tx.batch(&MINE, args![node], asked).await?)?;
+                left.extend(mine.difference(&free).map(|id| LaneId::from_uuid(*id)));
+            }
+            let some = some.iter().filter(|(l, _)| free.contains(&l.id.uuid()));
+            let rows = some.map(|(l, release)| {
                 args![
                     l.id,
                     l.concurrency,
@@ -209,12 +240,15 @@ impl Store {
                     i64::from(*release),
                 ]
             });
-            let mut tx = self.0.writers.begin().await?;
             tx.batch(&SAVE, args![node], rows.collect()).await?;
             tx.commit().await?;
         }
-        Ok(())
+        Ok(left)
     }
+}
+
+fn ids(rows: &[Row]) -> Result<HashSet<Uuid>> {
+    rows.iter().map(|row| row.uuid(0)).collect()
 }
 
 /// Tries to own lanes: a row of [`OWN`] for each, in order of their ids and no lane twice. Gives those that `node` owns once this

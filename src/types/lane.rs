@@ -223,6 +223,12 @@ impl Bucket {
         Bucket { full_at_us: self.full_by(step, spare, now).max(us(now)) + step }
     }
 
+    /// One that was to go did not.
+    #[must_use]
+    pub fn give_back(self, per_second: u32) -> Bucket {
+        Bucket { full_at_us: self.full_at_us - pace(per_second).0 }
+    }
+
     /// When it is full. Further off than any request puts it a clock was set back, or the rate raised: what was taken
     /// before that does not count.
     fn full_by(self, step: i64, spare: i64, now: Millis) -> i64 {

@@ -276,6 +276,14 @@ impl Lane {
         self.idle_since = now;
     }
 
+    /// What had a slot was not sent: it takes nothing of what goes in a second.
+    pub(super) fn unsent(&mut self) {
+        if let Some(rate) = self.set.limits.rate_per_second {
+            self.bucket = self.bucket.give_back(rate);
+            self.dirty = true;
+        }
+    }
+
     /// A request is over, whatever came of it.
     pub(super) fn end(&mut self, turn: i64, id: Option<DeliveryId>, now: Millis) {
         self.in_flight = self.in_flight.saturating_sub(1);

@@ -156,11 +156,20 @@ async fn what_is_due_is_found_by_time_and_by_lane(bed: &Bed) {
     assert_eq!(bed.store.due_in_lane(lanes[0].0, bed.now(), 1, None).await.unwrap().oldest, due[..1]);
     let mut two = vec![(due[0].lane, due[0].id), (due[1].lane, due[1].id)];
     two.sort();
-    let stirred = async |node, now, after, limit| bed.store.lanes_due(node, now, after, limit).await.unwrap();
+    let lanes_due =
+        async |node, now, after, limit| bed.store.lanes_due(node, now, after, limit).await.unwrap();
+    let stirred = async |node, now, after, limit| lanes_due(node, now, after, limit).await.0;
     assert_eq!(stirred(bed.node, bed.now(), None, 9).await, two, "each with its oldest delivery");
     assert_eq!(stirred(bed.node, lanes[0].1, None, 9).await, [(due[0].lane, due[0].id)]);
     assert_eq!(stirred(bed.node, bed.now(), None, 1).await, two[..1]);
     assert_eq!(stirred(bed.node, bed.now(), Some(two[0].0), 9).await, two[1..]);
+    let first = |at: Millis| Millis(at.0 - 1);
+    assert_eq!(
+        lanes_due(bed.node, first(lanes[0].1), None, 1).await,
+        (vec![], Some(two[0].0)),
+        "nothing is due yet"
+    );
+    assert_eq!(lanes_due(bed.node, bed.now(), None, 3).await, (two.clone(), None), "that is all of them");
     bed.store.keep_alive(bed.node, Millis(bed.now().0 + 9_000)).await.unwrap();
     assert_eq!(bed.store.own_lanes(bed.node, &two[..1], bed.now()).await.unwrap().len(), 1);
     let other = bed.dice.id(bed.now());

@@ -1,11 +1,12 @@
 //! Lanes and the nodes that own them.
 
+use ringback::args;
 use ringback::store::{LaneFilter, LaneState, PageOf};
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
 use ringback::types::{DeliveryId, LaneId, Millis, api};
 
-use crate::support::store::{Bed, attempted, both_stores, callback, complete, page};
+use crate::support::store::{Bed, attempted, beside, both_stores, callback, complete, page};
 
 const ALL: LaneFilter = LaneFilter { state: None, oldest_first: false };
 
@@ -107,6 +108,42 @@ async fn what_was_found_out_of_a_lane_ends_when_it_is_resumed(bed: &Bed) {
         let found = own(bed, bed.node, lane).await.remove(0);
         assert_eq!((found.failures, found.opened, found.held_until), (0, 0, None), "whoever has it next");
     }
+}
+
+#[tokio::test]
+async fn a_lane_that_someone_holds_holds_up_no_other() {
+    let bed = Bed::postgres().await;
+    let mut lanes = Vec::new();
+    for host in ["a", "b", "c"] {
+        let url = format!("https://{host}.example.com/x");
+        bed.submit(bed.job_with(|j| j.callback = Some(callback(&url)))).await;
+        let held = bed.lease_one().await;
+        bed.held(&held, complete()).await.unwrap();
+    }
+    for due in bed.store.due(Millis(0), bed.now(), 9).await.unwrap() {
+        lanes.push((due.lane, due.id));
+    }
+    let (all, new) = lanes.split_at(2);
+    let owned = bed.store.own_lanes(bed.node, all, bed.now()).await.unwrap();
+    let states: Vec<_> =
+        owned.into_iter().map(|lane| (LaneState { failures: 7, ..lane.state }, false)).collect();
+    assert_eq!(states.len(), 2);
+
+    let held = all[0].0;
+    let mut other = beside(&bed.url).await;
+    other.run("BEGIN", vec![]).await.unwrap();
+    let hold = "SELECT id FROM lanes WHERE id = $1 FOR UPDATE";
+    assert_eq!(other.all(hold, args![held]).await.unwrap().len(), 1);
+    assert_eq!(bed.store.save_lanes(bed.node, &states).await.unwrap(), [held].into());
+    assert!(bed.store.save_lanes(node(&bed), &states).await.unwrap().is_empty(), "another one's");
+    let owned = bed.store.own_lanes(bed.node, &lanes, bed.now()).await.unwrap();
+    let mut owned: Vec<_> = owned.iter().map(|lane| (lane.state.id, lane.state.failures)).collect();
+    owned.sort_unstable_by_key(|(_, failures)| *failures);
+    assert_eq!(owned, [(new[0].0, 0), (all[1].0, 7)]);
+
+    other.run("ROLLBACK", vec![]).await.unwrap();
+    assert!(bed.store.save_lanes(bed.node, &states).await.unwrap().is_empty());
+    assert_eq!(own(&bed, bed.node, all[0]).await[0].failures, 7);
 }
 
 async fn a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them(bed: &Bed) {

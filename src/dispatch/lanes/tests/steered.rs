@@ -244,7 +244,7 @@ fn blocked_lanes_do_not_keep_others_from_being_read() {
     let all: Vec<_> = lanes.iter().map(|n| (lane_id(*n), due(*n, 1).id)).collect();
     let mut reads: HashMap<LaneId, usize> = HashMap::new();
     for _ in 0..40 {
-        book.stir(&all);
+        book.stir(&all, NOW);
         for hungry in book.hungry(NOW, 10) {
             *reads.entry(hungry.lane).or_default() += 1;
             book.refill(hungry.lane, InLane::default(), NOW);
@@ -260,17 +260,17 @@ fn an_ordered_lane_that_waits_for_its_next_is_not_read_before() {
     let behind = [(lane_id(1), due(1, 2).id)];
     let first = |at| Some(DueDelivery { due_at: at, ..to(1, due(1, 1)) });
     let waits = |until| InLane { waits: first(until), ..InLane::default() };
-    book.stir(&behind);
+    book.stir(&behind, NOW);
     assert_eq!(book.hungry(NOW, 9).len(), 1);
     book.refill(lane_id(1), waits(after(9)), NOW);
 
-    book.stir(&behind);
+    book.stir(&behind, NOW);
     book.offer(vec![to(2, due(1, 2))], NOW);
 
     assert!(book.hungry(after(8), 9).is_empty());
     assert_eq!(book.hungry(after(9), 9).len(), 1);
     book.refill(lane_id(1), waits(after(3_600)), after(9));
-    book.stir(&behind);
+    book.stir(&behind, NOW);
     assert!(book.hungry(after(23), 9).is_empty());
     assert_eq!(book.hungry(after(24), 9).len(), 1, "someone may have taken it back");
     book.refill(lane_id(1), waits(after(3_600)), after(24));

@@ -105,7 +105,7 @@ fn a_lane_that_finds_its_first_attempts_unread_is_read_with_the_next_answer() {
     assert!(book.crowded());
     // The store holds first attempts beside these.
     let oldest = (0..IN_MIND as u128).map(|n| DueDelivery { attempt: 1, ..due(61, n) }).collect();
-    book.stir(&[(lane_id(61), due(61, 0).id)]);
+    book.stir(&[(lane_id(61), due(61, 0).id)], NOW);
     assert_eq!(book.hungry(NOW, 9).len(), 1);
     book.refill(lane_id(61), InLane { oldest, firsts: vec![], more: true, ..InLane::default() }, NOW);
     book.change(lane_id(61), |lane| lane.firsts = true);
@@ -208,7 +208,7 @@ fn a_lane_that_is_let_go_is_not_owned_anew_before_that_is_written() {
     let later = NOW.plus(IDLE + SOON);
     let save = book.to_save(later);
     assert!(save[0].1 && book.is_empty() && !book.lacks(lane_id(1), later));
-    book.saved(&save, true);
+    book.saved(save, Some(&HashSet::new()));
     assert!(book.lacks(lane_id(1), later));
 }
 
@@ -219,9 +219,47 @@ fn what_could_not_be_written_down_is_written_with_the_next() {
     book.learn((lane_id(1), 0, due(1, 1).id), &Outcome::Failed(Fault::Connect), SOON, NOW);
     let save = book.to_save(NOW);
     assert_eq!((save.len(), book.to_save(NOW).len()), (1, 0));
-    book.saved(&save, false);
-    assert_eq!(book.to_save(NOW), save);
+    book.saved(save.clone(), None);
+    assert_eq!(book.to_save_now(), save, "at once where the store was away");
+    book.saved(save.clone(), Some(&HashSet::from([lane_id(1)])));
+    assert!(book.to_save_now().is_empty());
+    assert_eq!(book.to_save(NOW), save, "with the next beat where another transaction held it");
+    book.saved(save, Some(&HashSet::new()));
+    assert!(book.to_save(NOW).is_empty());
     assert!(book.lacks(lane_id(2), NOW));
+}
+
+#[test]
+fn how_a_lane_stood_that_is_let_go_is_not_lost_with_the_write() {
+    let mut book = owning(&[1, 2]);
+    for lane in [1, 2] {
+        assert_eq!(book.reserve(lane_id(lane), 0, 1, NOW), Some(Place::Slot));
+        let failed = Outcome::Failed(Fault::Connect);
+        book.learn((lane_id(lane), 0, due(lane, 1).id), &failed, SOON, NOW);
+        book.done(lane_id(lane), 0, None, NOW);
+    }
+    let later = NOW.plus(IDLE + SOON);
+    let mut save = book.to_save(later);
+    save.sort_by_key(|(state, _)| state.id);
+    assert!(book.is_empty() && save.iter().all(|(state, release)| *release && state.failures == 1));
+    book.saved(save.clone(), None);
+    // The store still has it as it was before.
+    let stale = LaneState { failures: 0, ..save[0].0.clone() };
+    book.own(&[lane_id(1)], vec![owned(stale, LaneSettings::default())], later);
+    let again = book.to_save(later);
+    assert_eq!(again.len(), 2);
+    assert!(again.contains(&(save[0].0.clone(), false)), "owned anew: {again:?}");
+    assert!(again.contains(&save[1]), "let go: {again:?}");
+}
+
+#[test]
+fn a_lane_that_another_node_is_to_have_is_not_owned_again_in_the_same_beat() {
+    let mut book = owning(&[1]);
+    book.disown(&[lane_id(1)]);
+    let behind = [(lane_id(1), due(1, 1).id), (lane_id(2), due(2, 1).id)];
+    book.own(&[lane_id(1)], vec![], NOW);
+    assert_eq!(book.stir(&behind, NOW), behind[1..]);
+    assert_eq!(book.stir(&behind, NOW.plus(FOREIGN)).len(), 2);
 }
 
 #[test]

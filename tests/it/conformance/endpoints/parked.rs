@@ -37,7 +37,7 @@ async fn what_is_made_for_a_paused_endpoint_waits_out_of_sight(bed: &Bed) {
     pause(bed, &there, true).await;
     bed.submit_n(40).await;
     assert!(bed.store.due(Millis(0), bed.now(), 100).await.unwrap().is_empty());
-    assert!(bed.store.lanes_due(bed.node, bed.now(), None, 10).await.unwrap().is_empty());
+    assert!(bed.store.lanes_due(bed.node, bed.now(), None, 10).await.unwrap().0.is_empty());
     let held = deliveries(bed, Some(DeliveryState::Held)).await;
     assert_eq!(held.len(), 40);
     assert_eq!((held[0].held_reason, held[0].attempt), (Some(HeldReason::Paused), 0));

@@ -1,0 +1,65 @@
+//! How lanes stand, as it is written down for who has them next.
+
+use std::collections::HashSet;
+
+use super::{FOREIGN, IDLE, Lanes};
+use crate::store::LaneState;
+use crate::types::{LaneId, Millis};
+
+impl Lanes {
+    /// Lanes to write down at once: a node that is killed must not forget that a receiver asked for a pause, or is away.
+    pub fn to_save_now(&mut self) -> Vec<(LaneState, bool)> {
+        let mut save = Vec::new();
+        for id in self.urgent.drain() {
+            if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.urgent) {
+                (lane.dirty, lane.urgent) = (false, false);
+                save.push((lane.state(id), false));
+            }
+        }
+        save
+    }
+
+    /// What became of what was to be written down: all of it is but for `left`, which is tried again with the next beat;
+    /// None: nothing is.
+    pub fn saved(&mut self, save: Vec<(LaneState, bool)>, left: Option<&HashSet<LaneId>>) {
+        self.parting.clear();
+        for (state, _) in save {
+            let id = state.id;
+            if left.is_some_and(|left| !left.contains(&id)) {
+                continue;
+            }
+            match self.lanes.get_mut(&id) {
+                Some(lane) => {
+                    (lane.dirty, lane.urgent) = (true, left.is_none());
+                    self.urgent.extend(lane.urgent.then_some(id));
+                }
+                None => drop(self.unwritten.insert(id, state)),
+            }
+        }
+    }
+
+    /// Lanes to write down; those without work for long, or marked to leave, are let go (`true`).
+    pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
+        self.foreign.retain(|_, again| *again > now);
+        self.avoided.retain(|_, again| *again > now);
+        let mut save = Vec::new();
+        for (id, lane) in &mut self.lanes {
+            let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
+            let release = lane.in_flight + lane.in_hand == 0 && (idle || lane.leaving);
+            if release || lane.dirty {
+                (lane.dirty, lane.urgent) = (false, false);
+                save.push((lane.state(*id), release));
+            }
+        }
+        let unwritten = std::mem::take(&mut self.unwritten).into_iter();
+        save.extend(unwritten.filter(|(id, _)| !self.lanes.contains_key(id)).map(|(_, state)| (state, true)));
+        for (state, _) in save.iter().filter(|(_, release)| *release) {
+            self.parting.insert(state.id);
+            if self.let_go(state.id).is_some_and(|lane| lane.leaving) {
+                self.foreign.insert(state.id, now.plus(FOREIGN));
+            }
+        }
+        self.turns.retain(|id| self.lanes.contains_key(id));
+        save
+    }
+}
