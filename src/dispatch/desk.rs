@@ -50,7 +50,10 @@ impl Inner {
         place: Place,
     ) {
         match place {
-            Place::Slot => Slot { inner: self.clone(), lane, turn, delivery }.free(),
+            Place::Slot => {
+                self.lanes().unsent(lane);
+                Slot { inner: self.clone(), lane, turn, delivery }.free();
+            }
             Place::Hand => self.lanes().out_of_hand(lane, 1),
         }
     }

@@ -61,6 +61,8 @@ impl Inner {
             if let Some(exchange) = &attempted.exchange {
                 let of = (d.lane, d.turn, d.id);
                 inner.lanes().learn(of, &exchange.outcome, exchange.duration, inner.clock.now());
+            } else {
+                inner.lanes().unsent(d.lane);
             }
             let unwritten = Unwritten::begin(&inner);
             // The receiver has answered: the next one need not wait for the disk. Only in order it must, for the store

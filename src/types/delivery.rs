@@ -258,6 +258,9 @@ pub enum Verdict {
     Dead(DeadReason),
 }
 
+/// When what was claimed too late to be sent is claimed again: not at once, or a node that is too slow would do nothing else.
+const UNSENT: Duration = Duration::from_secs(1);
+
 /// Decides what follows from an attempt: only a 2xx delivers, only 410, an abort and the address guard end it
 /// early, everything else is tried again by the policy.
 ///
@@ -281,6 +284,8 @@ pub fn judge(
             let wait = policy.delay(attempt, roll).map(|d| d.max(retry_after.unwrap_or_default()));
             again(wait, expires_at, now)
         }
+        // Nothing has left the house: the next one who claims it sends it.
+        Outcome::Failed(Fault::LeaseRanOut) => again(Some(UNSENT), expires_at, now),
         Outcome::Failed(fault) if fault.counts() => again(policy.delay(attempt, roll), expires_at, now),
         Outcome::Failed(_) => again(Some(policy.interval(attempt, roll)), expires_at, now),
     }

@@ -72,12 +72,14 @@ fn faults() {
     for fault in FAULTS {
         let want = match fault {
             Fault::Refused(_) => Verdict::Dead(DeadReason::Refused),
+            Fault::LeaseRanOut => in_secs(1),
             _ => in_secs(5),
         };
         assert_eq!(judge(&Outcome::Failed(fault), 1, &policy(), None, NOW, 0.0), want, "{fault:?}");
         let last = match fault {
             Fault::Refused(_) => Verdict::Dead(DeadReason::Refused),
-            Fault::LeaseRanOut | Fault::Unknown => in_secs(43_200),
+            Fault::LeaseRanOut => in_secs(1),
+            Fault::Unknown => in_secs(43_200),
             _ => Verdict::Dead(DeadReason::Exhausted),
         };
         assert_eq!(judge(&Outcome::Failed(fault), 14, &policy(), None, NOW, 0.0), last, "{fault:?}");
