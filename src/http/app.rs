@@ -64,8 +64,10 @@ pub struct Options {
     pub body_deadline: Duration,
     /// The most bytes of a request head, and the most fields.
     pub head_limit: (usize, usize),
-    /// Requests at work at once; deliberate waits do not count.
+    /// Requests at work at once; deliberate waits do not count, nor does who is still sending the body.
     pub concurrency: usize,
+    /// The most bytes of all bodies that are waited for.
+    pub unread_bytes: usize,
     /// Polls a second for one key and job, above which a burst is answered 429. None: no limit.
     pub polls_per_second: Option<u32>,
     /// The most endpoints of one account, and of what belongs to none.
@@ -84,6 +86,7 @@ impl Default for Options {
             body_deadline: Duration::from_secs(10),
             head_limit: (32 * 1024, 64),
             concurrency: 2_048,
+            unread_bytes: 256 * 1024 * 1024,
             polls_per_second: Some(10),
             endpoints_per_account: 50,
         }
@@ -139,6 +142,8 @@ pub struct Inner {
     pub(super) looks: Looks,
     /// A place for each request at work.
     pub(super) slots: Arc<Semaphore>,
+    /// KiB of request bodies that are waited for.
+    pub(super) unread: Arc<Semaphore>,
     /// Counts real time for what lives in memory only, also where tests hold `clock` still.
     pub(super) real: Clock,
 }
@@ -161,6 +166,7 @@ impl App {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> App {
         let slots = Arc::new(Semaphore::new(parts.options.concurrency));
+        let unread = Arc::new(Semaphore::new(parts.options.unread_bytes / 1_024));
         let hub = Hub::default();
         parts.store.observed_by(Arc::new(hub.clone()));
         let polls = parts.options.polls_per_second;
@@ -174,6 +180,7 @@ impl App {
             hub,
             looks: Looks::default(),
             slots,
+            unread,
             real: Clock::system(),
         }))
     }

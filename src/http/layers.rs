@@ -43,6 +43,14 @@ impl Ctx {
         let _ = self.tenant.set(tenant);
     }
 
+    /// Takes a place among the requests at work.
+    pub fn take_place(&self, app: &App) -> Result<(), Problem> {
+        let place = app.slots.clone().try_acquire_owned();
+        let place = place.map_err(|_| Problem::new(ProblemCode::ServiceOverloaded))?;
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
+        Ok(())
+    }
+
     /// Gives the request's place away: who only waits must not keep others out.
     pub fn rest(&self) {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -107,7 +115,7 @@ async fn gate(app: &App, request: Request, next: Next) -> Response {
         Problem::new(ProblemCode::HeaderTooLarge)
             .detail(format!("at most {limit} bytes in {fields} fields"))
             .into_response()
-    } else if let Err(full) = take_place(app, &request) {
+    } else if let Err(full) = admit(app, &request) {
         full.into_response()
     } else {
         next.run(request).await
@@ -115,16 +123,11 @@ async fn gate(app: &App, request: Request, next: Next) -> Response {
 }
 
 /// Liveness needs no place: a busy node must not be taken for a dead one.
-fn take_place(app: &App, request: &Request) -> Result<(), Problem> {
-    if request.uri().path() == "/livez" {
-        return Ok(());
+fn admit(app: &App, request: &Request) -> Result<(), Problem> {
+    match request.extensions().get::<Arc<Ctx>>() {
+        Some(ctx) if request.uri().path() != "/livez" => ctx.take_place(app),
+        Some(_) | None => Ok(()),
     }
-    let place =
-        app.slots.clone().try_acquire_owned().map_err(|_| Problem::new(ProblemCode::ServiceOverloaded))?;
-    if let Some(ctx) = request.extensions().get::<Arc<Ctx>>() {
-        *ctx.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
-    }
-    Ok(())
 }
 
 /// A panic is a defect of ours; its text goes to the log and not to the client.

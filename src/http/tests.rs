@@ -1,5 +1,6 @@
 //! The router where it needs no store: refusals, shapes, limits, the document.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -257,6 +258,39 @@ async fn a_full_house_turns_away_but_still_says_that_it_lives() {
     let (status, code, _) = problem(router.clone(), empty(ask("GET", "/docs"))).await;
     assert_eq!((status, code.as_str()), (503, "service-overloaded"));
     assert_eq!(answer(router, empty(ask("GET", "/livez"))).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn who_sends_slowly_takes_no_place_of_those_who_do_not() {
+    let app = app(Options { concurrency: 1, unread_bytes: 2_048, ..Options::default() }, Scopes::every());
+    let router = router(app.clone()).unwrap();
+    let slowly = async |beginning: &str| {
+        let (pieces, mut body) = tokio::sync::mpsc::channel(1);
+        pieces.send(beginning.to_owned()).await.unwrap();
+        let body = futures_util::stream::poll_fn(move |cx| {
+            body.poll_recv(cx).map(|piece| piece.map(Ok::<_, Infallible>))
+        });
+        let report = ask("POST", &format!("/v1/jobs/{JOB}/heartbeat"))
+            .header(header::CONTENT_TYPE, "application/json");
+        let asked = tokio::spawn(problem(router.clone(), report.body(Body::from_stream(body)).unwrap()));
+        // It has read that, and waits for more.
+        drop(pieces.reserve().await);
+        (pieces, asked)
+    };
+    let (rest, one) = slowly("{").await;
+    assert_eq!(answer(router.clone(), empty(ask("GET", "/docs"))).await.status(), StatusCode::OK);
+    rest.send("}".to_owned()).await.unwrap();
+    drop(rest);
+    assert_eq!(one.await.unwrap().0, 401, "read to its end");
+
+    let (_rest, large) = slowly(&" ".repeat(2_049)).await;
+    assert_eq!(large.await.unwrap().1, "service-overloaded", "more than is kept of such");
+    let (rest, late) = slowly("{").await;
+    let place = app.slots.clone().try_acquire_owned().unwrap();
+    drop(rest);
+    assert_eq!(late.await.unwrap().1, "service-overloaded", "it is at work from here on");
+    drop(place);
+    assert_eq!((app.slots.available_permits(), app.unread.available_permits()), (1, 2));
 }
 
 #[tokio::test]

@@ -1,16 +1,21 @@
 //! Request bodies: type, size and time are limited before a byte is understood.
+//!
+//! Who sends slowly takes no place of those who are served meanwhile; what of such bodies has come is bounded in all.
 
 use std::marker::PhantomData;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::http::app::{App, Options};
 use crate::http::json;
+use crate::http::layers::Ctx;
 use crate::http::problem::Problem;
 use crate::types::problem::ProblemCode;
 
@@ -70,27 +75,101 @@ impl<S: Size> FromRequest<App> for Raw<S> {
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         unencoded(&parts.headers)?;
-        let bytes = read_body::<S>(&parts.headers, body, app).await?;
+        let ctx = Ctx::of(&parts);
+        let bytes = read_body::<S>(&parts.headers, ctx, body, app).await?;
         Ok(Raw { headers: parts.headers, bytes, size: PhantomData })
     }
 }
 
 /// Reads a body of at most `S` within the body deadline, however slowly it drips.
-async fn read_body<S: Size>(headers: &HeaderMap, body: Body, app: &App) -> Result<Bytes, Problem> {
+async fn read_body<S: Size>(
+    headers: &HeaderMap,
+    ctx: Option<&Ctx>,
+    body: Body,
+    app: &App,
+) -> Result<Bytes, Problem> {
     let limit = S::limit(&app.options);
     let too_large = || Problem::new(S::TOO_LARGE).detail(format!("at most {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|n| n > limit as u64) {
         return Err(too_large());
     }
-    let all = tokio::time::timeout(app.options.body_deadline, Limited::new(body, limit).collect()).await;
+    let all = tokio::time::timeout(app.options.body_deadline, whole(body, limit, ctx, app)).await;
     match all {
         Err(_) => Err(Problem::new(ProblemCode::RequestTimeout)),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(Broken::TooLarge)) => Err(too_large()),
+        Ok(Err(Broken::CutOff)) => {
             Err(Problem::new(ProblemCode::InvalidRequest).detail("the body ended before its announced end"))
         }
+        Ok(Err(Broken::NoRoom)) => Err(Problem::new(ProblemCode::ServiceOverloaded)),
+    }
+}
+
+/// Why there is no whole body.
+enum Broken {
+    TooLarge,
+    CutOff,
+    /// No place, or no memory for bodies that come slowly.
+    NoRoom,
+}
+
+/// Reads the body. As soon as it has to be waited for, the request's place is another one's until it is here.
+async fn whole(mut body: Body, limit: usize, ctx: Option<&Ctx>, app: &App) -> Result<Bytes, Broken> {
+    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+    let mut slow: Option<Slow> = None;
+    loop {
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => frame,
+            None => {
+                if slow.is_none() {
+                    slow = Some(Slow::begin(app, first.len() + more.len())?);
+                    ctx.inspect(|ctx| ctx.rest());
+                }
+                body.frame().await
+            }
+        };
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_| Broken::CutOff)?.into_data() else { continue };
+        if data.len() > limit - first.len().max(more.len()) {
+            return Err(Broken::TooLarge);
+        }
+        match (first.is_empty(), more.is_empty()) {
+            (true, _) => first = data,
+            (false, true) => {
+                more.extend_from_slice(&first);
+                more.extend_from_slice(&data);
+            }
+            (false, false) => more.extend_from_slice(&data),
+        }
+        if let Some(slow) = &mut slow {
+            slow.hold(app, first.len().max(more.len()))?;
+        }
+    }
+    if let (Some(_), Some(ctx)) = (slow, ctx) {
+        ctx.take_place(app).map_err(|_| Broken::NoRoom)?;
+    }
+    Ok(if more.is_empty() { first } else { more.freeze() })
+}
+
+/// What a body that is waited for holds of the memory that there is for such.
+struct Slow(OwnedSemaphorePermit);
+
+impl Slow {
+    fn begin(app: &App, bytes: usize) -> Result<Slow, Broken> {
+        let none = app.unread.clone().try_acquire_many_owned(0).map_err(|_| Broken::NoRoom)?;
+        let mut slow = Slow(none);
+        slow.hold(app, bytes)?;
+        Ok(slow)
+    }
+
+    /// That many bytes in all.
+    fn hold(&mut self, app: &App, bytes: usize) -> Result<(), Broken> {
+        let wanted = bytes.div_ceil(1_024) - self.0.num_permits();
+        let wanted = u32::try_from(wanted).map_err(|_| Broken::NoRoom)?;
+        let more = app.unread.clone().try_acquire_many_owned(wanted).map_err(|_| Broken::NoRoom)?;
+        self.0.merge(more);
+        Ok(())
     }
 }
 
