@@ -11,6 +11,7 @@ mod endpoints;
 mod events;
 mod exec;
 mod exit;
+mod files;
 mod jobs;
 mod keyring;
 mod keys;

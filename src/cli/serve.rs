@@ -11,12 +11,14 @@ use ipnet::IpNet;
 use super::exit::{Exit, Usage};
 use super::print::{self, Out};
 use super::sign::SecretText;
-use super::stop;
+use super::{files, stop};
 use crate::app::{self, Mode, Role, Running};
 use crate::clock::Clock;
 use crate::config::{self, File};
 use crate::dice::Dice;
 
+/// 10,000 connections of clients, those to receivers, and the store's.
+const FILES: u64 = 12_000;
 /// The longest a graceful end may take: 20 s for what is in flight, and the flush after it.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
@@ -171,6 +173,14 @@ pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
 async fn up(config: app::Config, out: Out) -> anyhow::Result<ExitCode> {
     let stop = stop::on_signal()?;
     let mut hangups = stop::hangups()?;
+    let files = files::open_all();
+    if files < FILES {
+        tracing::warn!(
+            files,
+            wanted = FILES,
+            "this process may open few files: connections may wait (ulimit -n)"
+        );
+    }
     let starting = app::start(config, Clock::system(), Dice::Os);
     let Some(running) = stop.run_until_cancelled(starting).await else { return Ok(Exit::Done.into()) };
     let running = running?;

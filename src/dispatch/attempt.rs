@@ -9,7 +9,7 @@ use crate::egress::{Answer, BootTime, Limits, Sender};
 use crate::store::{Attempted, ClaimedDelivery, Error, LiveSecret, Store};
 use crate::types::Millis;
 use crate::types::cloudevents::header_value;
-use crate::types::delivery::{DeadReason, Fault, Outcome, Verdict, judge, roll};
+use crate::types::delivery::{DeadReason, Outcome, Verdict, judge, roll};
 use crate::types::job::CallbackSecrets;
 use crate::types::signature::Secret;
 use crate::types::signature::schemes::{Message, SigningKey};
@@ -41,7 +41,7 @@ pub(super) async fn attempt(tools: &Tools<'_>, d: &ClaimedDelivery, clock: impl 
     let limits = Limits { deadline: tools.deadline, not_after: tools.not_after, answer: Answer::Glance };
     let mut exchange = tools.sender.post(&url, headers, d.body.clone(), limits, now).await;
     hide(&mut exchange, &extra);
-    let unsent = matches!(exchange.outcome, Outcome::Failed(Fault::LeaseRanOut));
+    let unsent = matches!(exchange.outcome, Outcome::Failed(fault) if fault.unsent());
     let counts = match exchange.outcome {
         Outcome::Answered { .. } => true,
         Outcome::Failed(fault) => fault.counts(),

@@ -1,5 +1,6 @@
 //! The connector under hyper's pool: vet, dial, check the peer, TLS.
 
+use std::error::Error;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
@@ -157,11 +159,20 @@ async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStrea
         trail.dialling(address);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(e)) if is_ours(&e) => return Err(Fault::NoSocket),
             Ok(Err(_)) => fault = Fault::Connect,
             Err(_) => fault = Fault::Timeout(Phase::Connect),
         }
     }
     Err(fault)
+}
+
+/// Whether it is this machine that lacks something for one more connection: that says nothing of the receiver.
+pub(super) fn is_ours(error: &(dyn Error + 'static)) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    let lacks = |code: i32| ours.iter().any(|lack| lack.raw_os_error() == code);
+    let here = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    here.is_some_and(lacks) || error.source().is_some_and(is_ours)
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, Fault> {

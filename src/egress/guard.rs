@@ -9,6 +9,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 use tokio::sync::Semaphore;
 
+use super::connect::is_ours;
 use super::{DIALS_MAX, DNS_BUDGET, DNS_SLOTS, Names, SetupError};
 use crate::types::delivery::{Fault, Phase};
 use crate::types::target::{AddrClass, UrlPolicy, is_localhost};
@@ -88,7 +89,8 @@ impl Guard {
                 // The final dot keeps the machine's search list out: it would lead to inner names. Names that
                 // the operator vouches for are inner names.
                 let name = if self.policy.trusts(host) { host.to_owned() } else { format!("{host}.") };
-                let found = resolver.lookup_ip(name).await.map_err(|_| Fault::Dns)?;
+                let found = resolver.lookup_ip(name).await;
+                let found = found.map_err(|e| if is_ours(&e) { Fault::NoSocket } else { Fault::Dns })?;
                 Ok((found.iter().collect(), true))
             }
         }

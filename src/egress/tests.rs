@@ -12,6 +12,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use self::server::{Receiver, Then};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::*;
 use crate::types::Millis;
 use crate::types::delivery::{Exchange, Fault, Outcome, Phase};
@@ -123,6 +125,19 @@ async fn nothing_is_sent_once_the_lease_ran_out() {
     let got = post(&sender(), &receiver.url("/"), late).await;
     assert_eq!(fault(&got), Fault::LeaseRanOut);
     assert_eq!(receiver.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_machine_without_room_for_a_connection_says_nothing_of_the_receiver() {
+    let receiver = Receiver::plain("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Then::Keep).await;
+    let sender = sender();
+    let before = getrlimit(Resource::Nofile);
+    // Each test is a process of its own.
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
+    let got = post(&sender, &receiver.url("/"), within(5_000)).await;
+    setrlimit(Resource::Nofile, before).unwrap();
+    assert_eq!(fault(&got), Fault::NoSocket);
+    assert_eq!(status(&post(&sender, &receiver.url("/"), within(5_000)).await), 200);
 }
 
 /// Run by [`proxy_variables_are_ignored`] in a process that has them set.

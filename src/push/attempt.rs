@@ -20,6 +20,8 @@ use crate::types::signature::sign;
 
 /// When a job that could not be prepared is looked at again.
 const NOT_NOW_SECONDS: u32 = 5;
+/// The same of one that was not sent: not at once, or a node that is too full would do nothing else.
+const UNSENT_SECONDS: u32 = 1;
 /// Added to what the attempt may take when the worker completes later: the time-out must come first.
 const MARGIN: Duration = Duration::from_secs(30);
 /// Between two tries to report while the store is away ...
@@ -90,7 +92,7 @@ impl Errand {
             Verdict::Failed(failure) => self.by_lease(What::Change(Change::Fail(failure))),
             Verdict::Later => self.by_lease(self.stays()),
             Verdict::Overdue => (Right::Sweep(self.job.lease_token.fence), What::Overdue),
-            Verdict::Unsent => return self.release(0, Some(exchange)),
+            Verdict::Unsent => return self.release(UNSENT_SECONDS, Some(exchange)),
         };
         Report { right, what, exchange: Some(exchange) }
     }

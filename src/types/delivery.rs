@@ -153,6 +153,8 @@ pub enum Fault {
     Refused(AddrClass),
     /// Never sent: the lease ran out before the first byte.
     LeaseRanOut,
+    /// Never sent: this machine has no file handle, port or memory for one more connection.
+    NoSocket,
     /// The sender died; whether the receiver saw the request is not known.
     Unknown,
 }
@@ -170,6 +172,7 @@ impl Fault {
             Fault::ResponseTooLarge => "response-too-large",
             Fault::Refused(_) => "refused",
             Fault::LeaseRanOut => "lease-ran-out",
+            Fault::NoSocket => "no-socket",
             Fault::Unknown => "unknown",
         }
     }
@@ -180,7 +183,7 @@ impl Fault {
         match self {
             Fault::Dns | Fault::Connect | Fault::Tls(_) | Fault::Timeout(_) | Fault::Reset => true,
             Fault::BadResponse | Fault::ResponseTooLarge => false,
-            Fault::Refused(_) | Fault::LeaseRanOut | Fault::Unknown => false,
+            Fault::Refused(_) | Fault::LeaseRanOut | Fault::NoSocket | Fault::Unknown => false,
         }
     }
 
@@ -189,8 +192,13 @@ impl Fault {
         match self {
             Fault::Dns | Fault::Connect | Fault::Tls(_) | Fault::Timeout(_) | Fault::Reset => true,
             Fault::BadResponse | Fault::ResponseTooLarge | Fault::Refused(_) => true,
-            Fault::LeaseRanOut | Fault::Unknown => false,
+            Fault::LeaseRanOut | Fault::NoSocket | Fault::Unknown => false,
         }
+    }
+
+    /// Whether nothing has left the house: there is no attempt to show.
+    pub fn unsent(self) -> bool {
+        matches!(self, Fault::LeaseRanOut | Fault::NoSocket)
     }
 }
 
@@ -206,6 +214,7 @@ impl fmt::Display for Fault {
             Fault::ResponseTooLarge => f.write_str("the head of the answer is too large"),
             Fault::Refused(_) => f.write_str("the address is not open to callbacks"),
             Fault::LeaseRanOut => f.write_str("not sent: the lease ran out first"),
+            Fault::NoSocket => f.write_str("not sent: this machine has no room for a connection"),
             Fault::Unknown => f.write_str("the sender stopped; the outcome was not seen"),
         }
     }
@@ -258,7 +267,7 @@ pub enum Verdict {
     Dead(DeadReason),
 }
 
-/// When what was claimed too late to be sent is claimed again: not at once, or a node that is too slow would do nothing else.
+/// When what was not sent is claimed again: not at once, or a node that is too slow or too full would do nothing else.
 const UNSENT: Duration = Duration::from_secs(1);
 
 /// Decides what follows from an attempt: only a 2xx delivers, only 410, an abort and the address guard end it
@@ -284,8 +293,7 @@ pub fn judge(
             let wait = policy.delay(attempt, roll).map(|d| d.max(retry_after.unwrap_or_default()));
             again(wait, expires_at, now)
         }
-        // Nothing has left the house: the next one who claims it sends it.
-        Outcome::Failed(Fault::LeaseRanOut) => again(Some(UNSENT), expires_at, now),
+        Outcome::Failed(fault) if fault.unsent() => again(Some(UNSENT), expires_at, now),
         Outcome::Failed(fault) if fault.counts() => again(policy.delay(attempt, roll), expires_at, now),
         Outcome::Failed(_) => again(Some(policy.interval(attempt, roll)), expires_at, now),
     }

@@ -59,6 +59,7 @@ impl Sign {
                 | Fault::Reset
                 | Fault::Refused(_)
                 | Fault::LeaseRanOut
+                | Fault::NoSocket
                 | Fault::Unknown,
             ) => Sign::None,
         }

@@ -39,7 +39,7 @@ pub fn judge(exchange: &Exchange, deadline: Duration) -> Verdict {
         ),
         Answer::Answered { status: 200..=299, .. } => result(exchange),
         Answer::Answered { status, retry_after, .. } => refused(status, retry_after, &exchange.body),
-        Answer::Failed(Fault::LeaseRanOut) => Verdict::Unsent,
+        Answer::Failed(fault) if fault.unsent() => Verdict::Unsent,
         Answer::Failed(Fault::Timeout(_)) if exchange.duration >= deadline => Verdict::Overdue,
         Answer::Failed(fault) => unreachable_worker(fault),
     }
@@ -60,7 +60,7 @@ pub fn is_away(answer: &Answer) -> Option<bool> {
         Answer::Answered { .. } => Some(false),
         // It was spoken to; one tenant's input that breaks it must not pause the queue of all.
         Answer::Failed(Fault::Reset | Fault::BadResponse | Fault::ResponseTooLarge) => None,
-        Answer::Failed(Fault::LeaseRanOut | Fault::Unknown) => None,
+        Answer::Failed(Fault::LeaseRanOut | Fault::NoSocket | Fault::Unknown) => None,
         Answer::Failed(Fault::Timeout(phase)) => (*phase < Phase::Head).then_some(true),
         Answer::Failed(Fault::Dns | Fault::Connect | Fault::Tls(_) | Fault::Refused(_)) => Some(true),
     }

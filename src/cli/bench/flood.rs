@@ -10,10 +10,10 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::super::files;
 use super::figures::{micros, moment};
 use super::lifecycle::stage::{Stage, WHOLE, Wanted};
 use super::load::Posts;
-use super::node;
 use super::wire::Wire;
 use crate::cli::exit::Exit;
 use crate::cli::print::Out;
@@ -65,7 +65,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs `ringback bench flood`.
 pub async fn run(args: FloodArgs, out: Out) -> anyhow::Result<ExitCode> {
-    node::open_files(u64::from(args.connections) + 500)?;
+    files::open(u64::from(args.connections) + 500)?;
     let stage = Stage::set(args.store.clone(), Wanted { whole: false, ..WHOLE }).await?;
     let before = stage.read().await?;
     let posts = Arc::new(stage.jobs(usize::try_from(args.payload_bytes)?));

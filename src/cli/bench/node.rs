@@ -1,13 +1,11 @@
-//! A server as a process of its own, and the files that it may open.
+//! A server as a process of its own.
 
 use std::ops::Deref;
 use std::path::Path;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Deserialize;
 
 use super::part::Part;
-use crate::cli::exit::Usage;
 use crate::client::Client;
 
 /// A running `ringback dev`. It is killed when this is dropped.
@@ -59,19 +57,4 @@ impl Deref for Node {
     fn deref(&self) -> &Part {
         &self.part
     }
-}
-
-/// Lets this process and its children open `files` files each, if they may.
-pub fn open_files(files: u64) -> Result<(), Usage> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|now| now >= files) {
-        return Ok(());
-    }
-    let wanted = Rlimit { current: Some(files), maximum };
-    setrlimit(Resource::Nofile, wanted).map_err(|_| {
-        let most = maximum.map_or_else(String::new, |most| format!(" and may at most {most}"));
-        Usage(format!(
-            "{files} files have to be open at once{most}; raise the limit (ulimit -n), or take fewer streams"
-        ))
-    })
 }

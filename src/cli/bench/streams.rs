@@ -9,9 +9,10 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::files;
 use super::figures::{Spread, mib};
 use super::measured;
-use super::node::{self, Node};
+use super::node::Node;
 use super::readers::{Kind, Opening, Read};
 use crate::cli::check_store;
 use crate::cli::exit::Usage;
@@ -89,7 +90,7 @@ pub async fn run(args: StreamsArgs, out: Out) -> anyhow::Result<ExitCode> {
     if args.changes > args.streams {
         return Err(Usage("--changes: each change needs a stream of its own".to_owned()).into());
     }
-    node::open_files(u64::from(args.streams) + 500)?;
+    files::open(u64::from(args.streams) + 500)?;
     measured(measure(&args, engine), Seen::said, out).await
 }
 

@@ -20,7 +20,7 @@ fn in_secs(s: u64) -> Verdict {
     Verdict::RetryAt(NOW.plus(Duration::from_secs(s)))
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::Dns,
     Fault::Connect,
     Fault::Tls(TlsFault::Expired),
@@ -30,6 +30,7 @@ const FAULTS: [Fault; 10] = [
     Fault::ResponseTooLarge,
     Fault::Refused(AddrClass::Private),
     Fault::LeaseRanOut,
+    Fault::NoSocket,
     Fault::Unknown,
 ];
 
@@ -72,13 +73,13 @@ fn faults() {
     for fault in FAULTS {
         let want = match fault {
             Fault::Refused(_) => Verdict::Dead(DeadReason::Refused),
-            Fault::LeaseRanOut => in_secs(1),
+            Fault::LeaseRanOut | Fault::NoSocket => in_secs(1),
             _ => in_secs(5),
         };
         assert_eq!(judge(&Outcome::Failed(fault), 1, &policy(), None, NOW, 0.0), want, "{fault:?}");
         let last = match fault {
             Fault::Refused(_) => Verdict::Dead(DeadReason::Refused),
-            Fault::LeaseRanOut => in_secs(1),
+            Fault::LeaseRanOut | Fault::NoSocket => in_secs(1),
             Fault::Unknown => in_secs(43_200),
             _ => Verdict::Dead(DeadReason::Exhausted),
         };
