@@ -29,13 +29,14 @@ pub struct Sweep {
     clock: Clock,
     wake: Wake,
     retained: Option<Millis>,
+    kept: Option<Millis>,
     saved: Option<Millis>,
 }
 
 impl Sweep {
     /// A sweep that has not looked yet.
     pub fn new(store: Store, clock: Clock, wake: Wake) -> Sweep {
-        Sweep { store, clock, wake, retained: None, saved: None }
+        Sweep { store, clock, wake, retained: None, kept: None, saved: None }
     }
 
     /// Repeats `tick` every second until `shutdown`.
@@ -58,6 +59,10 @@ impl Sweep {
             Ok(true) => self.work_off(now).await,
             nothing => nothing.map(drop),
         };
+        let kept = match self.kept.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
+            true => self.keep_needed(now).await,
+            false => Ok(()),
+        };
         let retained = match self.retained.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
             true => self.retain(now).await,
             false => Ok(()),
@@ -66,7 +71,7 @@ impl Sweep {
             true => self.save(now).await,
             false => Ok(()),
         };
-        worked.and(retained).and(saved)
+        worked.and(kept).and(retained).and(saved)
     }
 
     async fn work_off(&self, now: Millis) -> Result<()> {
@@ -141,6 +146,12 @@ impl Sweep {
             }
         }
         self.saved = Some(now);
+        Ok(())
+    }
+
+    async fn keep_needed(&mut self, now: Millis) -> Result<()> {
+        self.store.keep_needed(now).await?;
+        self.kept = Some(now);
         Ok(())
     }
 

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+
 use super::Store;
 use super::batch::{Col, Sql};
 use super::db::Row;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::expiry::past_expiry;
 use super::feed::{raise_marks, removed};
 use super::model::{JobChange, Right, What};
@@ -33,6 +35,13 @@ const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
 /// ... and that before its time has come, for a reader takes what is past its time for gone.
 const AHEAD: Duration = Duration::from_secs(120);
 
+/// Jobs that one look passes whose time is about to come.
+const PASSED: u32 = 2_000;
+/// Overdue jobs that are handed to the committer at a time: requests wait behind them.
+const TOGETHER: usize = 64;
+/// When one that cannot be ended is looked at again.
+const UNENDABLE: Duration = Duration::from_secs(300);
+
 macro_rules! watched {
     () => {
         " FROM job_queue WHERE watch_at <= $1"
@@ -45,6 +54,14 @@ macro_rules! lost {
 }
 const WATCHED: &str = concat!("SELECT job_id, fence", watched!(), " ORDER BY watch_at LIMIT $2");
 const LOST: &str = concat!("SELECT job_id, fence", lost!(), " ORDER BY due_at LIMIT $2");
+
+// Whatever else it is due for it may still be.
+static PUT_OFF: Sql = Sql::plain(
+    "UPDATE job_queue
+     SET watch_at = CASE WHEN watch_at <= $2 THEN $3 ELSE watch_at END,
+         due_at = CASE WHEN attempts_left = 0 AND due_at <= $2 THEN $3 ELSE due_at END
+     WHERE job_id = $1",
+);
 
 // All that a look of the sweep may find, in one question: most looks find nothing, and each verb would ask for itself.
 const ANYTHING: &str = concat!(
@@ -75,6 +92,19 @@ static POSTPONE: Sql = Sql::plain(concat!(
        AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed' AND ",
     needed!()
 ));
+// Those of the next minutes, of which most may be needed no more.
+const PASSING: &str = concat!(
+    "SELECT id, remove_at, CASE WHEN state <> 'owed' AND ",
+    needed!(),
+    " THEN CAST(1 AS BIGINT) ELSE 0 END
+     FROM jobs WHERE remove_at >= $1 AND remove_at <= $2 AND purged_at IS NULL ORDER BY remove_at LIMIT $3"
+);
+static POSTPONE_THESE: Sql = Sql::batch(
+    "UPDATE jobs SET remove_at = $2 FROM {b}
+     WHERE jobs.id = b.id AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed'",
+    2,
+    &[("id", Col::Uuid)],
+);
 static PURGE: Sql = Sql::plain(concat!(
     "UPDATE jobs
      SET input = NULL, callback = NULL, sealed = NULL, metadata = '{}', error = NULL, result = NULL, result_type = NULL,
@@ -231,14 +261,32 @@ impl Store {
             return Ok(0);
         }
         let looked_at = changes.len();
-        for answer in self.change(changes, now).await? {
-            match answer {
-                // Another node or the holder was quicker.
-                Ok(_) | Err(super::Error::LeaseLost | super::Error::NotFound | super::Error::Expired) => {}
-                Err(e) => return Err(e),
+        for some in changes.chunks(TOGETHER) {
+            // A call for each: what one of them fails by is its own affair, and the committer puts them together.
+            let ends = some.iter().map(|change| self.change(vec![change.clone()], now));
+            for (change, answer) in some.iter().zip(join_all(ends).await) {
+                match answer.map(|mut one| one.pop()) {
+                    // Another node or the holder was quicker.
+                    Ok(
+                        Some(Err(Error::LeaseLost | Error::NotFound | Error::Expired)) | Some(Ok(_)) | None,
+                    ) => {}
+                    Err(Error::Locked(_)) => {}
+                    Ok(Some(Err(e))) | Err(e) if e.may_be_one_calls() => {
+                        self.put_off(change, &e, now).await?
+                    }
+                    Ok(Some(Err(e))) | Err(e) => return Err(e),
+                }
             }
         }
         Ok(looked_at)
+    }
+
+    /// What cannot be ended must not keep all others from their end.
+    async fn put_off(&self, change: &JobChange, why: &Error, now: Millis) -> Result<()> {
+        tracing::error!(job.id = %change.id, error = %why, "a job that is overdue cannot be ended");
+        let mut tx = self.0.writers.begin().await?;
+        tx.run(&PUT_OFF, args![change.id, now, now.plus(UNENDABLE)]).await?;
+        tx.commit().await
     }
 
     /// Removes or puts off one bite of everything past its retention; gives how many rows that were. Zero:
@@ -250,6 +298,28 @@ impl Store {
         let deliveries = self.retain_deliveries(now).await?;
         let events = self.retain_events(now).await?;
         Ok(letters + jobs + deliveries + events)
+    }
+
+    /// Puts off the removal of jobs whose time comes within minutes and that something still refers to, however many others
+    /// pass beside them: a reader takes what is past its time for gone.
+    pub async fn keep_needed(&self, now: Millis) -> Result<()> {
+        let (mut from, until) = (now, now.plus(AHEAD));
+        loop {
+            let rows = self.scout(PASSING, args![from, until, PASSED]).await?;
+            let mut needed = Vec::new();
+            for row in &rows {
+                if row.int(2)? == 1 {
+                    needed.push(args![row.uuid(0)?]);
+                }
+            }
+            let mut tx = self.0.writers.open().await?;
+            tx.batch(&POSTPONE_THESE, args![until, until.plus(LOOK_AGAIN)], needed).await?;
+            tx.commit().await?;
+            let last = rows.last().filter(|_| rows.len() == PASSED as usize);
+            let Some(last) = last.map(|row| row.time(1)).transpose()? else { return Ok(()) };
+            // So many at one instant: the others of it are looked at once they are the first.
+            from = last.max(from.plus(Duration::from_millis(1)));
+        }
     }
 
     async fn retain_letters(&self, now: Millis) -> Result<u64> {

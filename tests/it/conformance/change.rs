@@ -24,6 +24,7 @@ both_stores! {
     a_cancel_needs_no_answer_after_its_grace,
     a_cancelled_job_whose_worker_is_lost_is_cancelled,
     a_deadline_ends_the_job_wherever_it_stands,
+    one_that_cannot_be_ended_keeps_no_other_from_its_end,
     an_attempt_that_takes_too_long_is_repeated,
     a_retry_goes_on_where_the_job_ended,
     an_expired_job_that_is_retried_lives_on,
@@ -272,6 +273,27 @@ async fn a_deadline_ends_the_job_wherever_it_stands(bed: &Bed) {
         assert_eq!(job.error_info.unwrap().code.as_deref(), Some("deadline-passed"));
     }
     assert!(matches!(bed.held(&held, complete()).await, Err(Error::LeaseLost)));
+}
+
+async fn one_that_cannot_be_ended_keeps_no_other_from_its_end(bed: &Bed) {
+    let due = |n: i64| bed.job_with(|j| j.deadline_at = Some(Millis(bed.now().0 + 10_000 + n)));
+    let mut jobs = Vec::new();
+    for n in 0..100 {
+        jobs.push(bed.submit(due(n)).await.job.id);
+    }
+    let broken = bed.literal(jobs[0].uuid());
+    bed.rows(&format!("UPDATE jobs SET callback = '{{' WHERE id = {broken}")).await;
+    bed.spoil();
+    bed.pass_seconds(11);
+    assert_eq!(bed.store.end_overdue(bed.now()).await.unwrap(), 100);
+    assert_eq!(bed.count("jobs WHERE state = 'expired'").await, 99);
+    assert_eq!(bed.store.end_overdue(bed.now()).await.unwrap(), 0, "it is put off");
+    bed.pass_seconds(300);
+    assert_eq!(bed.store.end_overdue(bed.now()).await.unwrap(), 1);
+    bed.rows(&format!("UPDATE jobs SET callback = NULL WHERE id = {broken}")).await;
+    bed.pass_seconds(300);
+    assert_eq!(bed.store.end_overdue(bed.now()).await.unwrap(), 1);
+    assert_eq!(bed.get(jobs[0]).await.state, JobState::Expired);
 }
 
 async fn an_attempt_that_takes_too_long_is_repeated(bed: &Bed) {

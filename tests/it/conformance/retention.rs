@@ -16,6 +16,7 @@ both_stores! {
     owed_jobs_stay_however_old,
     a_job_that_a_dead_letter_needs_stays_with_it,
     more_than_one_bite_spares_what_is_needed,
+    what_is_needed_is_found_among_many_that_pass,
     a_kept_job_keeps_its_callback_state,
     a_retried_job_is_not_purged,
     what_is_past_its_time_is_gone_before_the_sweep_comes,
@@ -113,6 +114,23 @@ async fn more_than_one_bite_spares_what_is_needed(bed: &Bed) {
     assert_eq!(bed.store.retain(bed.now()).await.unwrap(), 500, "a bite is put off");
     assert_eq!(retain(bed).await, 100);
     assert_eq!(bed.count("jobs WHERE purged_at IS NULL").await, 600);
+}
+
+async fn what_is_needed_is_found_among_many_that_pass(bed: &Bed) {
+    const MANY: usize = 2_100;
+    for _ in 0..3 {
+        bed.submit_n(MANY / 3).await;
+        let held = bed.lease(1_000).await;
+        let all = held.iter().map(|j| bed.held(j, complete()));
+        futures_util::future::join_all(all).await.into_iter().for_each(|a| drop(a.unwrap()));
+    }
+    bed.pass(Duration::from_millis(1));
+    let needed = bed.completed().await.id;
+    bed.pass_seconds(7 * DAY - 60);
+    bed.store.keep_needed(bed.now()).await.unwrap();
+    bed.pass_seconds(61);
+    assert_eq!(bed.get(needed).await.callback_state.as_str(), "pending", "its callback is owed");
+    assert_eq!(bed.count(&format!("jobs WHERE remove_at > {}", bed.now().0)).await, 1);
 }
 
 async fn a_kept_job_keeps_its_callback_state(bed: &Bed) {
