@@ -9,11 +9,15 @@ use tokio::time::timeout;
 use super::desk::Slot;
 use super::lanes::PATIENCE;
 use super::{Inner, attempt};
-use crate::store::{Attempted, ClaimedDelivery};
+use crate::store::{Attempted, ClaimedDelivery, Error};
 
 /// With so many outcomes still to be written an attempt keeps its slot until its own is: a store that is away holds
 /// up new requests.
 const MANY: usize = 1_024;
+
+/// So long after its lease an outcome is still offered to a store that was away: until someone claims the delivery, it is
+/// taken, and the receiver need not get it again.
+const OFFERED: Duration = Duration::from_secs(120);
 
 /// An outcome that is still to be written.
 struct Unwritten(Arc<Inner>);
@@ -77,8 +81,12 @@ impl Inner {
         });
     }
 
-    /// Writes the outcome; while the store is away it is kept until the lease runs out.
+    /// Writes the outcome. Once the lease has run out it is only offered to a store that was away.
     async fn record(&self, d: &ClaimedDelivery, attempted: Attempted) {
+        let until = |e: &Error| match e {
+            Error::Down(_) | Error::Overloaded => d.lease_until.plus(OFFERED),
+            _ => d.lease_until,
+        };
         loop {
             match self.store.record(vec![attempted.clone()], self.clock.now()).await {
                 Ok(written) => {
@@ -95,7 +103,7 @@ impl Inner {
                     return;
                 }
                 // Whatever it is, it may be another call's fault; without its record the attempt is repeated.
-                Err(_) if self.clock.now() < d.lease_until => {
+                Err(e) if self.clock.now() < until(&e) => {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }
                 Err(e) => {
