@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use futures_util::future::select_all;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -103,6 +104,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// Waits until nobody listens any more, which is before a [stop](Running::stop) a defect: who looks after the process
+    /// is to start it anew.
+    pub async fn deaf(&mut self) {
+        let _ = select_all(&mut self.servers).await;
+    }
+
     /// Stops taking requests, finishes what is in flight, flushes, gives lanes back.
     pub async fn stop(self) -> anyhow::Result<()> {
         let stop = async {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ipnet::IpNet;
 
 use super::exit::{Exit, Usage};
@@ -183,12 +183,13 @@ async fn up(config: app::Config, out: Out) -> anyhow::Result<ExitCode> {
     }
     let starting = app::start(config, Clock::system(), Dice::Os);
     let Some(running) = stop.run_until_cancelled(starting).await else { return Ok(Exit::Done.into()) };
-    let running = running?;
+    let mut running = running?;
     announce(&running, out)?;
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(()) = hangups.recv() => reload(&running),
+            () = running.deaf() => bail!("the node does not listen any more"),
         }
     }
     tracing::info!("stopping");

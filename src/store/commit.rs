@@ -123,8 +123,7 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, 
                 inner.committer.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 // Nobody waits any more: what was not begun need not be.
                 calls.retain(|c| !c.reply.is_closed());
-                for mut calls in portions(std::mem::take(&mut calls)) {
-                    join(&inner, &mut calls);
+                for calls in portions(std::mem::take(&mut calls)) {
                     // A panic costs its callers their answer and not the node its writer.
                     if AssertUnwindSafe(flush(&inner, &pool, calls)).catch_unwind().await.is_err() {
                         tracing::error!("a flush panicked");
@@ -198,7 +197,8 @@ fn newest(calls: &[Call]) -> Millis {
 
 /// Writes the calls in one transaction and answers them. What fails the transaction for one call's fault
 /// fails only that call: the batch is halved until it stands alone.
-async fn flush(inner: &Inner, pool: &Pool, calls: Vec<Call>) {
+async fn flush(inner: &Inner, pool: &Pool, mut calls: Vec<Call>) {
+    join(inner, &mut calls);
     let now = newest(&calls);
     let mut stack = vec![(calls, false)];
     let mut unheard = Vec::new();
