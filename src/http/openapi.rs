@@ -93,7 +93,7 @@ fn complete(path: &str, operation: &mut Value) {
     let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
     if !scopes.is_empty() {
         let text = operation["description"].as_str().unwrap_or_default().trim().to_owned();
-        let told = format!("{text}\n\nScope: `{}`.", scopes.join("`, `"));
+        let told = format!("{text}\n\nScope: `{}`.", scopes.join("` or `"));
         operation["description"] = Value::from(told.trim());
     }
     for (name, summary, value) in examples::of(&id) {
@@ -217,7 +217,7 @@ fn kind(field: &str) -> &'static str {
     if field == "Retry-After" { "integer" } else { "string" }
 }
 
-/// The scopes that an operation's security names.
+/// The scopes that an operation's security names, any of which is enough.
 fn scopes(operation: &Value) -> Vec<String> {
     let list = operation["security"].as_array().map(Vec::as_slice).unwrap_or_default();
     let named = list.iter().filter_map(|one| one["apiKey"].as_array()).flatten();

@@ -68,7 +68,7 @@ pub async fn healthz(State(app): State<App>) -> Json<Health> {
     }
 }
 
-/// Lets in whom `/metrics` is open to: everyone, or a key with `metrics:read`.
+/// Lets in whom `/metrics` is open to: everyone, or a key with `metrics:read` or `operator`.
 pub struct Scraper;
 
 impl FromRequestParts<App> for Scraper {
@@ -84,7 +84,7 @@ impl FromRequestParts<App> for Scraper {
 
 /// The figures of this node as OpenMetrics text. In dev mode no key is needed.
 #[utoipa::path(get, path = "/metrics", tag = "system", operation_id = "metrics",
-    security((), ("apiKey" = ["metrics:read"])),
+    security((), ("apiKey" = ["metrics:read"]), ("apiKey" = ["operator"])),
     responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 pub async fn show_metrics(State(app): State<App>, _: Scraper) -> Response {
     // Without the store the node's own figures are still worth showing.

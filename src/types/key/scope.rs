@@ -137,11 +137,14 @@ impl Scopes {
 
     /// Whether the set permits what `needed` guards.
     ///
-    /// `admin` covers all scopes but `operator`; `operator` covers only itself, so that who runs the
-    /// deployment does not thereby read a tenant's data.
+    /// `admin` covers all scopes but `operator`; `operator` covers only itself and the deployment's figures, so
+    /// that who runs the deployment does not thereby read a tenant's data.
     pub const fn allows(self, needed: Scope) -> bool {
         match needed {
             Scope::Operator => self.contains(Scope::Operator),
+            Scope::MetricsRead => {
+                self.contains(Scope::Admin) || self.contains(Scope::Operator) || self.contains(needed)
+            }
             Scope::JobsWrite
             | Scope::JobsRead
             | Scope::Work
@@ -150,7 +153,6 @@ impl Scopes {
             | Scope::EndpointsRead
             | Scope::DeliveriesRead
             | Scope::DeadlettersReplay
-            | Scope::MetricsRead
             | Scope::Admin => self.contains(Scope::Admin) || self.contains(needed),
         }
     }

@@ -88,11 +88,12 @@ fn admin_and_operator_cover_different_things() {
     let operator = Scopes::NONE.with(Scope::Operator);
     for scope in Scope::ALL {
         assert_eq!(admin.allows(scope), scope != Scope::Operator, "{scope}");
-        assert_eq!(operator.allows(scope), scope == Scope::Operator, "{scope}");
+        let figures_too = matches!(scope, Scope::Operator | Scope::MetricsRead);
+        assert_eq!(operator.allows(scope), figures_too, "{scope}");
         assert!(Scopes::every().allows(scope));
         assert!(!Scopes::NONE.allows(scope));
         for needed in Scope::ALL {
-            let plain = scope != Scope::Admin;
+            let plain = !matches!(scope, Scope::Admin | Scope::Operator);
             assert!(!plain || Scopes::NONE.with(scope).allows(needed) == (scope == needed));
         }
     }
