@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::app::App;
-use super::extract::{Head, JsonBody, Key, NoQuery, Query, Waiting, need::JobsWrite, sizes};
+use super::extract::{BareHead, Head, JsonBody, Key, NoQuery, Query, Waiting, need::JobsWrite, sizes};
 use super::json;
 use super::problem::Problem;
 use super::submit::{REPLAYED, STATUS_PATH, check, endpoints, first_of, stamp, view};
@@ -37,7 +37,7 @@ pub async fn batch(
     State(app): State<App>,
     key: Key<JobsWrite>,
     _: Query<NoQuery>,
-    head: Head,
+    BareHead(head): BareHead,
     waiting: Waiting,
     body: JsonBody<SubmitBatch, sizes::Batch>,
 ) -> Result<Response, Problem> {

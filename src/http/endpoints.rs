@@ -9,7 +9,8 @@ use http::{HeaderValue, StatusCode, Uri, header};
 
 use super::app::App;
 use super::extract::{
-    FromQuery, Head, JsonBody, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, page_of, paged,
+    BareHead, FromQuery, JsonBody, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, page_of,
+    paged,
 };
 use super::jobs::page;
 use super::problem::Problem;
@@ -145,7 +146,7 @@ pub async fn create(
     State(app): State<App>,
     key: Key<need::EndpointsWrite>,
     _: Query<NoQuery>,
-    head: Head,
+    BareHead(head): BareHead,
     body: JsonBody<NewEndpoint>,
 ) -> Result<Response, Problem> {
     of_all_queues(&key)?;

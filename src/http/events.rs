@@ -7,7 +7,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::app::App;
 use super::endpoints::for_account;
-use super::extract::{Head, JsonBody, Key, NoQuery, Query, Waiting, need::EventsWrite, sizes};
+use super::extract::{BareHead, Head, JsonBody, Key, NoQuery, Query, Waiting, need::EventsWrite, sizes};
 use super::json;
 use super::problem::Problem;
 use super::submit::REPLAYED;
@@ -34,7 +34,7 @@ pub async fn publish(
     State(app): State<App>,
     key: Key<EventsWrite>,
     _: Query<NoQuery>,
-    head: Head,
+    BareHead(head): BareHead,
     body: JsonBody<PublishEvent>,
 ) -> Result<Response, Problem> {
     let idempotency = head.idempotency("POST /v1/events", &body.raw);
@@ -56,7 +56,7 @@ pub async fn batch(
     State(app): State<App>,
     key: Key<EventsWrite>,
     _: Query<NoQuery>,
-    head: Head,
+    BareHead(head): BareHead,
     waiting: Waiting,
     body: JsonBody<PublishBatch, sizes::Batch>,
 ) -> Result<Response, Problem> {

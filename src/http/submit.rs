@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::app::App;
 use super::extract::{
-    Bytes256, First, Head, JsonBody, Key, NoQuery, Prefer, Query, Waiting, is_json, need::JobsWrite,
+    BareHead, Bytes256, First, Head, JsonBody, Key, NoQuery, Prefer, Query, Waiting, is_json, need::JobsWrite,
 };
 use super::json;
 use super::problem::Problem;
@@ -47,7 +47,7 @@ pub async fn submit(
     key: Key<JobsWrite>,
     path: MatchedPath,
     _: Query<NoQuery>,
-    head: Head,
+    BareHead(head): BareHead,
     waiting: Waiting,
     body: JsonBody<SubmitJob>,
 ) -> Result<Response, Problem> {

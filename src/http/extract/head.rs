@@ -68,6 +68,33 @@ impl Head {
     }
 }
 
+/// The same of a route whose body says everything.
+///
+/// The options of an operation are refused there: without effect they would mean that no callback ever comes.
+pub struct BareHead(pub Head);
+
+impl FromRequestParts<App> for BareHead {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let head = Head::from_request_parts(parts, app).await?;
+        let options = [
+            ("Callback-Url", head.callback_url.is_some(), "callbackUrl"),
+            ("Callback-Events", head.callback_events.is_some(), "callback.events"),
+            ("Queue", head.queue.is_some(), "queue"),
+        ];
+        match options.into_iter().find(|(_, given, _)| *given) {
+            None => Ok(BareHead(head)),
+            Some((field, _, member)) => {
+                let rule = format!(
+                    "is for `/v1/operations/{{type}}` and configured routes; here a job says it in its body, as `{member}`"
+                );
+                Err(Problem::new(ProblemCode::InvalidRequest).at(field, &rule))
+            }
+        }
+    }
+}
+
 /// A misspelt field would mean that no callback ever comes.
 fn known_callback_fields(headers: &HeaderMap) -> Result<(), Problem> {
     let mut names = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("callback-"));

@@ -14,6 +14,7 @@ both_engines! {
     production_names_the_rule_that_blocks_a_url,
     bad_queries_and_ids_are_refused,
     operations_point_at_their_headers,
+    options_of_operations_are_refused_where_the_body_has_them,
     a_body_that_is_not_wanted_is_read,
 }
 
@@ -245,6 +246,33 @@ async fn operations_point_at_their_headers(site: &Site) {
     ask().header("queue", "a b").await.refused(422, "validation-failed", "Queue");
     let form = app.ask("POST", "/v1/operations/t").text("text/plain", "x").await;
     form.refused(415, "unsupported-media-type", "");
+    app.holds_no_job().await;
+}
+
+async fn options_of_operations_are_refused_where_the_body_has_them(site: &Site) {
+    let app = site.start().await;
+    let event = json!({"type": "a.b", "data": 1});
+    let requests = [
+        ("/v1/jobs", json!({"type": "t"})),
+        ("/api/jobs", json!({"type": "t"})),
+        ("/v1/jobs/batch", json!({"jobs": [{"type": "t"}]})),
+        ("/v1/events", event.clone()),
+        ("/v1/events/batch", json!({"events": [event]})),
+        ("/v1/endpoints", json!({"url": "https://a.example.com/"})),
+    ];
+    for (path, body) in &requests {
+        for (field, value, member) in [
+            ("Callback-Url", "https://a.example.com/", "`callbackUrl`"),
+            ("Callback-Events", "job.completed", "`callback.events`"),
+            ("Queue", "reports", "`queue`"),
+        ] {
+            let reply = app.post(path, body).header(field, value).await;
+            let problem = reply.refused(400, "invalid-request", field);
+            assert!(problem["detail"].as_str().unwrap().contains(member), "{path}: {problem}");
+        }
+        let misspelt = app.post(path, body).header("callback-uri", "https://a.example.com/").await;
+        misspelt.refused(400, "invalid-request", "Callback-Uri");
+    }
     app.holds_no_job().await;
 }
 
