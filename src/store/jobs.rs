@@ -218,8 +218,12 @@ impl Store {
     }
 
     fn derived(&self, job: &Job) -> Result<Vec<api::Event>> {
-        let queued = Job { state: JobState::Queued, attempt: 0, ..as_started(job, 1, job.created_at) };
-        let queued = Job { started_at: None, ..queued };
+        let state = match job.run_at {
+            Some(at) if at > job.created_at => JobState::Scheduled,
+            Some(_) | None => JobState::Queued,
+        };
+        let queued = Job { state, attempt: 0, ..as_started(job, 1, job.created_at) };
+        let queued = Job { started_at: None, due_at: job.run_at, ..queued };
         let mut derived = vec![self.view_event(&queued, JobEvent::Queued, job.created_at)?];
         if let (Some(sequence), Some(at)) = (job.started_sequence, job.started_at) {
             derived.push(self.view_event(&as_started(job, sequence, at), JobEvent::Started, at)?);

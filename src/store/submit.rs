@@ -305,7 +305,9 @@ fn announce(
     if wants & JobEvent::Queued.bit() != 0 {
         let queued = match new.worker {
             WorkerKind::Pull => job(None),
-            WorkerKind::External => Job { sequence: 1, state: JobState::Queued, ..job(lease) },
+            WorkerKind::External => {
+                Job { sequence: 1, state: JobState::Queued, attempt: 0, started_at: None, ..job(lease) }
+            }
         };
         out.job_event(&queued, JobEvent::Queued, now, None)?;
     }

@@ -16,6 +16,7 @@ both_engines! {
     an_external_job_runs_at_once,
     an_external_job_is_not_waited_for,
     a_later_job_waits_for_its_time,
+    the_first_event_is_the_same_whoever_asked_for_it,
     every_member_is_kept,
     null_means_not_given,
 }
@@ -188,6 +189,37 @@ async fn a_later_job_waits_for_its_time(site: &Site) {
 
     app.pass(3_601);
     assert_eq!(app.claim_one().await["jobId"], accepted["jobId"]);
+}
+
+async fn the_first_event_is_the_same_whoever_asked_for_it(site: &Site) {
+    let app = site.start_still().await;
+    let receiver = Receiver::start().await;
+    let later = app.clock.now().plus(std::time::Duration::from_secs(3_600));
+    for (n, (wish, state)) in [
+        (json!({"type": "t"}), "queued"),
+        (json!({"type": "t", "runAt": later}), "scheduled"),
+        (json!({"type": "t", "worker": "external"}), "queued"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/{n}");
+        let mut asked = wish.clone();
+        asked["callback"] = json!({"url": receiver.url(&path), "events": ["job.queued"]});
+        // Only what a receiver asked for is stored; the same event of another job is told by its columns.
+        let (derived, stored) = (app.submit_id(wish).await, app.submit_id(asked).await);
+        let first = async |job: &str| app.items(&format!("/v1/jobs/{job}/events")).await[0]["data"].clone();
+
+        let mut told = first(&derived).await;
+        assert_eq!(told["state"], state, "{told}");
+        assert_eq!(told["runAt"], if state == "scheduled" { json!(later) } else { Value::Null }, "{told}");
+        told["jobId"] = json!(stored);
+        assert_eq!(told, first(&stored).await);
+        let sent = receiver.wait(&path, 1, crate::support::app::LIMIT).await[0].json();
+        let mut data = sent["data"].clone();
+        data.as_object_mut().unwrap().remove("accessToken");
+        assert_eq!(told, data);
+    }
 }
 
 async fn every_member_is_kept(site: &Site) {
