@@ -108,6 +108,10 @@ async fn who_is_ahead_of_the_job_is_told_what_is_still_to_come(site: &Site) {
     let mut streams = [Sse::open(&app, &job, Some(77)).await, Sse::open(&app, &job, Some(far)).await];
     let mut socket = Socket::open(&app).await;
     socket.subscribe(&[&job], json!({&job: 77})).await;
+    for far in [far as u64, u64::MAX] {
+        let page = app.get(&format!("/v1/jobs/{job}/events?after={far}")).await.ok(200);
+        assert_eq!(page, json!({"items": [], "nextCursor": null}));
+    }
     let poll = app.get(&format!("/v1/jobs/{job}/events?after=77")).header("prefer", "wait=20");
     let poll = tokio::spawn(poll.into_future());
     // Once the socket has answered something sent later, its subscription stands.
