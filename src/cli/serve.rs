@@ -16,6 +16,7 @@ use crate::app::{self, Mode, Role, Running};
 use crate::clock::Clock;
 use crate::config::{self, File};
 use crate::dice::Dice;
+use crate::types::key::ApiKey;
 
 /// 10,000 connections of clients, those to receivers, and the store's.
 const FILES: u64 = 12_000;
@@ -117,6 +118,10 @@ pub async fn dev(args: DevArgs, out: Out) -> anyhow::Result<ExitCode> {
         return Err(Usage(format!("--listen {}: {why}", args.listen)).into());
     }
     super::check_store(&args.store)?;
+    if let Some(text) = args.api_key.as_ref().and_then(SecretText::given) {
+        // Here and not where it is stored: then there would be a store, and a key ring beside it.
+        ApiKey::parse(text).map_err(|e| Usage(format!("--api-key: {e}")))?;
+    }
     up(dev_config(args.listen, args.store, args.api_key.as_ref(), args.config), out).await
 }
 

@@ -14,6 +14,7 @@ fn what_cannot_be_meant_is_told_and_exits_with_2() {
             "--store must start with",
         ),
         (vec!["dev", "--listen", "127.0.0.1:0", "--store", "x.db"], "--store must start with"),
+        (vec!["dev", "--listen", "127.0.0.1:0", "--api-key", "canary"], "--api-key: must be `rbk_`"),
         (vec!["migrate", "--store", "x.db"], "--store must start with"),
         (vec!["check", "--store", "x.db"], "--store must start with"),
         ([&create[..], &["a b"]].concat(), "tenant: must be 1-128 characters"),

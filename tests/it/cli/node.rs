@@ -81,7 +81,7 @@ fn dev_refuses_what_is_not_for_development() {
         (&["--listen", "localhost"], 2, "--listen"),
         (&["--port", "1"], 2, "--port"),
         (&["--listen", &busy], 1, "cannot listen on"),
-        (&["--listen", "127.0.0.1:0", "--api-key", "hunter2"], 1, "--api-key: must be `rbk_`"),
+        (&["--listen", "127.0.0.1:0", "--api-key", "hunter2"], 2, "--api-key: must be `rbk_`"),
         (&["--listen", "127.0.0.1:0", "--store", "mysql://x"], 2, "store"),
         (&["--listen", "127.0.0.1:0", "--config", "none.toml"], 1, "none.toml"),
         (&["--listen", "127.0.0.1:0", "--config", "bad.toml"], 1, "bad.toml"),
