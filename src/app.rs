@@ -256,10 +256,7 @@ fn http_options(config: &Config, file: &File) -> http::Options {
         mode: if dev { http::Mode::Dev } else { http::Mode::Serve },
         routes: file.routes(),
         metrics_open: dev,
-        endpoints_per_account: file
-            .endpoints
-            .per_account
-            .unwrap_or(http::Options::default().endpoints_per_account),
+        endpoints_per_account: file.endpoints_per_account(),
         ..http::Options::default()
     }
 }

@@ -150,6 +150,11 @@ impl File {
         self.routes.iter().map(served).collect()
     }
 
+    /// How many standing endpoints an account may have, and what belongs to none.
+    pub fn endpoints_per_account(&self) -> u32 {
+        self.endpoints.per_account.unwrap_or(http::Options::default().endpoints_per_account)
+    }
+
     /// The file as it may be shown: without what is secret in URLs.
     #[must_use]
     pub fn redacted(mut self) -> File {

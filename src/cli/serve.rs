@@ -16,6 +16,7 @@ use crate::app::{self, Mode, Role, Running};
 use crate::clock::Clock;
 use crate::config::{self, File};
 use crate::dice::Dice;
+use crate::http::Route;
 use crate::types::key::ApiKey;
 
 /// 10,000 connections of clients, those to receivers, and the store's.
@@ -278,10 +279,13 @@ pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
         out.value(&serde_json::json!({"flags": members, "file": file}))?;
         return Ok(Exit::Done.into());
     }
+    shown.push(("endpoints.per_account", Some(file.endpoints_per_account().to_string())));
     out.one(&members, &shown)?;
     let routes = file.routes();
-    let routes = routes.iter().map(|r| vec![r.path.clone(), r.kind.clone(), r.polled_at().to_owned()]);
-    out.rows(&["ROUTE", "TYPE", "STATUS"], routes)?;
+    let route = |r: &Route| {
+        vec![r.path.clone(), r.kind.clone(), print::or_dash(r.queue.clone()), r.polled_at().to_owned()]
+    };
+    out.rows(&["ROUTE", "TYPE", "QUEUE", "STATUS"], routes.iter().map(route))?;
     let worker = |(name, queue): (String, config::Queue)| match queue.worker {
         Some(w) => {
             let body = format!("{:?}", w.body).to_lowercase();

@@ -212,7 +212,8 @@ impl Store {
         }
         events.truncate(limit as usize);
         // The job may have moved on between the two reads: what lies behind a gap comes with the next page.
-        let whole = events.iter().zip(after.max(0).saturating_add(1)..).take_while(|(e, n)| e.sequence == *n).count();
+        let whole =
+            events.iter().zip(after.max(0).saturating_add(1)..).take_while(|(e, n)| e.sequence == *n).count();
         events.truncate(whole);
         Ok(events)
     }

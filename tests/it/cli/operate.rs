@@ -54,7 +54,7 @@ fn check_makes_no_store() {
 #[test]
 fn config_print_shows_what_counts_and_no_password() {
     let dir = tempfile::tempdir().unwrap();
-    let route = "[[routes]]\npath = '/mine'\ntype = 'm'\n";
+    let route = "[[routes]]\npath = '/mine'\ntype = 'm'\nqueue = 'slow'\n[endpoints]\nper_account = 77\n";
     std::fs::write(dir.path().join("r.toml"), route).unwrap();
     let print = |more: &[&str]| {
         let mut command = ringback();
@@ -82,10 +82,14 @@ fn config_print_shows_what_counts_and_no_password() {
     ] {
         assert_eq!(flags[name], value, "{name}");
     }
-    assert_eq!(seen["file"]["routes"], json!([{"path": "/mine", "type": "m"}]));
+    assert_eq!(seen["file"]["routes"], json!([{"path": "/mine", "type": "m", "queue": "slow"}]));
+    assert_eq!(seen["file"]["endpoints"], json!({"per_account": 77}));
     let table = print(&[]);
     assert!(table.done().contains("db.example.com") && !table.out.contains("canary"), "{table:?}");
-    assert!(table.out.contains("/mine") && table.out.contains("/v1/jobs/{jobId}"), "{table:?}");
+    let line = |with: &str| table.out.lines().find(|line| line.contains(with)).unwrap_or_default();
+    let words = |with: &str| line(with).split_whitespace().collect::<Vec<_>>();
+    assert_eq!(words("/mine"), ["/mine", "m", "slow", "/v1/jobs/{jobId}"], "{table:?}");
+    assert_eq!(words("per_account"), ["endpoints.per_account", "77"], "{table:?}");
     print(&["--config", "none.toml"]).refused(1, "none.toml");
 }
 
