@@ -110,6 +110,8 @@ impl Store {
         room(&mut tx, new.tenant, &new.settings, quota).await?;
         tx.run(&INSERT, self.endpoint_row(new.tenant, id, &new.settings, now)?).await?;
         self.add_secret(&mut tx, new.tenant, id.uuid(), now).await?;
+        // Its lane is there before a node owns it, to be seen and to be paused.
+        touch(&mut tx, new.tenant, id, now).await?;
         tx.commit().await?;
         self.0.subscribers.changed();
         Ok((id, false))

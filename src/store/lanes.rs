@@ -112,8 +112,8 @@ const SET_SINCE: &str = concat!(
     set!(),
     "lanes l LEFT JOIN endpoints ep ON ep.id = l.endpoint_id WHERE l.owner_id = $1 AND l.set_at >= $2"
 );
-// Makes the lane where there is none yet: an update would pass over one that another transaction is just making, whose
-// owner has read what was set before and would never look again.
+// Makes the lane of a new endpoint, and changes nothing but the mark where there is one. An update alone would pass over
+// one that another transaction is just making, whose owner has read what was set before and would never look again.
 static TOUCH: Sql = Sql::plain(
     "INSERT INTO lanes (id, tenant_id, endpoint_id, concurrency, failures, opened, used_at, set_at)
      VALUES ($1, $2, $3, 10, 0, 0, $4, $4)

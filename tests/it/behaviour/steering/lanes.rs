@@ -18,6 +18,7 @@ both_engines! {
     a_paused_lane_sends_nothing_until_it_is_resumed,
     a_pause_outlives_its_node_and_ends_by_itself,
     a_pause_is_checked,
+    an_endpoint_has_its_lane_before_anything_was_sent,
     a_hanging_path_leaves_room_for_its_neighbour,
 }
 
@@ -239,6 +240,33 @@ async fn a_pause_is_checked(site: &Site) {
     app.ask("POST", &pause).await.ok(200);
     app.ask("POST", &format!("/v1/lanes/{its}/resume")).await.ok(200);
     app.ask("POST", &format!("/v1/lanes/{its}/resume")).await.ok(200);
+}
+
+async fn an_endpoint_has_its_lane_before_anything_was_sent(site: &Site) {
+    let app = site.start_still().await;
+    let receiver = Receiver::start().await;
+    let wish = json!({"url": receiver.url("/x"), "events": ["a"]});
+    let endpoint = id(&app.post("/v1/endpoints", &wish).await.ok(201)["endpointId"]);
+    let lanes = app.items("/v1/lanes").await;
+    assert_eq!((lanes.len(), &lanes[0]["endpointId"]), (1, &json!(endpoint)), "{lanes:?}");
+    assert_eq!((&lanes[0]["state"], &lanes[0]["depth"]), (&json!("open"), &json!(0)), "{lanes:?}");
+
+    app.ask("POST", &format!("/v1/endpoints/{endpoint}/pause")).await.ok(200);
+    app.post("/v1/events", &json!({"type": "a", "data": 1})).await.ok(202);
+
+    let held = app.items("/v1/deliveries?state=held").await.remove(0);
+    let told = app.get(&format!("/v1/deliveries/{}/explain", id(&held["deliveryId"]))).await.ok(200);
+    let lane = app.items("/v1/lanes?state=paused").await.remove(0);
+    assert_eq!((&lane["depth"], &told["lane"]), (&json!(1), &lane), "{told}");
+    let its = id(&lane["laneId"]);
+    set(&app, &its, "pause", &json!({})).await;
+    let probe = Probe::start(&app).await;
+    app.ask("POST", &format!("/v1/endpoints/{endpoint}/resume")).await.ok(200);
+    app.pass(60);
+    probe.looked(&app).await;
+    assert_eq!(receiver.at("/x").len(), 0, "its first owner goes by the pause");
+    set(&app, &its, "resume", &json!({})).await;
+    receiver.wait("/x", 1, LIMIT).await;
 }
 
 async fn a_hanging_path_leaves_room_for_its_neighbour(site: &Site) {

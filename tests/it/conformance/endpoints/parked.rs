@@ -186,7 +186,8 @@ async fn what_a_deleted_endpoint_is_owed_ends_cancelled(bed: &Bed) {
     assert_eq!(bed.get(job).await.callback_state, CallbackState::Cancelled);
     bed.pass_seconds(61);
     bed.store.step_drains(bed.now()).await.unwrap();
-    assert_eq!((bed.count("endpoints").await, bed.count("secrets").await), (0, 0), "nothing is left of them");
+    let left = [bed.count("endpoints").await, bed.count("secrets").await, bed.count("lanes").await];
+    assert_eq!(left, [0; 3], "nothing is left of them");
     let settings = there.settings;
     let new = NewEndpoint { tenant: bed.tenant, settings, idempotency: None };
     bed.store.put_endpoint(new, 1, bed.now()).await.unwrap();
