@@ -37,7 +37,9 @@ impl CallbackArgs {
 }
 
 /// Reads `--metadata`.
-pub fn metadata(text: Option<&str>) -> Result<Option<serde_json::Map<String, serde_json::Value>>, Usage> {
-    let read = text.map(serde_json::from_str).transpose();
-    read.map_err(|e| Usage(format!("--metadata is not a JSON object: {e}")))
+pub fn metadata(text: Option<&str>) -> Result<Option<api::Json>, Usage> {
+    let bad = |why: String| Usage(format!("--metadata is not a JSON object{why}"));
+    let Some(text) = text else { return Ok(None) };
+    let json: api::Json = serde_json::from_str(text).map_err(|e| bad(format!(": {e}")))?;
+    if json.get().starts_with('{') { Ok(Some(json)) } else { Err(bad(String::new())) }
 }

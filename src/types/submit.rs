@@ -182,8 +182,11 @@ fn times(now: Millis, worker: WorkerKind, run_at: Option<Millis>, deadline: Opti
     Ok(())
 }
 
-fn metadata(given: Option<serde_json::Map<String, serde_json::Value>>) -> Checked<String> {
-    let text = serde_json::Value::Object(given.unwrap_or_default()).to_string();
+fn metadata(given: Option<api::Json>) -> Checked<String> {
+    let text = given.map_or_else(|| "{}".to_owned(), |json| json.get().to_owned());
+    if !text.starts_with('{') {
+        return refuse("/metadata", "must be an object");
+    }
     if text.len() > NOTE_MAX {
         return refuse("/metadata", format!("must be at most {NOTE_MAX} bytes of JSON"));
     }

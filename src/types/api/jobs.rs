@@ -50,9 +50,9 @@ pub struct SubmitJob {
     /// How often the work is tried, 1..100; 3 when left out.
     #[schema(minimum = 1, maximum = 100)]
     pub max_attempts: Option<u32>,
-    /// An object for the client's own use, at most 16 KiB; shown in the Job and the webhook.
+    /// An object for the client's own use, at most 16 KiB; shown in the Job and the webhook as it was written.
     #[schema(value_type = Option<Object>)]
-    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    pub metadata: Option<Json>,
     /// How long the ended job is kept, 60..2592000 seconds; 604800 when left out.
     #[schema(minimum = 60, maximum = 2592000)]
     pub retain_seconds: Option<u32>,

@@ -18,6 +18,7 @@ both_engines! {
     a_later_job_waits_for_its_time,
     the_first_event_is_the_same_whoever_asked_for_it,
     every_member_is_kept,
+    a_number_of_any_size_comes_through_as_it_was_written,
     null_means_not_given,
 }
 
@@ -245,6 +246,48 @@ async fn every_member_is_kept(site: &Site) {
         assert_eq!(seen[name], wish[name], "{name}");
     }
     assert!(seen.get("input").is_none() && seen.get("error").is_none(), "{seen}");
+}
+
+async fn a_number_of_any_size_comes_through_as_it_was_written(site: &Site) {
+    let app = site.start().await;
+    let receiver = Receiver::start().await;
+    let (metadata, context) = (r#"{"b": 1.50, "a":[123456789012345678901234567890e400]}"#, "-2.0E+999");
+    let (input, result) = (r#"{"n":1e400,"s":"\"1e400"}"#, "[0.1e-400, 1e99999999999]");
+    let limit = crate::support::app::LIMIT;
+    let post = async |path: &str, body: String| app.ask("POST", path).text("application/json", body).await;
+    let kept = |bytes: &[u8], parts: &[&str]| {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        for part in parts {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    };
+    let job = |more: &str| {
+        let url = receiver.url("/x");
+        format!(
+            r#"{{"type":"t","input":{input},"metadata":{metadata},{more}"callback":{{"url":"{url}","context":{context}}}}}"#
+        )
+    };
+
+    post("/v1/jobs", job("")).await.ok(202);
+    let claimed = post("/v1/queues/default/claim", "{}".to_owned()).await;
+    kept(&claimed.body, &[input, metadata]);
+    let held = post("/v1/jobs", job(r#""worker":"external","#)).await.ok(202);
+    let (id, token) = (id(&held["jobId"]), id(&held["leaseToken"]));
+    let done = format!(r#"{{"leaseToken":"{token}","result":{result}}}"#);
+    assert_eq!(post(&format!("/v1/jobs/{id}/complete"), done).await.status, 200);
+
+    kept(&app.get(&format!("/v1/jobs/{id}")).await.body, &[metadata]);
+    kept(&app.get(&format!("/v1/jobs/{id}/result")).await.body, &[result]);
+    let told = receiver.wait("/x", 1, limit).await;
+    kept(&told[0].body, &[metadata, &format!("\"context\":{context}"), &format!("\"result\":{result}")]);
+
+    app.post("/v1/endpoints", &json!({"url": receiver.url("/e"), "events": ["a"]})).await.ok(201);
+    post("/v1/events", format!(r#"{{"type":"a","data":{result}}}"#)).await.ok(202);
+    kept(&receiver.wait("/e", 1, limit).await[0].body, &[result]);
+    kept(&app.get("/v1/events?types=a").await.body, &[result]);
+    // Where the service itself needs the number, it may be too large.
+    let priority = post("/v1/jobs", r#"{"type":"t","priority":1e400}"#.to_owned()).await;
+    priority.refused(422, "validation-failed", "/priority");
 }
 
 async fn null_means_not_given(site: &Site) {

@@ -138,6 +138,7 @@ fn wrong_usage_is_exit_2_and_help_is_exit_0() {
         &["submit"],
         &["submit", "--type", "t", "--input", "{"],
         &["submit", "--type", "t", "--metadata", "x"],
+        &["submit", "--type", "t", "--metadata", "[]"],
         &["submit", "--type", "t", "--callback-secret", "whsec_x"],
         &["submit", "--type", "t", "--url", "ftp://x"],
         &["work"],
