@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::app::App;
-use super::extract::{FromQuery, Params, Query, Viewer};
+use super::extract::{FromQuery, Params, Query, Viewer, Waiting};
 use super::problem::Problem;
 use super::server::Seat;
 use crate::types::api::SUBPROTOCOL;
@@ -128,6 +128,7 @@ pub async fn open(
     guest: Guest,
     query: Result<Query<OpenQuery>, Problem>,
     upgrade: Result<Upgrade, Problem>,
+    waiting: Waiting,
     seat: Option<Extension<Seat>>,
 ) -> Result<Response, Problem> {
     let viewer = guest.welcome(query.is_ok() && upgrade.is_ok())?;
@@ -137,8 +138,10 @@ pub async fn open(
     };
     viewer.may_open(&app).await?;
     let places = viewer.places(&app)?;
+    // Its name alone: with the request itself a socket would keep the request's place.
+    let request_id = waiting.request_id().map(Box::from);
     Ok(upgrade.on_upgrade(async move |socket| {
-        Session::new(app, viewer, places, socket).run().await;
+        Session::new(app, viewer, places, socket, request_id).run().await;
         // The connection's place is free only now.
         drop(seat);
     }))

@@ -75,12 +75,20 @@ pub struct Session {
     pinged: Millis,
     /// When it last followed a job, by the service's clock.
     followed: Millis,
+    /// The request that opened it.
+    request_id: Option<Box<str>>,
     _open: Open,
 }
 
 impl Session {
-    /// A session that watches nothing yet.
-    pub fn new(app: App, viewer: Viewer, places: Places, socket: WebSocket) -> Session {
+    /// A session that watches nothing yet. Its problems name the request that opened it.
+    pub fn new(
+        app: App,
+        viewer: Viewer,
+        places: Places,
+        socket: WebSocket,
+        request_id: Option<Box<str>>,
+    ) -> Session {
         let now = app.real.now();
         Session {
             watcher: app.hub.watcher(),
@@ -95,6 +103,7 @@ impl Session {
             app,
             viewer,
             socket,
+            request_id,
         }
     }
 
@@ -176,7 +185,8 @@ impl Session {
     }
 
     async fn refuse(&mut self, job_id: Option<JobId>, problem: Problem) -> Result<(), End> {
-        self.tell(&SocketMessage::Error { job_id, problem: problem.body(None) }).await
+        let problem = problem.body(self.request_id.as_deref());
+        self.tell(&SocketMessage::Error { job_id, problem }).await
     }
 }
 

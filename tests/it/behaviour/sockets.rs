@@ -104,6 +104,7 @@ async fn one_bad_job_is_told_and_the_rest_goes_on(site: &Site) {
     let problem = socket.error().await;
     assert_eq!((&problem["code"], &problem["status"]), (&json!("job-not-found"), &json!(404)));
     assert_eq!(problem["errors"][0]["pointer"], "/jobIds/0");
+    assert_eq!(problem["requestId"], socket.request_id(), "the opening is the request");
     let told = socket.next().await.unwrap();
     assert_eq!((&told["op"], &told["jobId"]), (&json!("error"), &json!(missing)));
     assert_eq!(told["problem"]["code"], "job-not-found");

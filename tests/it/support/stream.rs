@@ -142,7 +142,7 @@ fn item(block: &str) -> Item {
 }
 
 /// A WebSocket with the subprotocol.
-pub struct Socket(WebSocketStream<TcpStream>);
+pub struct Socket(WebSocketStream<TcpStream>, String);
 
 impl Socket {
     pub async fn open(app: &TestApp) -> Socket {
@@ -173,11 +173,17 @@ impl Socket {
         match timeout(LIMIT, opened).await.expect("an answer in time") {
             Ok((socket, answer)) => {
                 assert_eq!(answer.headers()["sec-websocket-protocol"], "ringback.v1");
-                Ok(Socket(socket))
+                let request = answer.headers()["request-id"].to_str().unwrap().to_owned();
+                Ok(Socket(socket, request))
             }
             Err(Error::Http(answer)) => Err(answer.status().as_u16()),
             Err(e) => panic!("{e}"),
         }
+    }
+
+    /// The `Request-Id` of its opening.
+    pub fn request_id(&self) -> &str {
+        &self.1
     }
 
     pub async fn say(&mut self, message: Value) {
