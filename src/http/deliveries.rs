@@ -60,7 +60,7 @@ pub async fn list(
     operation_id = "listJobDeliveries", security(("apiKey" = ["deliveries:read"])),
     params(("jobId" = JobId, Path), ("cursor" = Option<String>, Query),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200)),
-    responses((status = 200, body = Page<Delivery>)))]
+    responses((status = 200, body = Page<Delivery>), (status = 429, description = "rate-limited")))]
 pub async fn of_job(
     State(app): State<App>,
     key: Key<need::DeliveriesRead>,

@@ -100,7 +100,8 @@ fn types(list: &str) -> Result<Vec<Pattern>, Problem> {
     responses((status = 200, content(
             (Page<FeedEvent> = "application/json"), (String = "text/event-stream"))),
         (status = 406, description = "not-acceptable"),
-        (status = 410, description = "cursor-expired")))]
+        (status = 410, description = "cursor-expired"),
+        (status = 429, description = "rate-limited")))]
 pub async fn read(
     State(app): State<App>,
     key: Key<DeliveriesRead>,

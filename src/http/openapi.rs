@@ -42,9 +42,9 @@ pub fn describe(document: &utoipa::openapi::OpenApi, routes: &[Route], urls: &Ur
         doc["components"]["examples"][code.slug()] =
             json!({ "summary": code.title(), "value": answers::problem(*code, None) });
     }
-    for (path, _, operation) in operations(&mut doc) {
+    for (path, method, operation) in operations(&mut doc) {
         parameters(operation);
-        complete(&path, operation);
+        complete(&path, &method, operation);
     }
     alias_all(&mut doc, routes);
     replies(&mut doc);
@@ -87,7 +87,7 @@ fn parameters(operation: &mut Value) {
 }
 
 /// Adds what holds for every operation: scope, problems, the request's name.
-fn complete(path: &str, operation: &mut Value) {
+fn complete(path: &str, method: &str, operation: &mut Value) {
     let scopes = scopes(operation);
     let closed = operation.get("security").is_some();
     let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
@@ -100,7 +100,8 @@ fn complete(path: &str, operation: &mut Value) {
         operation["requestBody"]["content"]["application/json"]["examples"][name] =
             json!({ "summary": summary, "value": value });
     }
-    let body = operation.get("requestBody").is_some();
+    // A POST that wants no body reads it all the same: a member that it does not know is refused.
+    let body = operation.get("requestBody").is_some() || method == "post";
     let by_token = operation["security"].to_string().contains("accessToken");
     let mut problems = vec![431, 500, 503];
     if closed {

@@ -122,7 +122,7 @@ fn speaks(headers: &HeaderMap) -> bool {
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
     params(("Sec-WebSocket-Protocol" = String, Header, example = "ringback.v1")),
     responses((status = 101, description = "The connection speaks WebSocket from here on"),
-        (status = 426, description = "upgrade-required")))]
+        (status = 426, description = "upgrade-required"), (status = 429, description = "rate-limited")))]
 pub async fn open(
     State(app): State<App>,
     guest: Guest,

@@ -94,6 +94,37 @@ fn the_document_is_whole() {
     assert!(scopes.iter().all(|scope| html.contains(scope)));
 }
 
+#[test]
+fn what_stops_a_body_or_a_hurry_is_described() {
+    let doc = describe(&described().split_for_parts().1, &[], &Urls::new("https://api.example.com"));
+    let mut doc: Value = serde_json::from_slice(&doc.json).unwrap();
+    let mut hurried = BTreeSet::new();
+    for (path, method, operation) in operations(&mut doc) {
+        let told = |status: &str| operation["responses"].get(status).is_some();
+        if method == "post" {
+            let missing: Vec<_> =
+                ["400", "408", "413", "415", "422"].into_iter().filter(|one| !told(one)).collect();
+            assert!(missing.is_empty(), "{path}: {missing:?}");
+        }
+        if told("429") {
+            hurried.insert(operation["operationId"].as_str().unwrap().to_owned());
+        }
+    }
+    let wanted = [
+        "getJob",
+        "getJobSeed",
+        "getResult",
+        "getResultFile",
+        "listEvents",
+        "listJobDeliveries",
+        "listJobEvents",
+        "openSocket",
+        "testEndpoint",
+        "verifyEndpoint",
+    ];
+    assert_eq!(hurried.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
+}
+
 /// Reads an example as a client does, and says what is left of it: a member that no answer has is lost.
 fn as_read<T: serde::de::DeserializeOwned + serde::Serialize>(example: &Value) -> Value {
     let read: T = serde_json::from_str(&example.to_string()).unwrap_or_else(|e| panic!("{e}: {example}"));

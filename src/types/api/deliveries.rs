@@ -70,7 +70,7 @@ pub struct Attempt {
     pub address: Option<String>,
     /// The status of the answer.
     pub status: Option<u16>,
-    /// What went wrong: `dns`, `connect`, `tls`, `timeout`, `reset`, `bad-response`, `response-too-large`, `refused`, `lease-ran-out`, `unknown`.
+    /// What went wrong: `dns`, `connect`, `tls`, `timeout`, `reset`, `bad-response`, `response-too-large`, `refused`, `unknown`.
     pub error: Option<String>,
     /// The answer's headers.
     pub response_headers: Option<Vec<(String, String)>>,

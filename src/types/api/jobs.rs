@@ -222,7 +222,8 @@ pub struct Job {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorInfo {
-    /// The worker's word, or `worker-lost`, `timeout`, `cancelled`, `deadline-passed`, `result-too-large`.
+    /// The worker's word, or `worker-lost`, `timeout`, `cancelled`, `deadline-passed`, `released`; with a push worker also
+    /// `worker-unreachable`, `http-` and its status, `result-too-large`, `content-type`, `content-encoding`.
     pub code: Option<String>,
     /// Whether the worker said that another attempt may help.
     pub retryable: bool,
