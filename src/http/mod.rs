@@ -60,8 +60,18 @@ fn open(routes: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<App> {
 }
 
 /// Every route of the contract.
+///
+/// Its parts are not inlined: as one function of 700 KB of machine code it takes the compiler ten seconds.
 fn described() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(openapi::skeleton())
+    let parts = [of_jobs, of_work, of_deliveries, of_endpoints, of_dead_letters, of_tenants];
+    let empty = OpenApiRouter::with_openapi(openapi::skeleton());
+    parts.into_iter().fold(empty, |router, more| more(router)).merge(system())
+}
+
+/// Jobs, as their clients see them.
+#[inline(never)]
+fn of_jobs(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(submit::submit, jobs::list))
         .routes(routes!(batch::batch))
         .routes(routes!(submit::operation))
@@ -74,6 +84,12 @@ fn described() -> OpenApiRouter<App> {
         .routes(open(routes!(results::get_result)))
         .routes(open(routes!(results::get_file)))
         .routes(routes!(deliveries::of_job))
+}
+
+/// Queues and those who work them off.
+#[inline(never)]
+fn of_work(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(queues::list))
         .routes(routes!(queues::get_queue, queues::change))
         .routes(routes!(queues::pause))
@@ -84,6 +100,12 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(leases::fail))
         .routes(routes!(leases::release))
         .routes(routes!(leases::ack))
+}
+
+/// Deliveries and their lanes.
+#[inline(never)]
+fn of_deliveries(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::get_delivery))
         .routes(routes!(deliveries::explain))
@@ -92,6 +114,12 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(lanes::list))
         .routes(routes!(lanes::pause))
         .routes(routes!(lanes::resume))
+}
+
+/// Standing endpoints and published events.
+#[inline(never)]
+fn of_endpoints(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(endpoints::list, endpoints::create))
         .routes(routes!(endpoints::get_endpoint, endpoints::change, endpoints::delete))
         .routes(routes!(endpoints::rotate))
@@ -101,6 +129,12 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(probes::verify))
         .routes(routes!(events::publish, feed::read))
         .routes(routes!(events::batch))
+}
+
+/// What was given up.
+#[inline(never)]
+fn of_dead_letters(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::get_letter, dead_letters::discard))
         .routes(routes!(dead_letters::list_outages))
@@ -108,6 +142,12 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(redrives::replay_deliveries))
         .routes(routes!(redrives::redrives))
         .routes(routes!(redrives::get_redrive, redrives::cancel_redrive))
+}
+
+/// Keys, tenants and their secrets.
+#[inline(never)]
+fn of_tenants(router: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    router
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::get_key, keys::revoke))
         .routes(routes!(tenants::list, tenants::create))
@@ -116,7 +156,6 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(tenants::get_key, tenants::revoke_key))
         .routes(routes!(tenant::get_secret))
         .routes(routes!(tenant::rotate))
-        .merge(system())
 }
 
 /// What every node serves, whatever its roles.
