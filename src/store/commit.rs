@@ -238,7 +238,7 @@ async fn flush(inner: &Inner, pool: &Pool, mut calls: Vec<Call>) {
 
 /// Jobs whose claimer is gone wait for another one at once, and no attempt is used.
 async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<lease::LeasedRow>, now: Millis) {
-    let op = Op::Change(jobs.iter().map(lease::LeasedRow::release).collect(), jobs.len());
+    let op = Op::Change(jobs.iter().map(lease::LeasedRow::release).collect());
     let (reply, _nobody) = oneshot::channel();
     let weight = op.weight();
     if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }], &mut false).await {
@@ -350,7 +350,7 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
     // none: a row is changed only by who holds its queue row or its document, taken before.
     let wants = pick(calls, wish).1;
     let held = limits::held(inner, tx, &wants, now).await?;
-    let (at, changes) = pick(calls, |op| if let Op::Change(c, _) = op { Some(c) } else { None });
+    let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
     if !at.is_empty() {
         let flat: Vec<&JobChange> = changes.iter().flat_map(|c| c.iter()).collect();
         let mut answers = change::change(tx, &mut out, &flat, in_doubt, now).await?.into_iter();

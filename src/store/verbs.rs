@@ -8,7 +8,7 @@ use super::commit::{Op, Reply};
 use super::error::{Error, Result};
 use super::lease::LeasedRow;
 use super::model::{
-    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Submitted, What,
+    Attempted, Changed, ClaimedDelivery, DueDelivery, JobChange, LeaseRequest, LeasedJob, Submitted,
 };
 use crate::types::Millis;
 use crate::types::delivery::Verdict;
@@ -48,13 +48,7 @@ impl Store {
 
     /// Changes jobs: complete, fail, release, heartbeat, cancel, retry. One answer per change, in order.
     pub async fn change(&self, changes: Vec<JobChange>, now: Millis) -> Result<Vec<Result<Changed>>> {
-        // What ends a job may be told to as many endpoints as its tenant has that belong to no account.
-        let told = |c: &JobChange| match (c.tenant, &c.what) {
-            (Some(tenant), What::Change(_)) => self.0.subscribers.about(&(tenant, String::new())),
-            _ => 0,
-        };
-        let rows = changes.iter().map(|change| 1 + told(change)).sum();
-        match self.0.committer.call(Op::Change(changes, rows), now).await? {
+        match self.0.committer.call(Op::Change(changes), now).await? {
             Reply::Change(answer) => Ok(answer),
             _ => mixed_up(),
         }

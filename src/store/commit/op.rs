@@ -17,8 +17,7 @@ pub(in crate::store) enum Op {
     Submit(Arc<Many>),
     /// With about as many deliveries.
     Publish(Publication, usize),
-    /// With about as many rows of jobs and deliveries.
-    Change(Vec<JobChange>, usize),
+    Change(Vec<JobChange>),
     Lease {
         want: LeaseRequest,
         /// Whether something may be due already.
@@ -57,8 +56,8 @@ impl Op {
                 Weight { rows: jobs.len(), bytes }
             }
             Op::Publish(publication, rows) => Weight { rows: *rows, bytes: publication.bytes() },
-            Op::Change(changes, rows) => {
-                Weight { rows: *rows, bytes: changes.iter().map(change::result_bytes).sum() }
+            Op::Change(changes) => {
+                Weight { rows: changes.len(), bytes: changes.iter().map(change::result_bytes).sum() }
             }
             Op::Lease { want, .. } => Weight { rows: want.max as usize, bytes: 0 },
             Op::Claim { due, .. } => Weight { rows: due.len(), bytes: 0 },
@@ -75,13 +74,13 @@ impl Op {
     }
 
     pub(super) fn retries(&self) -> bool {
-        matches!(self, Op::Change(changes, _) if changes.iter().any(|c| matches!(c.what, What::Retry)))
+        matches!(self, Op::Change(changes) if changes.iter().any(|c| matches!(c.what, What::Retry)))
     }
 
     /// Whether both change the same job.
     pub(super) fn meets(&self, other: &Op) -> bool {
         match (self, other) {
-            (Op::Change(ours, _), Op::Change(theirs, _)) => {
+            (Op::Change(ours), Op::Change(theirs)) => {
                 ours.iter().any(|one| theirs.iter().any(|two| one.id == two.id))
             }
             _ => false,
