@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures_util::future::select_all;
+use futures_util::future::join_all;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -97,6 +97,7 @@ pub struct Running {
     pub webhook_secret: Option<String>,
     store: Store,
     ring: PathBuf,
+    deaf: CancellationToken,
     doors: CancellationToken,
     loops: CancellationToken,
     servers: Vec<JoinHandle<()>>,
@@ -104,10 +105,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits until nobody listens any more, which is before a [stop](Running::stop) a defect: who looks after the process
-    /// is to start it anew.
-    pub async fn deaf(&mut self) {
-        let _ = select_all(&mut self.servers).await;
+    /// Waits until a listener has ended, which is before a [stop](Running::stop) a defect: who looks after the process is to
+    /// start it anew.
+    pub async fn deaf(&self) {
+        self.deaf.cancelled().await;
     }
 
     /// Stops taking requests, finishes what is in flight, flushes, gives lanes back.
@@ -117,12 +118,11 @@ impl Running {
             self.doors.cancel();
             self.loops.cancel();
             self.tasks.close();
-            for server in self.servers {
-                server.await.context("the server died")?;
-            }
+            let served = join_all(self.servers).await;
             self.tasks.wait().await;
             self.store.close().await;
-            anyhow::Ok(())
+            let died = served.into_iter().find_map(Result::err);
+            died.map_or(Ok(()), |e| Err(e).context("a listener died"))
         };
         tokio::time::timeout(STOP, stop).await.context("the stop took longer than 30 s")?
     }
@@ -184,8 +184,14 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         options: http_options(&config, &file),
         draining: doors.clone(),
     });
+    let deaf = CancellationToken::new();
     let open = |listener, router| {
-        tokio::spawn(http::serve(listener, router, metrics.clone(), ServerOptions::default(), doors.clone()))
+        let ended = deaf.clone().drop_guard();
+        let served = http::serve(listener, router, metrics.clone(), ServerOptions::default(), doors.clone());
+        tokio::spawn(async move {
+            let _ended = ended;
+            served.await;
+        })
     };
     let mut servers = Vec::new();
     if let Some(metrics_addr) = config.metrics_listen {
@@ -199,7 +205,7 @@ pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<R
         supervise(&tasks, &loops, "watch", move || http::watch(app.clone(), token.clone()));
     }
     servers.push(open(listener, if serves { http::router(app)? } else { http::node_router(app) }));
-    Ok(Running { addr, api_key, webhook_secret, store, ring: ring_path, doors, loops, servers, tasks })
+    Ok(Running { addr, api_key, webhook_secret, store, ring: ring_path, deaf, doors, loops, servers, tasks })
 }
 
 struct Node<'a> {

@@ -6,8 +6,14 @@ use super::exit::Usage;
 
 /// Lets this process open as many as it may: what a shell or a container sets is made for programs with few. Gives how many.
 pub fn open_all() -> u64 {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let Rlimit { current: before, maximum } = getrlimit(Resource::Nofile);
+    // Some systems have bounds of their own beside the limit.
+    for most in [maximum, Some(65_536), Some(10_240)] {
+        let more = most.is_none_or(|most| before.is_some_and(|before| before < most));
+        if more && setrlimit(Resource::Nofile, Rlimit { current: most, maximum }).is_ok() {
+            break;
+        }
+    }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 

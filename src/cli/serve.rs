@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use ipnet::IpNet;
 
 use super::exit::{Exit, Usage};
@@ -189,18 +189,19 @@ async fn up(config: app::Config, out: Out) -> anyhow::Result<ExitCode> {
     }
     let starting = app::start(config, Clock::system(), Dice::Os);
     let Some(running) = stop.run_until_cancelled(starting).await else { return Ok(Exit::Done.into()) };
-    let mut running = running?;
+    let running = running?;
     announce(&running, out)?;
-    loop {
+    let deaf = loop {
         tokio::select! {
-            () = stop.cancelled() => break,
+            () = stop.cancelled() => break false,
+            () = running.deaf() => break true,
             Some(()) = hangups.recv() => reload(&running),
-            () = running.deaf() => bail!("the node does not listen any more"),
         }
-    }
+    };
     tracing::info!("stopping");
     let stopped = tokio::time::timeout(STOP_WITHIN, running.stop()).await;
     stopped.context("the node did not stop in time; leases bring back what it held")??;
+    ensure!(!deaf, "the node did not listen any more");
     Ok(Exit::Done.into())
 }
 

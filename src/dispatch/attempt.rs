@@ -9,7 +9,7 @@ use crate::egress::{Answer, BootTime, Limits, Sender};
 use crate::store::{Attempted, ClaimedDelivery, Error, LiveSecret, Store};
 use crate::types::Millis;
 use crate::types::cloudevents::header_value;
-use crate::types::delivery::{DeadReason, Outcome, Verdict, judge, roll};
+use crate::types::delivery::{DeadReason, Fault, Outcome, Verdict, judge, roll};
 use crate::types::job::CallbackSecrets;
 use crate::types::signature::Secret;
 use crate::types::signature::schemes::{Message, SigningKey};
@@ -17,6 +17,8 @@ use crate::types::target::{CallbackUrl, UrlPolicy};
 
 /// Attempts in a row whose end nobody saw; then the delivery kills its senders and is laid down.
 const POISON: u32 = 5;
+/// So long what found no socket keeps its slot.
+const FULL: Duration = Duration::from_secs(1);
 /// When a delivery that could not be prepared is looked at again.
 const NOT_NOW: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,10 @@ pub(super) async fn attempt(tools: &Tools<'_>, d: &ClaimedDelivery, clock: impl 
     let limits = Limits { deadline: tools.deadline, not_after: tools.not_after, answer: Answer::Glance };
     let mut exchange = tools.sender.post(&url, headers, d.body.clone(), limits, now).await;
     hide(&mut exchange, &extra);
+    if matches!(exchange.outcome, Outcome::Failed(Fault::NoSocket)) {
+        // With its slot: the next one would find no more.
+        tokio::time::sleep(FULL).await;
+    }
     let unsent = matches!(exchange.outcome, Outcome::Failed(fault) if fault.unsent());
     let counts = match exchange.outcome {
         Outcome::Answered { .. } => true,

@@ -128,8 +128,11 @@ impl Dispatcher {
         }
         let inner = &self.0;
         let mut owned = match inner.store.own_lanes(inner.node, &of, now).await {
-            // Another node is just making one of them. They are asked for again as those of other nodes are.
-            Err(Error::Locked(_)) => Vec::new(),
+            // They are asked for again as those of other nodes are.
+            Err(Error::Locked(why)) => {
+                tracing::warn!(lanes = of.len(), why, "lanes with due deliveries could not be owned in time");
+                Vec::new()
+            }
             owned => owned?,
         };
         owned.iter_mut().for_each(|lane| lane.more |= !offered);

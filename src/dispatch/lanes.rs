@@ -18,7 +18,7 @@ mod written;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::store::{DueDelivery, InLane, LaneSettings, LaneState, OwnedLane};
+use crate::store::{DueDelivery, InLane, LaneSettings, OwnedLane};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
 pub use hand::{FromHand, LONGEST};
@@ -26,6 +26,7 @@ use lane::Lane;
 use ready::{FIRSTS, Pushed};
 use trust::Held;
 use turns::Turns;
+use written::Unwritten;
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
@@ -67,9 +68,9 @@ pub struct Lanes {
     /// Lanes whose rows others held, and until when only a look asks for them.
     avoided: HashMap<LaneId, Millis>,
     /// Lanes that are let go and, in the store, still this node's: owned anew, they would be let go with the rest.
-    parting: HashSet<LaneId>,
-    /// How lanes stood that were let go and could not be written down.
-    unwritten: HashMap<LaneId, LaneState>,
+    parting: HashMap<LaneId, Unwritten>,
+    /// The same of those that could not be written down so.
+    unwritten: HashMap<LaneId, Unwritten>,
     in_flight: usize,
     in_hand: usize,
     /// Those of them in lanes that are not known to answer.
@@ -173,7 +174,8 @@ impl Lanes {
         let not_now = [&self.foreign, &self.avoided]
             .into_iter()
             .any(|lanes| lanes.get(&id).is_some_and(|again| *again > now));
-        !not_now && !self.crowded() && !self.parting.contains(&id) && !self.lanes.contains_key(&id)
+        let here = self.lanes.contains_key(&id) || self.parting.contains_key(&id);
+        !not_now && !here && !self.unwritten.contains_key(&id) && !self.crowded()
     }
 
     /// The answer to a try to own `asked`: those not in `owned` belong to another node. One without
@@ -184,9 +186,10 @@ impl Lanes {
             let id = state.id;
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
-                let unwritten = self.unwritten.remove(&id);
+                let unwritten = self.unwritten.remove(&id).filter(|one| one.cleared_at == set.cleared_at);
                 let dirty = unwritten.is_some();
-                let lane = place.insert(Lane::new(unwritten.unwrap_or(state), set, now));
+                let state = unwritten.map_or(state, |one| one.state);
+                let lane = place.insert(Lane::new(state, set, now));
                 (lane.more, lane.dirty) = (more, dirty);
                 self.call_up(id);
                 new.push(id);
@@ -229,6 +232,9 @@ impl Lanes {
 
     /// Takes over what someone set for a lane.
     pub fn set(&mut self, id: LaneId, set: LaneSettings, now: Millis) {
+        if self.unwritten.get(&id).is_some_and(|one| one.cleared_at != set.cleared_at) {
+            self.unwritten.remove(&id);
+        }
         let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.set != set) else { return };
         if lane.set.limits.ordered != set.limits.ordered {
             // What is in mind was chosen by the other rule.

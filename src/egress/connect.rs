@@ -1,7 +1,7 @@
 //! The connector under hyper's pool: vet, dial, check the peer, TLS.
 
-use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -167,12 +167,11 @@ async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStrea
     Err(fault)
 }
 
-/// Whether it is this machine that lacks something for one more connection: that says nothing of the receiver.
-pub(super) fn is_ours(error: &(dyn Error + 'static)) -> bool {
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
-    let lacks = |code: i32| ours.iter().any(|lack| lack.raw_os_error() == code);
-    let here = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
-    here.is_some_and(lacks) || error.source().is_some_and(is_ours)
+/// Whether it is this machine that lacks something for one more connection: that says nothing of the receiver. A lack of
+/// addresses does: where IPv6 is off, no address of its kind can be reached.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| ours.iter().any(|lack| lack.raw_os_error() == code))
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, Fault> {
@@ -182,7 +181,7 @@ fn server_name(host: &str) -> Result<ServerName<'static>, Fault> {
     }
 }
 
-fn tls_fault(error: &std::io::Error) -> TlsFault {
+fn tls_fault(error: &io::Error) -> TlsFault {
     let inner = error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::InvalidCertificate(bad)) => match bad {

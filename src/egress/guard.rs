@@ -1,10 +1,11 @@
 //! The address guard: from a host to the addresses that may be dialled.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 use tokio::sync::Semaphore;
@@ -90,7 +91,12 @@ impl Guard {
                 // the operator vouches for are inner names.
                 let name = if self.policy.trusts(host) { host.to_owned() } else { format!("{host}.") };
                 let found = resolver.lookup_ip(name).await;
-                let found = found.map_err(|e| if is_ours(&e) { Fault::NoSocket } else { Fault::Dns })?;
+                let found = found.map_err(|e| match e {
+                    NetError::Io(e) if is_ours(&e) => Fault::NoSocket,
+                    // It does not say why.
+                    NetError::NoConnections if lacks_sockets() => Fault::NoSocket,
+                    _ => Fault::Dns,
+                })?;
                 Ok((found.iter().collect(), true))
             }
         }
@@ -102,6 +108,10 @@ impl Guard {
             Resolver::System(_) => false,
         }
     }
+}
+
+fn lacks_sockets() -> bool {
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|e| is_ours(&e))
 }
 
 /// The address that a URL's host writes out, if it does.

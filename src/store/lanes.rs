@@ -4,7 +4,7 @@
 mod tests;
 mod view;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -89,14 +89,16 @@ macro_rules! among {
 static MINE: Sql = Sql::batch(among!("COALESCE(q.owner_id, q.id) = $1", ""), 1, &[("id", Col::Uuid)]);
 static MINE_FREE: Sql =
     Sql::batch(among!("COALESCE(q.owner_id, q.id) = $1", " ORDER BY q.id {lock}"), 1, &[("id", Col::Uuid)]);
-static NOBODYS_FREE: Sql = Sql::batch(
-    among!(
-        "NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = q.owner_id AND n.id <> $1 AND n.alive_until > $2)",
-        " ORDER BY q.id {lock}"
-    ),
-    2,
-    &[("id", Col::Uuid)],
-);
+macro_rules! nobodys {
+    ($rest:literal) => {
+        among!(
+            "NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = q.owner_id AND n.id <> $1 AND n.alive_until > $2)",
+            $rest
+        )
+    };
+}
+static NOBODYS: Sql = Sql::batch(nobodys!(""), 2, &[("id", Col::Uuid)]);
+static NOBODYS_FREE: Sql = Sql::batch(nobodys!(" ORDER BY q.id {lock}"), 2, &[("id", Col::Uuid)]);
 
 macro_rules! set {
     () => {
@@ -127,6 +129,9 @@ static CLEAR: Sql = Sql::plain(
 
 /// Lanes that one transaction writes down.
 const SAVED_AT_ONCE: usize = 1_000;
+/// Of the lanes that others hold so many are waited for, whichever come first in a set that has no order: the row of a busy
+/// one is hardly ever free.
+const WAITED_FOR: usize = 4;
 
 impl Store {
     /// This node is alive until then.
@@ -170,40 +175,54 @@ impl Store {
         }
     }
 
-    /// Tries to own the lanes of the given deliveries, one delivery per lane. Gives those it owns now; what another
-    /// transaction holds is left to the next try.
+    /// Tries to own the lanes of the given deliveries, one delivery per lane. Gives those it owns now. What another
+    /// transaction holds holds up no other lane: a few of those are waited for, each for itself, the rest is left to the
+    /// next try.
     pub async fn own_lanes(
         &self,
         node: NodeId,
         of: &[(LaneId, crate::types::DeliveryId)],
         now: Millis,
     ) -> Result<Vec<OwnedLane>> {
-        let mut tx = self.0.writers.begin().await?;
-        let urls = tx.batch(&ORIGINS, vec![], of.iter().map(|(_, d)| args![*d]).collect()).await?;
+        let of = of.iter().map(|(_, delivery)| args![*delivery]).collect();
         // Each lane once, or the upsert is refused.
-        let mut lanes = std::collections::BTreeMap::new();
-        let mut there = HashSet::new();
-        for row in &urls {
-            there.extend(row.uuid_opt(4)?);
+        let (mut there, mut new) = (BTreeMap::new(), BTreeMap::new());
+        for row in self.scout_batch(&ORIGINS, vec![], of).await? {
             let endpoint = row.uuid_opt(3)?;
             // An endpoint may move to another origin; its lane goes with it.
             let url = row.text(2)?;
             let origin = origin_of(&url).ok().filter(|_| endpoint.is_none()).map(|(origin, _)| origin);
-            lanes.insert(row.uuid(0)?, args![row.uuid(0)?, row.uuid(1)?, endpoint, origin]);
+            let lane = args![row.uuid(0)?, row.uuid(1)?, endpoint, origin];
+            let lanes = if row.uuid_opt(4)?.is_some() { &mut there } else { &mut new };
+            lanes.insert(row.uuid(0)?, lane);
         }
-        let asked = there.iter().map(|id| args![*id]).collect();
-        let free = ids(&tx.batch(&NOBODYS_FREE, args![node, now], asked).await?)?;
-        lanes.retain(|id, _| !there.contains(id) || free.contains(id));
-        let owned = own(&mut tx, node, lanes.into_values().collect(), now).await?;
-        // What is due in one that nobody owned was passed over by no look.
-        let mut owned: Vec<OwnedLane> =
-            owned.into_iter().map(|(lane, first)| OwnedLane { more: lane.more && !first, ..lane }).collect();
-        let ids = owned.iter().map(|lane| args![lane.state.id]).collect();
-        let set = tx.batch(&SET, vec![], ids).await?;
-        tx.commit().await?;
-        let mut set: HashMap<LaneId, LaneSettings> = set.iter().map(settings).collect::<Result<_>>()?;
-        for lane in &mut owned {
-            lane.set = set.remove(&lane.state.id).unwrap_or_default();
+        let mut owned = Vec::new();
+        // For themselves: who makes one waits for whoever else is making it, and must hold none that others wait for.
+        if !new.is_empty() {
+            let mut tx = self.0.writers.begin().await?;
+            owned.extend(self::owned(&mut tx, node, new.into_values().collect(), now).await?);
+            tx.commit().await?;
+        }
+        let mut held = HashSet::new();
+        if !there.is_empty() {
+            let mut tx = self.0.writers.begin().await?;
+            let asked: Vec<Vec<Value>> = there.keys().map(|id| args![*id]).collect();
+            let free = ids(&tx.batch(&NOBODYS_FREE, args![node, now], asked.clone()).await?)?;
+            if free.len() < there.len() {
+                held = &ids(&tx.batch(&NOBODYS, args![node, now], asked).await?)? - &free;
+            }
+            let free = there.iter().filter(|(id, _)| free.contains(id)).map(|(_, lane)| lane.clone());
+            owned.extend(self::owned(&mut tx, node, free.collect(), now).await?);
+            tx.commit().await?;
+        }
+        for lane in held.iter().take(WAITED_FOR).filter_map(|id| there.remove(id)) {
+            let mut tx = self.0.writers.begin().await?;
+            match self::owned(&mut tx, node, vec![lane], now).await {
+                Ok(lane) => owned.extend(lane),
+                Err(Error::Locked(_)) => continue,
+                Err(e) => return Err(e),
+            }
+            tx.commit().await?;
         }
         Ok(owned)
     }
@@ -215,7 +234,7 @@ impl Store {
     }
 
     /// Writes down how lanes stand, and lets go of those marked so. Gives those of `node` that it could not write, as
-    /// another transaction holds them.
+    /// another transaction holds them; a few of those are waited for, each for itself.
     pub async fn save_lanes(&self, node: NodeId, lanes: &[(LaneState, bool)]) -> Result<HashSet<LaneId>> {
         let mut left = HashSet::new();
         // Some at a time: others may wait for each.
@@ -227,24 +246,50 @@ impl Store {
                 let mine = ids(&tx.batch(&MINE, args![node], asked).await?)?;
                 left.extend(mine.difference(&free).map(|id| LaneId::from_uuid(*id)));
             }
-            let some = some.iter().filter(|(l, _)| free.contains(&l.id.uuid()));
-            let rows = some.map(|(l, release)| {
-                args![
-                    l.id,
-                    l.concurrency,
-                    l.failures,
-                    l.opened,
-                    l.held_until,
-                    l.held_reason.clone(),
-                    l.rate_at,
-                    i64::from(*release),
-                ]
-            });
-            tx.batch(&SAVE, args![node], rows.collect()).await?;
+            let free = some.iter().filter(|(l, _)| free.contains(&l.id.uuid()));
+            tx.batch(&SAVE, args![node], free.map(saved).collect()).await?;
+            tx.commit().await?;
+        }
+        for held in left.iter().take(WAITED_FOR).copied().collect::<Vec<_>>() {
+            let mut tx = self.0.writers.begin().await?;
+            let lane = lanes.iter().filter(|(l, _)| l.id == held).map(saved).collect();
+            match tx.batch(&SAVE, args![node], lane).await {
+                Ok(_) => left.remove(&held),
+                Err(Error::Locked(_)) => continue,
+                Err(e) => return Err(e),
+            };
             tx.commit().await?;
         }
         Ok(left)
     }
+}
+
+fn saved((l, release): &(LaneState, bool)) -> Vec<Value> {
+    args![
+        l.id,
+        l.concurrency,
+        l.failures,
+        l.opened,
+        l.held_until,
+        l.held_reason.clone(),
+        l.rate_at,
+        i64::from(*release),
+    ]
+}
+
+/// [`own`], with what is set for them.
+async fn owned(tx: &mut Tx, node: NodeId, lanes: Vec<Vec<Value>>, now: Millis) -> Result<Vec<OwnedLane>> {
+    let owned = own(tx, node, lanes, now).await?;
+    // What is due in one that nobody owned was passed over by no look.
+    let mut owned: Vec<OwnedLane> =
+        owned.into_iter().map(|(lane, first)| OwnedLane { more: lane.more && !first, ..lane }).collect();
+    let ids = owned.iter().map(|lane| args![lane.state.id]).collect();
+    let set = tx.batch(&SET, vec![], ids).await?;
+    let mut set: HashMap<LaneId, LaneSettings> = set.iter().map(settings).collect::<Result<_>>()?;
+    for lane in &mut owned {
+        lane.set = set.remove(&lane.state.id).unwrap_or_default();
+    }
+    Ok(owned)
 }
 
 fn ids(rows: &[Row]) -> Result<HashSet<Uuid>> {

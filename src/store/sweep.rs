@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use uuid::Uuid;
 
 use super::Store;
 use super::batch::{Col, Sql};
@@ -97,7 +98,7 @@ const PASSING: &str = concat!(
     "SELECT id, remove_at, CASE WHEN state <> 'owed' AND ",
     needed!(),
     " THEN CAST(1 AS BIGINT) ELSE 0 END
-     FROM jobs WHERE remove_at >= $1 AND remove_at <= $2 AND purged_at IS NULL ORDER BY remove_at LIMIT $3"
+     FROM jobs WHERE (remove_at, id) > ($1, $2) AND remove_at <= $3 AND purged_at IS NULL ORDER BY remove_at, id LIMIT $4"
 );
 static POSTPONE_THESE: Sql = Sql::batch(
     "UPDATE jobs SET remove_at = $2 FROM {b}
@@ -265,6 +266,11 @@ impl Store {
             // A call for each: what one of them fails by is its own affair, and the committer puts them together.
             let ends = some.iter().map(|change| self.change(vec![change.clone()], now));
             for (change, answer) in some.iter().zip(join_all(ends).await) {
+                let answer = match answer {
+                    // It may have been its connection.
+                    Err(e) if e.may_be_one_calls() => self.change(vec![change.clone()], now).await,
+                    answer => answer,
+                };
                 match answer.map(|mut one| one.pop()) {
                     // Another node or the holder was quicker.
                     Ok(
@@ -303,22 +309,25 @@ impl Store {
     /// Puts off the removal of jobs whose time comes within minutes and that something still refers to, however many others
     /// pass beside them: a reader takes what is past its time for gone.
     pub async fn keep_needed(&self, now: Millis) -> Result<()> {
-        let (mut from, until) = (now, now.plus(AHEAD));
+        let until = now.plus(AHEAD);
+        let mut after = (now, Uuid::nil());
         loop {
-            let rows = self.scout(PASSING, args![from, until, PASSED]).await?;
+            let rows = self.scout(PASSING, args![after.0, after.1, until, PASSED]).await?;
             let mut needed = Vec::new();
             for row in &rows {
                 if row.int(2)? == 1 {
                     needed.push(args![row.uuid(0)?]);
                 }
             }
-            let mut tx = self.0.writers.open().await?;
-            tx.batch(&POSTPONE_THESE, args![until, until.plus(LOOK_AGAIN)], needed).await?;
-            tx.commit().await?;
-            let last = rows.last().filter(|_| rows.len() == PASSED as usize);
-            let Some(last) = last.map(|row| row.time(1)).transpose()? else { return Ok(()) };
-            // So many at one instant: the others of it are looked at once they are the first.
-            from = last.max(from.plus(Duration::from_millis(1)));
+            if !needed.is_empty() {
+                let mut tx = self.0.writers.begin().await?;
+                tx.batch(&POSTPONE_THESE, args![until, until.plus(LOOK_AGAIN)], needed).await?;
+                tx.commit().await?;
+            }
+            match rows.last() {
+                Some(last) if rows.len() == PASSED as usize => after = (last.time(1)?, last.uuid(0)?),
+                Some(_) | None => return Ok(()),
+            }
         }
     }
 

@@ -60,9 +60,11 @@ pub fn is_away(answer: &Answer) -> Option<bool> {
         Answer::Answered { .. } => Some(false),
         // It was spoken to; one tenant's input that breaks it must not pause the queue of all.
         Answer::Failed(Fault::Reset | Fault::BadResponse | Fault::ResponseTooLarge) => None,
-        Answer::Failed(Fault::LeaseRanOut | Fault::NoSocket | Fault::Unknown) => None,
+        Answer::Failed(Fault::LeaseRanOut | Fault::Unknown) => None,
         Answer::Failed(Fault::Timeout(phase)) => (*phase < Phase::Head).then_some(true),
-        Answer::Failed(Fault::Dns | Fault::Connect | Fault::Tls(_) | Fault::Refused(_)) => Some(true),
+        Answer::Failed(Fault::Dns | Fault::Connect | Fault::Tls(_) | Fault::Refused(_) | Fault::NoSocket) => {
+            Some(true)
+        }
     }
 }
 

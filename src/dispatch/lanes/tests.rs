@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::ready::IN_MIND;
 use super::*;
-use crate::store::Place;
+use crate::store::{LaneState, Place};
 use crate::types::TenantId;
 use crate::types::delivery::Fault;
 use crate::types::lane::Limits;

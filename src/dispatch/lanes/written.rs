@@ -6,6 +6,14 @@ use super::{FOREIGN, IDLE, Lanes};
 use crate::store::LaneState;
 use crate::types::{LaneId, Millis};
 
+/// How a lane stands that is let go.
+#[derive(Debug)]
+pub(super) struct Unwritten {
+    pub(super) state: LaneState,
+    /// When someone last put an end to what was found out of its receiver; what was found out before is no more.
+    pub(super) cleared_at: Option<Millis>,
+}
+
 impl Lanes {
     /// Lanes to write down at once: a node that is killed must not forget that a receiver asked for a pause, or is away.
     pub fn to_save_now(&mut self) -> Vec<(LaneState, bool)> {
@@ -22,18 +30,17 @@ impl Lanes {
     /// What became of what was to be written down: all of it is but for `left`, which is tried again with the next beat;
     /// None: nothing is.
     pub fn saved(&mut self, save: Vec<(LaneState, bool)>, left: Option<&HashSet<LaneId>>) {
-        self.parting.clear();
-        for (state, _) in save {
-            let id = state.id;
+        let mut parting = std::mem::take(&mut self.parting);
+        for (LaneState { id, .. }, _) in save {
             if left.is_some_and(|left| !left.contains(&id)) {
                 continue;
             }
-            match self.lanes.get_mut(&id) {
-                Some(lane) => {
-                    (lane.dirty, lane.urgent) = (true, left.is_none());
-                    self.urgent.extend(lane.urgent.then_some(id));
-                }
-                None => drop(self.unwritten.insert(id, state)),
+            if let Some(lane) = self.lanes.get_mut(&id) {
+                lane.dirty = true;
+                lane.urgent |= left.is_none();
+                self.urgent.extend(lane.urgent.then_some(id));
+            } else if let Some(lane) = parting.remove(&id) {
+                self.unwritten.insert(id, lane);
             }
         }
     }
@@ -51,13 +58,16 @@ impl Lanes {
                 save.push((lane.state(*id), release));
             }
         }
-        let unwritten = std::mem::take(&mut self.unwritten).into_iter();
-        save.extend(unwritten.filter(|(id, _)| !self.lanes.contains_key(id)).map(|(_, state)| (state, true)));
-        for (state, _) in save.iter().filter(|(_, release)| *release) {
-            self.parting.insert(state.id);
-            if self.let_go(state.id).is_some_and(|lane| lane.leaving) {
-                self.foreign.insert(state.id, now.plus(FOREIGN));
+        for id in save.iter().filter(|(_, release)| *release).map(|(state, _)| state.id) {
+            let Some(lane) = self.let_go(id) else { continue };
+            if lane.leaving {
+                self.foreign.insert(id, now.plus(FOREIGN));
             }
+            self.parting.insert(id, Unwritten { state: lane.state(id), cleared_at: lane.set.cleared_at });
+        }
+        for (id, lane) in std::mem::take(&mut self.unwritten) {
+            save.push((lane.state.clone(), true));
+            self.parting.insert(id, lane);
         }
         self.turns.retain(|id| self.lanes.contains_key(id));
         save

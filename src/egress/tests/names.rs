@@ -106,7 +106,7 @@ async fn at_most_four_addresses_are_kept_ipv4_first() {
 }
 
 /// Answers every A question with `address` and everything else with nothing.
-async fn name_server(address: Ipv4Addr) -> SocketAddr {
+pub(super) async fn name_server(address: Ipv4Addr) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let at = socket.local_addr().unwrap();
     tokio::spawn(async move {

@@ -123,7 +123,7 @@ async fn whole(mut body: Body, limit: usize, ctx: Option<&Ctx>, app: &App) -> Re
             Some(frame) => frame,
             None => {
                 if slow.is_none() {
-                    slow = Some(Slow::begin(app, first.len() + more.len())?);
+                    slow = Some(Slow::begin(app, first.len().max(more.len()))?);
                     ctx.inspect(|ctx| ctx.rest());
                 }
                 body.frame().await

@@ -146,6 +146,36 @@ async fn a_lane_that_someone_holds_holds_up_no_other() {
     assert_eq!(own(&bed, bed.node, all[0]).await[0].failures, 7);
 }
 
+#[tokio::test]
+async fn a_lane_that_is_hardly_ever_free_is_waited_for() {
+    let bed = Bed::postgres().await;
+    let lane = lane(&bed).await;
+    let state = own(&bed, bed.node, lane).await.remove(0);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut holders = tokio::task::JoinSet::new();
+    // As ordered endpoints are held by those who publish to them, one after the other.
+    for _ in 0..2 {
+        let (mut holder, stop, id) = (beside(&bed.url).await, stop.clone(), lane.0);
+        holders.spawn(async move {
+            while !stop.is_cancelled() {
+                holder.run("BEGIN", vec![]).await.unwrap();
+                holder.all("SELECT id FROM lanes WHERE id = $1 FOR UPDATE", args![id]).await.unwrap();
+                holder.run("SELECT pg_sleep(0.005)", vec![]).await.unwrap();
+                holder.run("COMMIT", vec![]).await.unwrap();
+            }
+        });
+    }
+    for failures in 1..10 {
+        let states = [(LaneState { failures, ..state.clone() }, false)];
+        assert!(bed.store.save_lanes(bed.node, &states).await.unwrap().is_empty());
+        assert_eq!(own(&bed, bed.node, lane).await[0].failures, failures);
+    }
+    stop.cancel();
+    while let Some(done) = holders.join_next().await {
+        done.unwrap();
+    }
+}
+
 async fn a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them(bed: &Bed) {
     let lane = lane(bed).await;
     let (one, two) = (node(bed), node(bed));

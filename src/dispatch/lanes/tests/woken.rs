@@ -243,13 +243,23 @@ fn how_a_lane_stood_that_is_let_go_is_not_lost_with_the_write() {
     save.sort_by_key(|(state, _)| state.id);
     assert!(book.is_empty() && save.iter().all(|(state, release)| *release && state.failures == 1));
     book.saved(save.clone(), None);
-    // The store still has it as it was before.
-    let stale = LaneState { failures: 0, ..save[0].0.clone() };
-    book.own(&[lane_id(1)], vec![owned(stale, LaneSettings::default())], later);
+    assert!(!book.lacks(lane_id(1), later), "it would be let go with the next write");
+    // The store still has them as they were before.
+    let stale = |n: usize, set| owned(LaneState { failures: 0, ..save[n].0.clone() }, set);
+    book.own(&[lane_id(1)], vec![stale(0, LaneSettings::default())], later);
     let again = book.to_save(later);
     assert_eq!(again.len(), 2);
     assert!(again.contains(&(save[0].0.clone(), false)), "owned anew: {again:?}");
     assert!(again.contains(&save[1]), "let go: {again:?}");
+
+    // Until someone puts an end to what was found out before.
+    book.saved(again, None);
+    let resumed = LaneSettings { cleared_at: Some(later), ..LaneSettings::default() };
+    book.set(lane_id(2), resumed, later);
+    assert!(book.lacks(lane_id(2), later));
+    assert!(book.to_save(later).iter().all(|(state, _)| state.id == lane_id(1)));
+    book.own(&[lane_id(2)], vec![stale(1, resumed)], later);
+    assert!(book.to_save(later).iter().all(|(state, _)| state.id == lane_id(1)), "as the store has it");
 }
 
 #[test]
