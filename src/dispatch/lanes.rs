@@ -18,7 +18,7 @@ mod written;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::store::{DueDelivery, InLane, LaneSettings, OwnedLane};
+use crate::store::{DueDelivery, InLane, LaneSettings, LaneState, OwnedLane};
 use crate::types::delivery::Outcome;
 use crate::types::{DeliveryId, LaneId, Millis};
 pub use hand::{FromHand, LONGEST};
@@ -26,7 +26,6 @@ use lane::Lane;
 use ready::{FIRSTS, Pushed};
 use trust::Held;
 use turns::Turns;
-use written::Unwritten;
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
@@ -68,9 +67,9 @@ pub struct Lanes {
     /// Lanes whose rows others held, and until when only a look asks for them.
     avoided: HashMap<LaneId, Millis>,
     /// Lanes that are let go and, in the store, still this node's: owned anew, they would be let go with the rest.
-    parting: HashMap<LaneId, Unwritten>,
+    parting: HashMap<LaneId, LaneState>,
     /// The same of those that could not be written down so.
-    unwritten: HashMap<LaneId, Unwritten>,
+    unwritten: HashMap<LaneId, LaneState>,
     in_flight: usize,
     in_hand: usize,
     /// Those of them in lanes that are not known to answer.
@@ -188,8 +187,7 @@ impl Lanes {
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
                 let unwritten = self.unwritten.remove(&id).filter(|one| one.cleared_at == set.cleared_at);
                 let dirty = unwritten.is_some();
-                let state = unwritten.map_or(state, |one| one.state);
-                let lane = place.insert(Lane::new(state, set, now));
+                let lane = place.insert(Lane::new(unwritten.unwrap_or(state), set, now));
                 (lane.more, lane.dirty) = (more, dirty);
                 self.call_up(id);
                 new.push(id);
@@ -232,9 +230,6 @@ impl Lanes {
 
     /// Takes over what someone set for a lane.
     pub fn set(&mut self, id: LaneId, set: LaneSettings, now: Millis) {
-        if self.unwritten.get(&id).is_some_and(|one| one.cleared_at != set.cleared_at) {
-            self.unwritten.remove(&id);
-        }
         let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.set != set) else { return };
         if lane.set.limits.ordered != set.limits.ordered {
             // What is in mind was chosen by the other rule.

@@ -159,7 +159,7 @@ async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStrea
         trail.dialling(address);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(e)) if is_ours(&e) => return Err(Fault::NoSocket),
+            Ok(Err(e)) if is_ours(&e) || ip.is_ipv4() && has_no_port(&e) => return Err(Fault::NoSocket),
             Ok(Err(_)) => fault = Fault::Connect,
             Err(_) => fault = Fault::Timeout(Phase::Connect),
         }
@@ -167,8 +167,12 @@ async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStrea
     Err(fault)
 }
 
-/// Whether it is this machine that lacks something for one more connection: that says nothing of the receiver. A lack of
-/// addresses does: where IPv6 is off, no address of its kind can be reached.
+/// Whether all ports to that address are taken. For an IPv6 address it may mean that IPv6 is off: then it cannot be reached.
+fn has_no_port(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error())
+}
+
+/// Whether it is this machine that lacks something for one more connection: that says nothing of the receiver.
 pub(super) fn is_ours(error: &io::Error) -> bool {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| ours.iter().any(|lack| lack.raw_os_error() == code))

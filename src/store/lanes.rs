@@ -1,12 +1,15 @@
 //! Lanes and the nodes that own them.
 
+mod fleet;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Store;
@@ -61,11 +64,29 @@ static ORIGINS: Sql = Sql::batch(
     &[("delivery_id", Col::Uuid)],
 );
 
+// What was found out before someone put an end to it is no more.
+macro_rules! unless_cleared {
+    ($column:literal) => {
+        concat!(
+            $column,
+            " = CASE WHEN COALESCE(lanes.cleared_at, 0) = b.cleared_at THEN b.",
+            $column,
+            " ELSE lanes.",
+            $column,
+            " END, "
+        )
+    };
+}
 pub(super) static SAVE: Sql = Sql::batch(
-    "UPDATE lanes
-     SET concurrency = b.concurrency, failures = b.failures, opened = b.opened, held_until = b.held_until,
-         held_reason = b.held_reason, rate_at = b.rate_at, owner_id = CASE WHEN b.release = 1 THEN NULL ELSE owner_id END
-     FROM {b} WHERE lanes.id = b.id AND COALESCE(lanes.owner_id, lanes.id) = $1",
+    concat!(
+        "UPDATE lanes SET ",
+        unless_cleared!("failures"),
+        unless_cleared!("opened"),
+        unless_cleared!("held_until"),
+        unless_cleared!("held_reason"),
+        "concurrency = b.concurrency, rate_at = b.rate_at, owner_id = CASE WHEN b.release = 1 THEN NULL ELSE owner_id END
+         FROM {b} WHERE lanes.id = b.id AND COALESCE(lanes.owner_id, lanes.id) = $1"
+    ),
     1,
     &[
         ("id", Col::Uuid),
@@ -75,6 +96,7 @@ pub(super) static SAVE: Sql = Sql::batch(
         ("held_until", Col::Int),
         ("held_reason", Col::Text),
         ("rate_at", Col::Int),
+        ("cleared_at", Col::Int),
         ("release", Col::Int),
     ],
 );
@@ -129,9 +151,9 @@ static CLEAR: Sql = Sql::plain(
 
 /// Lanes that one transaction writes down.
 const SAVED_AT_ONCE: usize = 1_000;
-/// Of the lanes that others hold so many are waited for, whichever come first in a set that has no order: the row of a busy
-/// one is hardly ever free.
-const WAITED_FOR: usize = 4;
+/// So long lanes that others hold are waited for, one after the other, whichever come first in a set that has no order: the row
+/// of a busy one is hardly ever free, and never for long not to be had.
+const WAITED: Duration = Duration::from_millis(500);
 
 impl Store {
     /// This node is alive until then.
@@ -176,8 +198,8 @@ impl Store {
     }
 
     /// Tries to own the lanes of the given deliveries, one delivery per lane. Gives those it owns now. What another
-    /// transaction holds holds up no other lane: a few of those are waited for, each for itself, the rest is left to the
-    /// next try.
+    /// transaction holds holds up no other lane: those are waited for last, each for itself, and what is not had in time is left
+    /// to the next try.
     pub async fn own_lanes(
         &self,
         node: NodeId,
@@ -200,8 +222,17 @@ impl Store {
         // For themselves: who makes one waits for whoever else is making it, and must hold none that others wait for.
         if !new.is_empty() {
             let mut tx = self.0.writers.begin().await?;
-            owned.extend(self::owned(&mut tx, node, new.into_values().collect(), now).await?);
-            tx.commit().await?;
+            match self::owned(&mut tx, node, new.into_values().collect(), now).await {
+                Ok(lanes) => {
+                    tx.commit().await?;
+                    owned.extend(lanes);
+                }
+                Err(Error::Locked(why)) => {
+                    let _ = tx.rollback().await;
+                    tracing::warn!(why, "new lanes could not be owned in time");
+                }
+                Err(e) => return Err(e),
+            }
         }
         let mut held = HashSet::new();
         if !there.is_empty() {
@@ -215,14 +246,17 @@ impl Store {
             owned.extend(self::owned(&mut tx, node, free.collect(), now).await?);
             tx.commit().await?;
         }
-        for lane in held.iter().take(WAITED_FOR).filter_map(|id| there.remove(id)) {
+        let until = Instant::now() + WAITED;
+        for lane in held.iter().take_while(|_| Instant::now() < until).filter_map(|id| there.remove(id)) {
             let mut tx = self.0.writers.begin().await?;
             match self::owned(&mut tx, node, vec![lane], now).await {
-                Ok(lane) => owned.extend(lane),
-                Err(Error::Locked(_)) => continue,
+                Ok(lane) => {
+                    tx.commit().await?;
+                    owned.extend(lane);
+                }
+                Err(Error::Locked(_)) => drop(tx.rollback().await),
                 Err(e) => return Err(e),
             }
-            tx.commit().await?;
         }
         Ok(owned)
     }
@@ -234,7 +268,7 @@ impl Store {
     }
 
     /// Writes down how lanes stand, and lets go of those marked so. Gives those of `node` that it could not write, as
-    /// another transaction holds them; a few of those are waited for, each for itself.
+    /// another transaction holds them; those are waited for last, each for itself.
     pub async fn save_lanes(&self, node: NodeId, lanes: &[(LaneState, bool)]) -> Result<HashSet<LaneId>> {
         let mut left = HashSet::new();
         // Some at a time: others may wait for each.
@@ -250,15 +284,19 @@ impl Store {
             tx.batch(&SAVE, args![node], free.map(saved).collect()).await?;
             tx.commit().await?;
         }
-        for held in left.iter().take(WAITED_FOR).copied().collect::<Vec<_>>() {
+        let until = Instant::now() + WAITED;
+        let held: Vec<_> = left.iter().copied().collect();
+        for held in held.into_iter().take_while(|_| Instant::now() < until) {
             let mut tx = self.0.writers.begin().await?;
             let lane = lanes.iter().filter(|(l, _)| l.id == held).map(saved).collect();
             match tx.batch(&SAVE, args![node], lane).await {
-                Ok(_) => left.remove(&held),
-                Err(Error::Locked(_)) => continue,
+                Ok(_) => {
+                    tx.commit().await?;
+                    left.remove(&held);
+                }
+                Err(Error::Locked(_)) => drop(tx.rollback().await),
                 Err(e) => return Err(e),
-            };
-            tx.commit().await?;
+            }
         }
         Ok(left)
     }
@@ -273,6 +311,7 @@ fn saved((l, release): &(LaneState, bool)) -> Vec<Value> {
         l.held_until,
         l.held_reason.clone(),
         l.rate_at,
+        l.cleared_at.unwrap_or_default(),
         i64::from(*release),
     ]
 }
@@ -326,6 +365,7 @@ fn state(r: &Row) -> Result<LaneState> {
         held_until: r.time_opt(4)?,
         held_reason: r.text_opt(5)?,
         rate_at: r.time_opt(6)?,
+        cleared_at: r.time_opt(8)?,
     })
 }
 
@@ -334,38 +374,6 @@ fn settings(r: &Row) -> Result<(LaneId, LaneSettings)> {
     let limit = |n| Ok::<_, Error>(r.int_opt(n)?.and_then(|l| u32::try_from(l).ok()));
     let limits = Limits { max_in_flight: limit(3)?, rate_per_second: limit(4)?, ordered: r.int(5)? == 1 };
     Ok((r.id(0)?, LaneSettings { paused_until: r.time_opt(1)?, cleared_at: r.time_opt(2)?, limits }))
-}
-
-const FLEET: &str = "
-    SELECT (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
-           (SELECT COUNT(*) FROM lanes l WHERE l.owner_id IS NOT NULL)";
-
-const FIGURES: &str = "
-    SELECT COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.phase = 'ready' ORDER BY q.due_at LIMIT 1), $1),
-           (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
-           (SELECT COUNT(*) FROM redrives r WHERE r.state = 'running')";
-
-impl Store {
-    /// How many lanes each living node has when they are fairly shared out; at least 1.
-    pub async fn fair_share(&self, now: Millis) -> Result<usize> {
-        let rows = self.scout(FLEET, args![now]).await?;
-        let row = rows.first().ok_or(Error::NotFound)?;
-        let count = |i| Ok::<_, Error>(usize::try_from(row.int(i)?).unwrap_or(0).max(1));
-        Ok(count(1)?.div_ceil(count(0)?))
-    }
-
-    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Four probes, no table is counted.
-    pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
-        let rows = self.read(FIGURES, args![now]).await?;
-        let row = rows.first().ok_or(Error::NotFound)?;
-        let late = now.since(row.time(0)?).as_secs();
-        Ok(vec![
-            ("deliveries_oldest_due_seconds", i64::try_from(late).unwrap_or(i64::MAX)),
-            ("nodes_alive", row.int(1)?),
-            ("redrives_running", row.int(2)?),
-            ("feed_held_transactions", self.feed_holds().await?),
-        ])
-    }
 }
 
 /// Origin and host of a URL that was checked at registration. It is stored as its parser wrote it, without a user and

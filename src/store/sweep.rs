@@ -268,7 +268,9 @@ impl Store {
             for (change, answer) in some.iter().zip(join_all(ends).await) {
                 let answer = match answer {
                     // It may have been its connection.
-                    Err(e) if e.may_be_one_calls() => self.change(vec![change.clone()], now).await,
+                    Err(e) if e.may_be_one_calls() && !matches!(e, Error::Locked(_)) => {
+                        self.change(vec![change.clone()], now).await
+                    }
                     answer => answer,
                 };
                 match answer.map(|mut one| one.pop()) {

@@ -54,7 +54,7 @@ pub fn slows_down(answer: &Answer) -> Option<Duration> {
 }
 
 /// Whether the worker cannot be spoken to, as opposed to a job that takes it too long; None says that
-/// nobody knows, for nothing was sent.
+/// nobody knows. Where it is this node that has no room for a connection, the queue waits all the same.
 pub fn is_away(answer: &Answer) -> Option<bool> {
     match answer {
         Answer::Answered { .. } => Some(false),
@@ -262,5 +262,10 @@ mod tests {
         assert_eq!(is_away(&Answer::Failed(Fault::Timeout(Phase::Head))), None, "it may be the job");
         assert_eq!(is_away(&Answer::Failed(Fault::Reset)), None, "it may be the job");
         assert_eq!(is_away(&Answer::Failed(Fault::LeaseRanOut)), None);
+        assert_eq!(
+            is_away(&Answer::Failed(Fault::NoSocket)),
+            Some(true),
+            "there is no room for others either"
+        );
     }
 }

@@ -126,6 +126,7 @@ impl Lane {
             held_until: self.held_until(),
             held_reason: reason.map(str::to_owned),
             rate_at: self.set.limits.rate_per_second.map(|_| self.bucket.full_at()),
+            cleared_at: self.set.cleared_at,
         }
     }
 

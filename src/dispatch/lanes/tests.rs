@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use super::ready::IN_MIND;
 use super::*;
-use crate::store::{LaneState, Place};
+use crate::store::Place;
 use crate::types::TenantId;
 use crate::types::delivery::Fault;
 use crate::types::lane::Limits;
@@ -46,6 +46,7 @@ fn fresh(n: u128) -> LaneState {
         held_until: None,
         held_reason: None,
         rate_at: None,
+        cleared_at: None,
     }
 }
 

@@ -6,14 +6,6 @@ use super::{FOREIGN, IDLE, Lanes};
 use crate::store::LaneState;
 use crate::types::{LaneId, Millis};
 
-/// How a lane stands that is let go.
-#[derive(Debug)]
-pub(super) struct Unwritten {
-    pub(super) state: LaneState,
-    /// When someone last put an end to what was found out of its receiver; what was found out before is no more.
-    pub(super) cleared_at: Option<Millis>,
-}
-
 impl Lanes {
     /// Lanes to write down at once: a node that is killed must not forget that a receiver asked for a pause, or is away.
     pub fn to_save_now(&mut self) -> Vec<(LaneState, bool)> {
@@ -49,6 +41,8 @@ impl Lanes {
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
         self.foreign.retain(|_, again| *again > now);
         self.avoided.retain(|_, again| *again > now);
+        // Of a write that was broken off.
+        self.unwritten.extend(self.parting.drain());
         let mut save = Vec::new();
         for (id, lane) in &mut self.lanes {
             let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
@@ -63,10 +57,10 @@ impl Lanes {
             if lane.leaving {
                 self.foreign.insert(id, now.plus(FOREIGN));
             }
-            self.parting.insert(id, Unwritten { state: lane.state(id), cleared_at: lane.set.cleared_at });
+            self.parting.insert(id, lane.state(id));
         }
         for (id, lane) in std::mem::take(&mut self.unwritten) {
-            save.push((lane.state.clone(), true));
+            save.push((lane.clone(), true));
             self.parting.insert(id, lane);
         }
         self.turns.retain(|id| self.lanes.contains_key(id));

@@ -61,6 +61,8 @@ pub struct LaneState {
     pub held_reason: Option<String>,
     /// When the bucket of its rate is full again.
     pub rate_at: Option<Millis>,
+    /// When someone last put an end to what had been found out of its receiver.
+    pub cleared_at: Option<Millis>,
 }
 
 /// What someone set for a lane, which its owner goes by.

@@ -255,9 +255,6 @@ fn how_a_lane_stood_that_is_let_go_is_not_lost_with_the_write() {
     // Until someone puts an end to what was found out before.
     book.saved(again, None);
     let resumed = LaneSettings { cleared_at: Some(later), ..LaneSettings::default() };
-    book.set(lane_id(2), resumed, later);
-    assert!(book.lacks(lane_id(2), later));
-    assert!(book.to_save(later).iter().all(|(state, _)| state.id == lane_id(1)));
     book.own(&[lane_id(2)], vec![stale(1, resumed)], later);
     assert!(book.to_save(later).iter().all(|(state, _)| state.id == lane_id(1)), "as the store has it");
 }

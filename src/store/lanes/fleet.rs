@@ -1,0 +1,38 @@
+//! Figures of the fleet: nodes, and what they have in hand.
+
+use crate::args;
+use crate::store::Store;
+use crate::store::error::{Error, Result};
+use crate::types::Millis;
+
+const FLEET: &str = "
+    SELECT (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
+           (SELECT COUNT(*) FROM lanes l WHERE l.owner_id IS NOT NULL)";
+
+const FIGURES: &str = "
+    SELECT COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.phase = 'ready' ORDER BY q.due_at LIMIT 1), $1),
+           (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
+           (SELECT COUNT(*) FROM redrives r WHERE r.state = 'running')";
+
+impl Store {
+    /// How many lanes each living node has when they are fairly shared out; at least 1.
+    pub async fn fair_share(&self, now: Millis) -> Result<usize> {
+        let rows = self.scout(FLEET, args![now]).await?;
+        let row = rows.first().ok_or(Error::NotFound)?;
+        let count = |i| Ok::<_, Error>(usize::try_from(row.int(i)?).unwrap_or(0).max(1));
+        Ok(count(1)?.div_ceil(count(0)?))
+    }
+
+    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Four probes, no table is counted.
+    pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
+        let rows = self.read(FIGURES, args![now]).await?;
+        let row = rows.first().ok_or(Error::NotFound)?;
+        let late = now.since(row.time(0)?).as_secs();
+        Ok(vec![
+            ("deliveries_oldest_due_seconds", i64::try_from(late).unwrap_or(i64::MAX)),
+            ("nodes_alive", row.int(1)?),
+            ("redrives_running", row.int(2)?),
+            ("feed_held_transactions", self.feed_holds().await?),
+        ])
+    }
+}
