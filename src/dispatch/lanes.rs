@@ -66,10 +66,9 @@ pub struct Lanes {
     foreign: HashMap<LaneId, Millis>,
     /// Lanes whose rows others held, and until when only a look asks for them.
     avoided: HashMap<LaneId, Millis>,
-    /// Lanes that are let go and, in the store, still this node's: owned anew, they would be let go with the rest.
+    /// How lanes stood that are let go and, in the store, are still this node's: owned by a commit, they would be let go with
+    /// the rest.
     parting: HashMap<LaneId, LaneState>,
-    /// The same of those that could not be written down so.
-    unwritten: HashMap<LaneId, LaneState>,
     in_flight: usize,
     in_hand: usize,
     /// Those of them in lanes that are not known to answer.
@@ -174,7 +173,7 @@ impl Lanes {
             .into_iter()
             .any(|lanes| lanes.get(&id).is_some_and(|again| *again > now));
         let here = self.lanes.contains_key(&id) || self.parting.contains_key(&id);
-        !not_now && !here && !self.unwritten.contains_key(&id) && !self.crowded()
+        !not_now && !here && !self.crowded()
     }
 
     /// The answer to a try to own `asked`: those not in `owned` belong to another node. One without
@@ -185,9 +184,9 @@ impl Lanes {
             let id = state.id;
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
-                let unwritten = self.unwritten.remove(&id).filter(|one| one.cleared_at == set.cleared_at);
-                let dirty = unwritten.is_some();
-                let lane = place.insert(Lane::new(unwritten.unwrap_or(state), set, now));
+                let parted = self.parting.remove(&id).filter(|one| one.cleared_at == set.cleared_at);
+                let dirty = parted.is_some();
+                let lane = place.insert(Lane::new(parted.unwrap_or(state), set, now));
                 (lane.more, lane.dirty) = (more, dirty);
                 self.call_up(id);
                 new.push(id);

@@ -1,6 +1,7 @@
 //! Lanes and the nodes that own them.
 
 mod fleet;
+mod free;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -23,6 +24,7 @@ use crate::types::endpoint::lane_of as lane_of_endpoint;
 use crate::types::id::NodeId;
 use crate::types::lane::Limits;
 use crate::types::{EndpointId, LaneId, Millis, TenantId};
+use free::{MINE, MINE_FREE, NOBODYS, NOBODYS_FREE, take_free};
 pub(super) use view::{held_columns, held_until, hold};
 
 static ALIVE: Sql = Sql::plain(
@@ -100,27 +102,6 @@ pub(super) static SAVE: Sql = Sql::batch(
         ("release", Col::Int),
     ],
 );
-
-// Those of the lanes that can be written without waiting for another transaction, and held in one order: one row that someone
-// holds must not hold up all others.
-macro_rules! among {
-    ($whose:literal, $rest:literal) => {
-        concat!("SELECT q.id FROM lanes q WHERE q.id IN (SELECT b.id FROM {b}) AND ", $whose, $rest)
-    };
-}
-static MINE: Sql = Sql::batch(among!("COALESCE(q.owner_id, q.id) = $1", ""), 1, &[("id", Col::Uuid)]);
-static MINE_FREE: Sql =
-    Sql::batch(among!("COALESCE(q.owner_id, q.id) = $1", " ORDER BY q.id {lock}"), 1, &[("id", Col::Uuid)]);
-macro_rules! nobodys {
-    ($rest:literal) => {
-        among!(
-            "NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = q.owner_id AND n.id <> $1 AND n.alive_until > $2)",
-            $rest
-        )
-    };
-}
-static NOBODYS: Sql = Sql::batch(nobodys!(""), 2, &[("id", Col::Uuid)]);
-static NOBODYS_FREE: Sql = Sql::batch(nobodys!(" ORDER BY q.id {lock}"), 2, &[("id", Col::Uuid)]);
 
 macro_rules! set {
     () => {
@@ -221,44 +202,47 @@ impl Store {
         let mut owned = Vec::new();
         // For themselves: who makes one waits for whoever else is making it, and must hold none that others wait for.
         if !new.is_empty() {
-            let mut tx = self.0.writers.begin().await?;
-            match self::owned(&mut tx, node, new.into_values().collect(), now).await {
-                Ok(lanes) => {
-                    tx.commit().await?;
-                    owned.extend(lanes);
-                }
-                Err(Error::Locked(why)) => {
-                    let _ = tx.rollback().await;
-                    tracing::warn!(why, "new lanes could not be owned in time");
-                }
-                Err(e) => return Err(e),
+            match self.own_alone(node, new.into_values().collect(), now).await? {
+                Some(lanes) => owned.extend(lanes),
+                None => tracing::warn!("new lanes could not be owned in time"),
             }
         }
         let mut held = HashSet::new();
         if !there.is_empty() {
             let mut tx = self.0.writers.begin().await?;
-            let asked: Vec<Vec<Value>> = there.keys().map(|id| args![*id]).collect();
-            let free = ids(&tx.batch(&NOBODYS_FREE, args![node, now], asked.clone()).await?)?;
-            if free.len() < there.len() {
-                held = &ids(&tx.batch(&NOBODYS, args![node, now], asked).await?)? - &free;
-            }
+            let asked = there.keys().map(|id| args![*id]).collect();
+            let (free, rest) = take_free(&mut tx, [&NOBODYS_FREE, &NOBODYS], args![node, now], asked).await?;
+            held = rest;
             let free = there.iter().filter(|(id, _)| free.contains(id)).map(|(_, lane)| lane.clone());
             owned.extend(self::owned(&mut tx, node, free.collect(), now).await?);
             tx.commit().await?;
         }
         let until = Instant::now() + WAITED;
         for lane in held.iter().take_while(|_| Instant::now() < until).filter_map(|id| there.remove(id)) {
-            let mut tx = self.0.writers.begin().await?;
-            match self::owned(&mut tx, node, vec![lane], now).await {
-                Ok(lane) => {
-                    tx.commit().await?;
-                    owned.extend(lane);
-                }
-                Err(Error::Locked(_)) => drop(tx.rollback().await),
-                Err(e) => return Err(e),
-            }
+            owned.extend(self.own_alone(node, vec![lane], now).await?.into_iter().flatten());
         }
         Ok(owned)
+    }
+
+    /// In a transaction of its own. None if another one holds their rows for too long.
+    async fn own_alone(
+        &self,
+        node: NodeId,
+        lanes: Vec<Vec<Value>>,
+        now: Millis,
+    ) -> Result<Option<Vec<OwnedLane>>> {
+        let mut tx = self.0.writers.begin().await?;
+        match owned(&mut tx, node, lanes, now).await {
+            Ok(lanes) => {
+                tx.commit().await?;
+                Ok(Some(lanes))
+            }
+            Err(Error::Locked(_)) => {
+                let _ = tx.rollback().await;
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// What was set since then for lanes of this node.
@@ -274,12 +258,9 @@ impl Store {
         // Some at a time: others may wait for each.
         for some in lanes.chunks(SAVED_AT_ONCE) {
             let mut tx = self.0.writers.begin().await?;
-            let asked: Vec<Vec<Value>> = some.iter().map(|(l, _)| args![l.id]).collect();
-            let free = ids(&tx.batch(&MINE_FREE, args![node], asked.clone()).await?)?;
-            if free.len() < asked.len() {
-                let mine = ids(&tx.batch(&MINE, args![node], asked).await?)?;
-                left.extend(mine.difference(&free).map(|id| LaneId::from_uuid(*id)));
-            }
+            let asked = some.iter().map(|(l, _)| args![l.id]).collect();
+            let (free, held) = take_free(&mut tx, [&MINE_FREE, &MINE], args![node], asked).await?;
+            left.extend(held.into_iter().map(LaneId::from_uuid));
             let free = some.iter().filter(|(l, _)| free.contains(&l.id.uuid()));
             tx.batch(&SAVE, args![node], free.map(saved).collect()).await?;
             tx.commit().await?;
@@ -329,10 +310,6 @@ async fn owned(tx: &mut Tx, node: NodeId, lanes: Vec<Vec<Value>>, now: Millis) -
         lane.set = set.remove(&lane.state.id).unwrap_or_default();
     }
     Ok(owned)
-}
-
-fn ids(rows: &[Row]) -> Result<HashSet<Uuid>> {
-    rows.iter().map(|row| row.uuid(0)).collect()
 }
 
 /// Tries to own lanes: a row of [`OWN`] for each, in order of their ids and no lane twice. Gives those that `node` owns once this

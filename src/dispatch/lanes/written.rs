@@ -22,17 +22,13 @@ impl Lanes {
     /// What became of what was to be written down: all of it is but for `left`, which is tried again with the next beat;
     /// None: nothing is.
     pub fn saved(&mut self, save: Vec<(LaneState, bool)>, left: Option<&HashSet<LaneId>>) {
-        let mut parting = std::mem::take(&mut self.parting);
         for (LaneState { id, .. }, _) in save {
             if left.is_some_and(|left| !left.contains(&id)) {
-                continue;
-            }
-            if let Some(lane) = self.lanes.get_mut(&id) {
+                self.parting.remove(&id);
+            } else if let Some(lane) = self.lanes.get_mut(&id) {
                 lane.dirty = true;
                 lane.urgent |= left.is_none();
                 self.urgent.extend(lane.urgent.then_some(id));
-            } else if let Some(lane) = parting.remove(&id) {
-                self.unwritten.insert(id, lane);
             }
         }
     }
@@ -41,9 +37,8 @@ impl Lanes {
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
         self.foreign.retain(|_, again| *again > now);
         self.avoided.retain(|_, again| *again > now);
-        // Of a write that was broken off.
-        self.unwritten.extend(self.parting.drain());
-        let mut save = Vec::new();
+        // Those that could not be written down when they were let go.
+        let mut save: Vec<_> = self.parting.values().map(|state| (state.clone(), true)).collect();
         for (id, lane) in &mut self.lanes {
             let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
             let release = lane.in_flight + lane.in_hand == 0 && (idle || lane.leaving);
@@ -52,16 +47,11 @@ impl Lanes {
                 save.push((lane.state(*id), release));
             }
         }
-        for id in save.iter().filter(|(_, release)| *release).map(|(state, _)| state.id) {
-            let Some(lane) = self.let_go(id) else { continue };
-            if lane.leaving {
-                self.foreign.insert(id, now.plus(FOREIGN));
+        for (state, _) in save.iter().filter(|(_, release)| *release) {
+            if self.let_go(state.id).is_some_and(|lane| lane.leaving) {
+                self.foreign.insert(state.id, now.plus(FOREIGN));
             }
-            self.parting.insert(id, lane.state(id));
-        }
-        for (id, lane) in std::mem::take(&mut self.unwritten) {
-            save.push((lane.clone(), true));
-            self.parting.insert(id, lane);
+            self.parting.insert(state.id, state.clone());
         }
         self.turns.retain(|id| self.lanes.contains_key(id));
         save
