@@ -88,66 +88,56 @@ async fn read_body<S: Size>(
     body: Body,
     app: &App,
 ) -> Result<Bytes, Problem> {
-    let limit = S::limit(&app.options);
-    let too_large = || Problem::new(S::TOO_LARGE).detail(format!("at most {limit} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|n| n > limit as u64) {
-        return Err(too_large());
+    if announced.is_some_and(|n| n > S::limit(&app.options) as u64) {
+        return Err(too_large::<S>(app));
     }
-    let all = tokio::time::timeout(app.options.body_deadline, whole(body, limit, ctx, app)).await;
-    match all {
-        Err(_) => Err(Problem::new(ProblemCode::RequestTimeout)),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(Broken::TooLarge)) => Err(too_large()),
-        Ok(Err(Broken::CutOff)) => {
-            Err(Problem::new(ProblemCode::InvalidRequest).detail("the body ended before its announced end"))
-        }
-        Ok(Err(Broken::NoRoom)) => Err(Problem::new(ProblemCode::ServiceOverloaded)),
-    }
+    let all = tokio::time::timeout(app.options.body_deadline, whole::<S>(ctx, body, app)).await;
+    all.unwrap_or_else(|_| Err(Problem::new(ProblemCode::RequestTimeout)))
 }
 
-/// Why there is no whole body.
-enum Broken {
-    TooLarge,
-    CutOff,
-    /// No place, or no memory for bodies that come slowly.
-    NoRoom,
+fn too_large<S: Size>(app: &App) -> Problem {
+    Problem::new(S::TOO_LARGE).detail(format!("at most {} bytes", S::limit(&app.options)))
 }
 
 /// Reads the body. As soon as it has to be waited for, the request's place is another one's until it is here.
-async fn whole(mut body: Body, limit: usize, ctx: Option<&Ctx>, app: &App) -> Result<Bytes, Broken> {
-    let (mut first, mut more) = (Bytes::new(), BytesMut::new());
+async fn whole<S: Size>(ctx: Option<&Ctx>, mut body: Body, app: &App) -> Result<Bytes, Problem> {
+    let (mut first, mut more, mut length) = (Bytes::new(), BytesMut::new(), 0);
     let mut slow: Option<Slow> = None;
     loop {
         let frame = match body.frame().now_or_never() {
             Some(frame) => frame,
             None => {
                 if slow.is_none() {
-                    slow = Some(Slow::begin(app, first.len().max(more.len()))?);
+                    slow = Some(Slow::begin(app, length)?);
                     ctx.inspect(|ctx| ctx.rest());
                 }
                 body.frame().await
             }
         };
         let Some(frame) = frame else { break };
-        let Ok(data) = frame.map_err(|_| Broken::CutOff)?.into_data() else { continue };
-        if data.len() > limit - first.len().max(more.len()) {
-            return Err(Broken::TooLarge);
+        let frame = frame.map_err(|_| {
+            Problem::new(ProblemCode::InvalidRequest).detail("the body ended before its announced end")
+        })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > S::limit(&app.options) - length {
+            return Err(too_large::<S>(app));
         }
-        match (first.is_empty(), more.is_empty()) {
-            (true, _) => first = data,
-            (false, true) => {
+        length += data.len();
+        if first.is_empty() {
+            first = data;
+        } else {
+            if more.is_empty() {
                 more.extend_from_slice(&first);
-                more.extend_from_slice(&data);
             }
-            (false, false) => more.extend_from_slice(&data),
+            more.extend_from_slice(&data);
         }
         if let Some(slow) = &mut slow {
-            slow.hold(app, first.len().max(more.len()))?;
+            slow.hold(app, length)?;
         }
     }
     if let (Some(_), Some(ctx)) = (slow, ctx) {
-        ctx.take_place(app).map_err(|_| Broken::NoRoom)?;
+        ctx.take_place(app)?;
     }
     Ok(if more.is_empty() { first } else { more.freeze() })
 }
@@ -156,21 +146,23 @@ async fn whole(mut body: Body, limit: usize, ctx: Option<&Ctx>, app: &App) -> Re
 struct Slow(OwnedSemaphorePermit);
 
 impl Slow {
-    fn begin(app: &App, bytes: usize) -> Result<Slow, Broken> {
-        let none = app.unread.clone().try_acquire_many_owned(0).map_err(|_| Broken::NoRoom)?;
-        let mut slow = Slow(none);
+    fn begin(app: &App, bytes: usize) -> Result<Slow, Problem> {
+        let mut slow = Slow(permits(app, 0)?);
         slow.hold(app, bytes)?;
         Ok(slow)
     }
 
     /// That many bytes in all.
-    fn hold(&mut self, app: &App, bytes: usize) -> Result<(), Broken> {
-        let wanted = bytes.div_ceil(1_024) - self.0.num_permits();
-        let wanted = u32::try_from(wanted).map_err(|_| Broken::NoRoom)?;
-        let more = app.unread.clone().try_acquire_many_owned(wanted).map_err(|_| Broken::NoRoom)?;
-        self.0.merge(more);
+    fn hold(&mut self, app: &App, bytes: usize) -> Result<(), Problem> {
+        self.0.merge(permits(app, bytes.div_ceil(1_024) - self.0.num_permits())?);
         Ok(())
     }
+}
+
+fn permits(app: &App, kibibytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let wanted = u32::try_from(kibibytes).ok();
+    let permits = wanted.and_then(|wanted| app.unread.clone().try_acquire_many_owned(wanted).ok());
+    permits.ok_or_else(|| Problem::new(ProblemCode::ServiceOverloaded))
 }
 
 /// Refuses a compressed body (RFC 9110, 8.4 and 15.5.16): it would be taken for the bytes it is not.
