@@ -59,15 +59,15 @@ impl Sweep {
             Ok(true) => self.work_off(now).await,
             nothing => nothing.map(drop),
         };
-        let kept = match self.kept.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
+        let kept = match is_time(self.kept, RETAIN_EVERY, now) {
             true => self.keep_needed(now).await,
             false => Ok(()),
         };
-        let retained = match self.retained.is_none_or(|at| now < at || now.since(at) >= RETAIN_EVERY) {
+        let retained = match is_time(self.retained, RETAIN_EVERY, now) {
             true => self.retain(now).await,
             false => Ok(()),
         };
-        let saved = match self.saved.is_none_or(|at| now < at || now.since(at) >= SAVE_EVERY) {
+        let saved = match is_time(self.saved, SAVE_EVERY, now) {
             true => self.save(now).await,
             false => Ok(()),
         };
@@ -165,6 +165,11 @@ impl Sweep {
         }
         Ok(())
     }
+}
+
+/// Whether what was last done then is to be done again; a clock that stepped back says nothing of it.
+fn is_time(last: Option<Millis>, every: Duration, now: Millis) -> bool {
+    last.is_none_or(|at| now < at || now.since(at) >= every)
 }
 
 /// How often a wall clock must be far off before it is believed: someone may only have set it wrong.

@@ -264,29 +264,30 @@ impl Store {
         let looked_at = changes.len();
         for some in changes.chunks(TOGETHER) {
             // A call for each: what one of them fails by is its own affair, and the committer puts them together.
-            let ends = some.iter().map(|change| self.change(vec![change.clone()], now));
-            for (change, answer) in some.iter().zip(join_all(ends).await) {
-                let answer = match answer {
+            let ends = join_all(some.iter().map(|change| self.end(change, now))).await;
+            for (change, ended) in some.iter().zip(ends) {
+                let ended = match ended {
                     // It may have been its connection.
-                    Err(e) if e.may_be_one_calls() && !matches!(e, Error::Locked(_)) => {
-                        self.change(vec![change.clone()], now).await
-                    }
-                    answer => answer,
+                    Err(e) if is_its_own(&e) => self.end(change, now).await,
+                    ended => ended,
                 };
-                match answer.map(|mut one| one.pop()) {
-                    // Another node or the holder was quicker.
-                    Ok(
-                        Some(Err(Error::LeaseLost | Error::NotFound | Error::Expired)) | Some(Ok(_)) | None,
-                    ) => {}
-                    Err(Error::Locked(_)) => {}
-                    Ok(Some(Err(e))) | Err(e) if e.may_be_one_calls() => {
-                        self.put_off(change, &e, now).await?
-                    }
-                    Ok(Some(Err(e))) | Err(e) => return Err(e),
+                match ended {
+                    Err(e) if is_its_own(&e) => self.put_off(change, &e, now).await?,
+                    Ok(()) | Err(Error::Locked(_)) => {}
+                    Err(e) => return Err(e),
                 }
             }
         }
         Ok(looked_at)
+    }
+
+    async fn end(&self, change: &JobChange, now: Millis) -> Result<()> {
+        match self.change(vec![change.clone()], now).await?.pop() {
+            // Another node or the holder was quicker.
+            Some(Err(Error::LeaseLost | Error::NotFound | Error::Expired)) => Ok(()),
+            Some(Err(e)) => Err(e),
+            Some(Ok(_)) | None => Ok(()),
+        }
     }
 
     /// What cannot be ended must not keep all others from their end.
@@ -387,6 +388,11 @@ impl Store {
         tx.commit().await?;
         Ok(put_off + old.len() as u64)
     }
+}
+
+/// Whether it is this job that fails. One that someone holds is had another time.
+fn is_its_own(e: &Error) -> bool {
+    e.may_be_one_calls() && !matches!(e, Error::Locked(_))
 }
 
 fn overdue(row: &Row) -> Result<JobChange> {
