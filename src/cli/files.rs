@@ -4,7 +4,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::exit::Usage;
 
-/// Lets this process open as many as it may: what a shell or a container sets is made for programs with few. Gives how many.
+/// Lets this process and its children open as many as they may: what a shell or a container sets is made for programs with few. Gives how many.
 pub fn open_all() -> u64 {
     let Rlimit { current: before, maximum } = getrlimit(Resource::Nofile);
     // Some systems have bounds of their own beside the limit.
@@ -17,17 +17,13 @@ pub fn open_all() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Lets this process and its children open `files` files each, if they may.
+/// The same, where `files` have to be open at once.
 pub fn open(files: u64) -> Result<(), Usage> {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|now| now >= files) {
+    let most = open_all();
+    if most >= files {
         return Ok(());
     }
-    let wanted = Rlimit { current: Some(files), maximum };
-    setrlimit(Resource::Nofile, wanted).map_err(|_| {
-        let most = maximum.map_or_else(String::new, |most| format!(" and may at most {most}"));
-        Usage(format!(
-            "{files} files have to be open at once{most}; raise the limit (ulimit -n), or take fewer streams"
-        ))
-    })
+    Err(Usage(format!(
+        "{files} files have to be open at once and may at most {most}; raise the limit (ulimit -n), or take fewer streams"
+    )))
 }

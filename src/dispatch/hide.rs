@@ -38,11 +38,11 @@ pub(super) fn hide(exchange: &mut Exchange, sent: &[(String, String)]) {
 
 /// The values, and the words of each: `Bearer` may be left out. Also as some JSON is written.
 fn secrets(sent: &[(String, String)]) -> Vec<String> {
-    let words = |value: &'_ str| value.split_ascii_whitespace().count() <= WORDS;
-    let (values, texts): (Vec<&str>, Vec<&str>) =
-        sent.iter().map(|(_, value)| value.as_str()).partition(|value| words(value));
-    let parts = values.iter().flat_map(|value| value.split_ascii_whitespace());
-    let words = values.iter().chain(&texts).copied().chain(parts);
+    let words = sent.iter().flat_map(|(_, value)| {
+        let words = value.split_ascii_whitespace();
+        let few = words.clone().count() <= WORDS;
+        std::iter::once(value.as_str()).chain(words.filter(move |_| few))
+    });
     let mut secrets: Vec<String> = words
         .filter(|word| word.len() >= SHORT && !word.eq_ignore_ascii_case("bearer"))
         .flat_map(|word| [word.to_owned(), word.replace('/', "\\/")])

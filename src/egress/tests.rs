@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-
-use self::server::{Receiver, Then};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use self::server::{Receiver, Then};
 use super::*;
 use crate::types::Millis;
 use crate::types::delivery::{Exchange, Fault, Outcome, Phase};
@@ -147,8 +146,14 @@ async fn crowded_child() {
 
 #[test]
 fn a_machine_without_room_for_a_connection_says_nothing_of_the_receiver() {
+    passes_alone("crowded_child", &[]);
+}
+
+/// Runs an ignored test of this file in a process of its own.
+fn passes_alone(test: &str, environment: &[(&str, &str)]) {
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    let done = child.args(["--exact", "--ignored", "egress::tests::crowded_child"]).output().unwrap();
+    child.args(["--exact", "--ignored", &format!("egress::tests::{test}")]);
+    let done = child.envs(environment.iter().copied()).output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success() && said.contains("1 passed"), "{said}");
 }
@@ -166,13 +171,7 @@ fn proxy_variables_are_ignored() {
     let canary = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     canary.set_nonblocking(true).unwrap();
     let proxy = format!("http://{}", canary.local_addr().unwrap());
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "--ignored", "egress::tests::proxied_child"]);
-    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
-        child.env(name, &proxy);
-    }
-    let done = child.output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    passes_alone("proxied_child", &names.map(|name| (name, proxy.as_str())));
     assert!(canary.accept().is_err(), "the proxy was asked");
 }

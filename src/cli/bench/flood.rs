@@ -10,12 +10,12 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::super::files;
 use super::figures::{micros, moment};
 use super::lifecycle::stage::{Stage, WHOLE, Wanted};
 use super::load::Posts;
 use super::wire::Wire;
 use crate::cli::exit::Exit;
+use crate::cli::files;
 use crate::cli::print::Out;
 
 /// Submit from more connections than the server takes, and watch its memory and its refusals.

@@ -9,13 +9,13 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::files;
 use super::figures::{Spread, mib};
 use super::measured;
 use super::node::Node;
 use super::readers::{Kind, Opening, Read};
 use crate::cli::check_store;
 use crate::cli::exit::Usage;
+use crate::cli::files;
 use crate::cli::place::Place;
 use crate::cli::print::Out;
 use crate::client::Client;
