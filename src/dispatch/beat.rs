@@ -65,6 +65,7 @@ impl Dispatcher {
             inner.lanes().forget();
         }
         inner.store.keep_alive(inner.node, now.plus(ALIVE)).await?;
+        inner.store.heed_nodes(now).await?;
         if inner.lanes().crowded() {
             let share = inner.store.fair_share(now).await?;
             inner.lanes().shed(share);

@@ -4,6 +4,7 @@
 //! no delay. Every caller gets its own answer after the commit.
 
 mod op;
+mod turns;
 
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
@@ -27,6 +28,7 @@ use crate::types::Millis;
 use op::Weight;
 pub(super) use op::{Op, Reply};
 use submit::Stored;
+use turns::Turns;
 
 /// Calls that may wait for a flush, and their bytes; beyond either the caller is told to come back.
 const QUEUE: usize = 8_192;
@@ -51,6 +53,7 @@ pub(super) struct Committer {
     calls: std::sync::Mutex<Option<mpsc::Sender<Call>>>,
     /// Bytes that wait for a flush.
     waiting: AtomicUsize,
+    pub(super) turns: Arc<Turns>,
     tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
@@ -61,6 +64,7 @@ impl Committer {
             Committer {
                 calls: std::sync::Mutex::new(Some(sender)),
                 waiting: AtomicUsize::new(0),
+                turns: Arc::default(),
                 tasks: std::sync::Mutex::default(),
             },
             receiver,
@@ -115,9 +119,15 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, 
     for _ in 0..committers(pool.engine()) {
         // Weak: the committers must not keep the store alive that ends them.
         let (inner, receiver, lock) = (Arc::downgrade(&store.0), receiver.clone(), lock.clone());
+        let turns = store.0.committer.turns.clone();
         pool.spawn(&mut tasks, |pool| async move {
             let mut calls = Vec::with_capacity(FLUSH);
-            while gather(&receiver, &pool, &mut calls).await {
+            loop {
+                let _turn = turns.turn().await;
+                if !gather(&receiver, &pool, &mut calls).await {
+                    break;
+                }
+                turns.waited(calls.len());
                 let Some(inner) = inner.upgrade() else { return };
                 let bytes = calls.iter().map(|c| c.weight.bytes).sum();
                 inner.committer.waiting.fetch_sub(bytes, Ordering::Relaxed);

@@ -9,6 +9,8 @@ const FLEET: &str = "
     SELECT (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
            (SELECT COUNT(*) FROM lanes l WHERE l.owner_id IS NOT NULL)";
 
+const NODES: &str = "SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1";
+
 const FIGURES: &str = "
     SELECT COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.phase = 'ready' ORDER BY q.due_at LIMIT 1), $1),
            (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
@@ -21,6 +23,15 @@ impl Store {
         let row = rows.first().ok_or(Error::NotFound)?;
         let count = |i| Ok::<_, Error>(usize::try_from(row.int(i)?).unwrap_or(0).max(1));
         Ok(count(1)?.div_ceil(count(0)?))
+    }
+
+    /// How many nodes live. From here on this one writes one transaction at a time if there are others, as long as that takes
+    /// what there is.
+    pub async fn heed_nodes(&self, now: Millis) -> Result<u64> {
+        let rows = self.scout(NODES, args![now]).await?;
+        let alive = rows.first().ok_or(Error::NotFound)?.int(0)?;
+        self.0.committer.turns.shared(alive > 1);
+        Ok(alive.unsigned_abs())
     }
 
     /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Four probes, no table is counted.

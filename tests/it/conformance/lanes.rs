@@ -302,6 +302,8 @@ async fn lanes_are_shared_out_among_living_nodes(bed: &Bed) {
     assert_eq!(bed.store.fair_share(bed.now()).await.unwrap(), 7);
     bed.store.keep_alive(two, Millis(bed.now().0 + 10_000)).await.unwrap();
     assert_eq!(bed.store.fair_share(bed.now()).await.unwrap(), 4);
+    assert_eq!(bed.store.heed_nodes(bed.now()).await.unwrap(), 2);
+    assert_eq!(bed.store.heed_nodes(Millis(bed.now().0 + 11_000)).await.unwrap(), 0, "both have died");
 }
 
 async fn old_leases_are_void_where_no_other_node_can_be(bed: &Bed) {
