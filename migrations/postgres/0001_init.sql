@@ -238,15 +238,23 @@ CREATE TABLE feed_marks (
     event_id  UUID NOT NULL
 );
 
--- A published event that has more endpoints than one transaction tells: their ids as they were then, 16 bytes each,
--- and how many have their delivery.
+-- An event that has more endpoints than the transaction that tells it: who is to get this variant of its body, the ids as
+-- they were then, 16 bytes each, and how many have their delivery.
 CREATE TABLE fan_outs (
-    event_id    UUID PRIMARY KEY,
+    event_id    UUID NOT NULL,
+    variant     TEXT NOT NULL,
     tenant_id   UUID NOT NULL,
+    -- what the deliveries are listed by; an event that tells of a job's delivery is none of the job's own
+    job_id      UUID,
     traceparent TEXT,
     endpoints   BYTEA NOT NULL,
-    done        BIGINT NOT NULL
+    done        BIGINT NOT NULL,
+    -- one that cannot be told is put off
+    due_at      BIGINT NOT NULL,
+    PRIMARY KEY (event_id, variant)
 );
+-- Tenants take turns.
+CREATE INDEX fan_outs_turn ON fan_outs (tenant_id, event_id, variant);
 
 -- The frozen bytes, once per event and variant, shared by all deliveries that send them.
 CREATE TABLE bodies (

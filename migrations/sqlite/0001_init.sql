@@ -234,15 +234,23 @@ CREATE TABLE feed_marks (
     event_id  BLOB NOT NULL
 ) STRICT;
 
--- A published event that has more endpoints than one transaction tells: their ids as they were then, 16 bytes each,
--- and how many have their delivery.
+-- An event that has more endpoints than the transaction that tells it: who is to get this variant of its body, the ids as
+-- they were then, 16 bytes each, and how many have their delivery.
 CREATE TABLE fan_outs (
-    event_id    BLOB PRIMARY KEY,
+    event_id    BLOB NOT NULL,
+    variant     TEXT NOT NULL,
     tenant_id   BLOB NOT NULL,
+    -- what the deliveries are listed by; an event that tells of a job's delivery is none of the job's own
+    job_id      BLOB,
     traceparent TEXT,
     endpoints   BLOB NOT NULL,
-    done        INTEGER NOT NULL
+    done        INTEGER NOT NULL,
+    -- one that cannot be told is put off
+    due_at      INTEGER NOT NULL,
+    PRIMARY KEY (event_id, variant)
 ) STRICT;
+-- Tenants take turns.
+CREATE INDEX fan_outs_turn ON fan_outs (tenant_id, event_id, variant);
 
 -- The frozen bytes, once per event and variant, shared by all deliveries that send them.
 CREATE TABLE bodies (

@@ -3,6 +3,7 @@
 mod adopt;
 mod body;
 mod delivery;
+mod later;
 mod news;
 mod published;
 pub(super) mod rows;
@@ -28,6 +29,8 @@ pub(super) use body::{DeadNotice, EndpointNotice};
 use body::{Shape, Told};
 use delivery::Handed;
 pub(super) use delivery::{NewDelivery, To};
+pub(super) use later::AT_ONCE;
+use later::Later;
 pub(super) use news::News;
 pub(super) use published::Published;
 
@@ -50,6 +53,10 @@ pub(super) struct Outbox<'a> {
     adopted: Option<Adopted>,
     born: Vec<ClaimedDelivery>,
     ordered: Vec<delivery::Ordered>,
+    /// Deliveries to subscribers that there is still room for.
+    room: usize,
+    /// Rows of fan-outs: who is told later.
+    put_off: Vec<Vec<Value>>,
     ended: Vec<Ended>,
     moved: Vec<Standing>,
     endpoints_changed: bool,
@@ -98,6 +105,8 @@ impl<'a> Outbox<'a> {
             adopted: None,
             born: vec![],
             ordered: vec![],
+            room: later::IN_ALL,
+            put_off: vec![],
             ended: vec![],
             moved: vec![],
             endpoints_changed: false,
@@ -194,12 +203,7 @@ impl<'a> Outbox<'a> {
         let callback = callback_of(job)?.filter(|c| c.wants & event.bit() != 0);
         let reply = callback.as_ref().map(|c| self.reply(&told, c, &mut made)).transpose()?;
         let answered = callback.and_then(|c| c.endpoint_id);
-        let group = self.groups.get(&(job.tenant, String::new())).cloned().unwrap_or_default();
-        for endpoint in group.iter().filter(|e| Some(e.id) != answered) {
-            if any_matches(&endpoint.settings.patterns, event.as_str()) {
-                self.forward(&told, endpoint, &mut made)?;
-            }
-        }
+        self.subscribers(&told, answered, &mut made)?;
         self.event(job, event, event_id, at, data);
         Ok(reply)
     }
@@ -233,10 +237,28 @@ impl<'a> Outbox<'a> {
         self.delivery(&new)
     }
 
+    /// One event to whoever subscribes to it, but for the endpoint that the callback names.
+    fn subscribers(&mut self, told: &Told<'_>, answered: Option<EndpointId>, made: &mut Made) -> Result<()> {
+        let group = self.groups.get(&(told.job.tenant, String::new())).cloned().unwrap_or_default();
+        let subscribes =
+            |e: &&Endpoint| Some(e.id) != answered && any_matches(&e.settings.patterns, told.event.as_str());
+        let (now, later) = self.part(group.iter().map(|e| &**e).filter(subscribes).collect());
+        for endpoint in now {
+            self.forward(told, endpoint, made)?;
+        }
+        let mut put_off = Vec::with_capacity(later.len());
+        for endpoint in later {
+            put_off.push((self.body(told, Shape::of(endpoint), made)?.0, endpoint.id));
+        }
+        let Told { job, event_id, .. } = *told;
+        let traceparent = job.traceparent.as_deref();
+        self.put_off(&Later { event_id, tenant: job.tenant, job_id: Some(job.id), traceparent }, put_off);
+        Ok(())
+    }
+
     /// One event to an endpoint that subscribes to it.
     fn forward(&mut self, told: &Told<'_>, endpoint: &Endpoint, made: &mut Made) -> Result<DeliveryId> {
-        let (format, payload) = (endpoint.settings.format, endpoint.settings.payload);
-        let body = self.body(told, Shape { format, payload, context: None }, made)?;
+        let body = self.body(told, Shape::of(endpoint), made)?;
         self.delivery(&NewDelivery {
             signer: Some(endpoint.id),
             policy: endpoint.settings.retry,

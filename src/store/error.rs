@@ -62,6 +62,11 @@ impl Error {
         matches!(self, Data(_) | KeyInFlight | KeyReused | Invalid(_) | Locked(_) | Bug(_))
     }
 
+    /// Whether it is what was asked that fails by it, and would again. What someone holds is had another time.
+    pub(super) fn is_its_own(&self) -> bool {
+        self.may_be_one_calls() && !matches!(self, Error::Locked(_))
+    }
+
     /// The same for another one who waited for the same call.
     pub(super) fn for_another(&self) -> Error {
         match self {

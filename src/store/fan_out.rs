@@ -1,87 +1,144 @@
-//! Fan-outs: the endpoints of a published event that its transaction had no room for, told in chunks.
+//! Fan-outs: the endpoints of an event that its transaction had no room for, told in chunks.
 //!
-//! Who is told was fixed when the event was published; a step only makes what is still missing. Any node takes it.
+//! Who is told, and with which bytes, was fixed when the event happened; a step only makes the deliveries that are still
+//! missing. Any node takes it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::batch::{Col, Sql};
-use super::db::{Row, Value};
-use super::emit::{Outbox, Published, To};
-use super::error::Result;
+use super::db::Row;
+use super::emit::{AT_ONCE, After, NewDelivery, Outbox, To};
+use super::error::{Error, Result};
+use super::lanes::origin_of;
 use super::pool::Tx;
-use super::publish::{AT_ONCE, NewEvent};
-use super::{Store, subscribers};
+use super::{Inner, Store, subscribers};
 use crate::args;
 use crate::types::endpoint::Endpoint;
-use crate::types::{EndpointId, Millis};
+use crate::types::{EndpointId, EventId, Millis};
 
-static PUT_OFF: Sql = Sql::batch(
-    "INSERT INTO fan_outs (event_id, tenant_id, traceparent, endpoints, done)
-     SELECT b.event_id, b.tenant_id, b.traceparent, b.endpoints, 0 FROM {b}",
-    0,
-    &[
-        ("event_id", Col::Uuid),
-        ("tenant_id", Col::Uuid),
-        ("traceparent", Col::Text),
-        ("endpoints", Col::Bytes),
-    ],
-);
-// The oldest first; each is locked for as long as its step lasts, so two nodes never make one chunk twice.
-static NEXT: Sql = Sql::plain(
-    "SELECT q.event_id, q.tenant_id, q.traceparent, q.endpoints, q.done, e.kind, e.account, e.created_at, e.data
-     FROM fan_outs q JOIN events e ON e.id = q.event_id
-     ORDER BY q.event_id LIMIT 20 {lock}",
-);
-static ADVANCE: Sql = Sql::plain("UPDATE fan_outs SET done = $2 WHERE event_id = $1");
-static FINISH: Sql = Sql::plain("DELETE FROM fan_outs WHERE event_id = $1");
+macro_rules! told_later_due {
+    () => {
+        "q.due_at <= $1"
+    };
+}
+pub(super) use told_later_due;
+// Of the tenants after the one that was last told, each the oldest first; each row is locked for as long as its step lasts,
+// so two nodes never make one chunk twice.
+static NEXT: Sql = Sql::plain(concat!(
+    "SELECT q.event_id, q.variant, q.tenant_id, q.job_id, q.traceparent, q.endpoints, q.done, e.kind, e.created_at, o.body
+     FROM fan_outs q LEFT JOIN events e ON e.id = q.event_id
+     LEFT JOIN bodies o ON o.event_id = q.event_id AND o.variant = q.variant
+     WHERE ",
+    told_later_due!(),
+    " AND q.tenant_id > $2 ORDER BY q.tenant_id, q.event_id, q.variant LIMIT $3 {lock}"
+));
+static ADVANCE: Sql = Sql::plain("UPDATE fan_outs SET done = $3 WHERE event_id = $1 AND variant = $2");
+static FINISH: Sql = Sql::plain("DELETE FROM fan_outs WHERE event_id = $1 AND variant = $2");
+static PUT_OFF: Sql = Sql::plain("UPDATE fan_outs SET due_at = $3 WHERE event_id = $1 AND variant = $2");
 static URLS: Sql =
     Sql::batch("SELECT e.id, e.url FROM {b} JOIN endpoints e ON e.id = b.id", 0, &[("id", Col::Uuid)]);
 
 /// The bytes of an id.
 const WIDTH: usize = 16;
+/// Fan-outs that one step looks at, with their bodies.
+const SOME: u32 = 50;
+/// When one that cannot be told is looked at again.
+const UNTELLABLE: Duration = Duration::from_secs(300);
 
-pub(super) fn row(event: &NewEvent, later: &[&Endpoint]) -> Vec<Value> {
-    let ids: Vec<u8> = later.iter().flat_map(|e| e.id.uuid().into_bytes()).collect();
-    args![event.id, event.tenant, event.traceparent.clone(), ids]
-}
+/// The tenant that this node was last at. The next one has its turn then, however much is left of it.
+#[derive(Default)]
+pub(super) struct Turn(Mutex<Uuid>);
 
-pub(super) async fn put_off(tx: &mut Tx, rows: Vec<Vec<Value>>) -> Result<()> {
-    tx.batch(&PUT_OFF, vec![], rows).await.map(drop)
+impl Turn {
+    fn get(&self) -> Uuid {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, tenant: Uuid) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tenant;
+    }
 }
 
 impl Store {
-    /// One chunk of the oldest fan-outs; gives how many deliveries that were. Zero: none is left, or another node
-    /// has them in hand.
+    /// One chunk of the oldest fan-outs of the tenants whose turn it is; gives how many deliveries that were. Zero: none is
+    /// left, or another node has them in hand.
+    ///
+    /// One that cannot be told is put off, so that it keeps back no other.
     pub async fn step_fan_outs(&self, now: Millis) -> Result<usize> {
+        match self.tell_some(SOME, now).await {
+            // It is one of them: alone each is told, or known as the one.
+            Err(e) if e.is_its_own() => self.tell_some(1, now).await,
+            told => told,
+        }
+    }
+
+    async fn tell_some(&self, most: u32, now: Millis) -> Result<usize> {
+        let turn = self.0.told_last.get();
         let mut tx = self.0.writers.begin().await?;
-        let rows = tx.all(&NEXT, vec![]).await?;
-        let chunks = chunks(&rows)?;
-        if chunks.is_empty() {
+        let mut rows = tx.all(&NEXT, args![now, turn, most]).await?;
+        if rows.is_empty() && !turn.is_nil() {
+            rows = tx.all(&NEXT, args![now, Uuid::nil(), most]).await?;
+        }
+        let Some(first) = rows.first() else {
             tx.rollback().await?;
             return Ok(0);
+        };
+        match tell(&self.0, &mut tx, &rows, now).await {
+            Ok(mut told) => {
+                tx.commit().await?;
+                told.after.pass();
+                self.0.told_last.set(told.tenant);
+                Ok(told.endpoints)
+            }
+            Err(e) => {
+                let _ = tx.rollback().await;
+                if most > 1 || !e.is_its_own() {
+                    return Err(e);
+                }
+                let (id, variant): (EventId, _) = (first.id(0)?, first.text(1)?);
+                tracing::error!(event.id = %id, error = %e, "an event cannot be told to all who are to hear of it and is put off");
+                let mut tx = self.0.writers.begin().await?;
+                tx.run(&PUT_OFF, args![id, variant, now.plus(UNTELLABLE)]).await?;
+                tx.commit().await?;
+                Ok(1)
+            }
         }
-        let ids: BTreeSet<EndpointId> = chunks.iter().flat_map(|c| c.ids.iter().copied()).collect();
-        let gone_urls = urls(&mut tx, &ids).await?;
-        let known = subscribers::named(&self.0, &mut tx, ids, now).await?;
-        let mut out = Outbox::new(&self.0, now);
-        // Nobody repeats it without, if others hold their rows.
-        out.leaves_lanes();
-        for chunk in &chunks {
-            let to: Vec<To<'_>> =
-                chunk.ids.iter().filter_map(|id| receiver(*id, &known, &gone_urls)).collect();
-            chunk.tell(&mut out, &to)?;
-            match chunk.last {
-                true => tx.run(&FINISH, args![chunk.row.uuid(0)?]).await?,
-                false => tx.run(&ADVANCE, args![chunk.row.uuid(0)?, chunk.done]).await?,
-            };
-        }
-        let mut after = out.write(&mut tx).await?;
-        tx.commit().await?;
-        after.pass();
-        Ok(chunks.iter().map(|c| c.ids.len()).sum())
     }
+}
+
+/// What one step came to.
+struct Told {
+    after: After,
+    /// How many were told.
+    endpoints: usize,
+    /// The last one that had its turn.
+    tenant: Uuid,
+}
+
+async fn tell(inner: &Inner, tx: &mut Tx, rows: &[Row], now: Millis) -> Result<Told> {
+    let chunks = chunks(rows)?;
+    let ids: BTreeSet<EndpointId> = chunks.iter().flat_map(|c| c.ids.iter().copied()).collect();
+    let gone_urls = urls(tx, &ids).await?;
+    let known = subscribers::named(inner, tx, ids, now).await?;
+    let mut out = Outbox::new(inner, now);
+    // Nobody repeats it without, if others hold their rows.
+    out.leaves_lanes();
+    for chunk in &chunks {
+        let to = chunk.ids.iter().filter_map(|id| receiver(*id, &known, &gone_urls));
+        chunk.tell(&mut out, to)?;
+        let (id, variant) = (chunk.row.uuid(0)?, chunk.row.text(1)?);
+        match chunk.last {
+            true => tx.run(&FINISH, args![id, variant]).await?,
+            false => tx.run(&ADVANCE, args![id, variant, chunk.done]).await?,
+        };
+    }
+    let tenant = chunks.last().map_or(Ok(Uuid::nil()), |c| c.row.uuid(2))?;
+    let endpoints = chunks.iter().map(|c| c.ids.len()).sum();
+    Ok(Told { after: out.write(tx).await?, endpoints, tenant })
 }
 
 /// What one step makes of one fan-out.
@@ -93,7 +150,7 @@ struct Chunk<'r> {
     last: bool,
 }
 
-/// As many as one transaction makes, over the oldest fan-outs.
+/// As many as one transaction makes, over these fan-outs.
 fn chunks(rows: &[Row]) -> Result<Vec<Chunk<'_>>> {
     let mut room = AT_ONCE;
     let mut chunks = Vec::new();
@@ -101,8 +158,8 @@ fn chunks(rows: &[Row]) -> Result<Vec<Chunk<'_>>> {
         if room == 0 {
             break;
         }
-        let all = row.bytes(3)?;
-        let done = usize::try_from(row.int(4)?).unwrap_or_default();
+        let all = row.bytes(5)?;
+        let done = usize::try_from(row.int(6)?).unwrap_or_default();
         let ids: Vec<EndpointId> = all
             .chunks_exact(WIDTH)
             .skip(done)
@@ -118,26 +175,39 @@ fn chunks(rows: &[Row]) -> Result<Vec<Chunk<'_>>> {
 }
 
 impl Chunk<'_> {
-    fn tell(&self, out: &mut Outbox<'_>, to: &[To<'_>]) -> Result<()> {
+    fn tell<'k>(&self, out: &mut Outbox<'_>, to: impl Iterator<Item = To<'k>>) -> Result<()> {
         let row = self.row;
-        let (kind, account, data, trace) = (row.text(5)?, row.text_opt(6)?, row.text(8)?, row.text_opt(2)?);
-        let event = Published {
-            tenant: row.id(1)?,
-            id: row.id(0)?,
-            kind: &kind,
-            account: account.as_deref(),
-            data: &data,
-            at: row.time(7)?,
-            traceparent: trace.as_deref(),
-        };
-        out.publish(&event, to)
+        let variant = row.text(1)?;
+        let missing = |what: &str| Error::Bug(format!("its {what} is missing"));
+        let kind = row.text_opt(7)?.ok_or_else(|| missing("event"))?;
+        let body = row.text_opt(9)?.ok_or_else(|| missing("body"))?;
+        let trace = row.text_opt(4)?;
+        for to in to {
+            let endpoint = match to {
+                To::Endpoint(endpoint) => Some(endpoint),
+                To::Url(_) | To::Gone(..) => None,
+            };
+            out.delivery(&NewDelivery {
+                event_id: row.id(0)?,
+                event_kind: &kind,
+                event_at: row.time(8)?,
+                variant: &variant,
+                body: &body,
+                job_id: row.id_opt(3)?,
+                signer: endpoint.map(|e| e.id),
+                policy: endpoint.map(|e| e.settings.retry).unwrap_or_default(),
+                traceparent: trace.as_deref(),
+                ..NewDelivery::of(row.id(2)?, to)
+            })?;
+        }
+        Ok(())
     }
 }
 
 /// Where the endpoint is; a deleted one's delivery is made cancelled, and none once all traces of it are gone.
 fn receiver<'k>(
     id: EndpointId,
-    known: &'k HashMap<EndpointId, Option<std::sync::Arc<Endpoint>>>,
+    known: &'k HashMap<EndpointId, Option<Arc<Endpoint>>>,
     gone_urls: &'k HashMap<EndpointId, String>,
 ) -> Option<To<'k>> {
     match known.get(&id).and_then(Option::as_deref) {
@@ -148,5 +218,13 @@ fn receiver<'k>(
 
 async fn urls(tx: &mut Tx, ids: &BTreeSet<EndpointId>) -> Result<HashMap<EndpointId, String>> {
     let rows = tx.batch(&URLS, vec![], ids.iter().map(|id| args![*id]).collect()).await?;
-    rows.iter().map(|r| Ok((r.id(0)?, r.text(1)?))).collect()
+    let mut urls = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let url = row.text(1)?;
+        // That of a deleted one, if it is none, is a trace that says nothing.
+        if origin_of(&url).is_ok() {
+            urls.insert(row.id(0)?, url);
+        }
+    }
+    Ok(urls)
 }

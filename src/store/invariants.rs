@@ -46,6 +46,13 @@ const QUESTIONS: &[Question] = &[
               WHERE q.delivery_id > $1 ORDER BY q.delivery_id LIMIT $2",
     },
     Question {
+        invariant: "I1: an event that is still to be told is there, and so is its frozen body",
+        sql: "SELECT q.event_id, MAX(CAST(CASE WHEN e.id IS NULL OR o.event_id IS NULL THEN 1 ELSE 0 END AS BIGINT))
+              FROM fan_outs q LEFT JOIN events e ON e.id = q.event_id
+              LEFT JOIN bodies o ON o.event_id = q.event_id AND o.variant = q.variant
+              WHERE q.event_id > $1 GROUP BY q.event_id ORDER BY q.event_id LIMIT $2",
+    },
+    Question {
         invariant: "I1: what is parked has an endpoint that will let it go",
         sql: "SELECT q.delivery_id, CAST(CASE WHEN q.due_at < 4503599627370496 OR e.state <> 'enabled'
                      OR e.drain_at IS NOT NULL THEN 0 ELSE 1 END AS BIGINT)

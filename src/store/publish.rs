@@ -8,9 +8,8 @@ use super::Store;
 use super::batch::{Col, Sql};
 use super::commit::{Op, Reply};
 use super::db::Value;
-use super::emit::{Outbox, Published as Told, To};
+use super::emit::{AT_ONCE, Outbox, Published as Told};
 use super::error::{Error, Result};
-use super::fan_out;
 use super::idempotency::{Claim, Claimed, claim_keys, pass_keys};
 use super::pool::Tx;
 use super::subscribers::Audience;
@@ -22,10 +21,6 @@ use crate::types::job::Idempotency;
 use crate::types::problem::{FieldError, Invalid, ProblemCode};
 use crate::types::{EventId, Millis, TenantId};
 
-/// Endpoints that hear of one event in the transaction that publishes it; the others follow in chunks.
-pub(super) const AT_ONCE: usize = 1_000;
-/// Deliveries that all events of one transaction make.
-const IN_ALL: usize = 4_000;
 /// Deliveries to ordered endpoints that the events of one request may make: these cannot follow later, for what is
 /// published meanwhile would go before them.
 const ORDERED_IN_ALL: usize = 10_000;
@@ -140,16 +135,9 @@ pub(super) async fn publish(
     let rows = fresh.iter().zip(&matching).map(|(e, to)| event_row(e, to.len())).collect::<Result<_>>()?;
     let made = tx.batch(&INSERT, args![now, now.plus(KEEP_EVENTS)], rows).await?;
     let made: HashMap<Uuid, ()> = made.iter().map(|r| Ok((r.uuid(0)?, ()))).collect::<Result<_>>()?;
-    let mut room = IN_ALL;
-    let mut put_off = Vec::new();
-    for (event, to) in fresh.iter().zip(&matching).filter(|(e, _)| made.contains_key(&e.id.uuid())) {
-        let (now_told, later) = cut(to, room);
-        room = room.saturating_sub(now_told.len());
-        let at_once: Vec<To<'_>> = now_told.into_iter().map(To::Endpoint).collect();
-        out.publish(&told(event, now), &at_once)?;
-        put_off.extend((!later.is_empty()).then(|| fan_out::row(event, &later)));
+    for (event, to) in fresh.iter().zip(matching).filter(|(e, _)| made.contains_key(&e.id.uuid())) {
+        out.publish(&told(event, now), to)?;
     }
-    fan_out::put_off(tx, put_off).await?;
     let counts = counts(tx, &owners).await?;
     let answer = |event: &NewEvent, owner: std::result::Result<EventId, Reused>| {
         let event_id = owner?;
@@ -256,16 +244,6 @@ impl Reused {
 fn matching<'g>(group: &'g [std::sync::Arc<Endpoint>], kind: &str) -> Vec<&'g Endpoint> {
     let wanted = |e: &&'g Endpoint| any_matches(&e.settings.patterns, kind);
     group.iter().map(|e| &**e).filter(wanted).collect()
-}
-
-/// Who is told at once, and who later: where there is no room for all, only those whose order counts go first.
-fn cut<'e>(to: &[&'e Endpoint], room: usize) -> (Vec<&'e Endpoint>, Vec<&'e Endpoint>) {
-    let (mut now, mut later): (Vec<_>, Vec<_>) = to.iter().partition(|e| e.settings.limits.ordered);
-    // An event is put off whole rather than in crumbs, and by its thousand where it has so many.
-    let room = if room < later.len().min(AT_ONCE) { 0 } else { AT_ONCE.saturating_sub(now.len()) };
-    let rest = later.split_off(room.min(later.len()));
-    now.append(&mut later);
-    (now, rest)
 }
 
 fn told(event: &NewEvent, now: Millis) -> Told<'_> {

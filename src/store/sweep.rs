@@ -10,6 +10,7 @@ use super::batch::{Col, Sql};
 use super::db::Row;
 use super::error::{Error, Result};
 use super::expiry::past_expiry;
+use super::fan_out::told_later_due;
 use super::feed::{raise_marks, removed};
 use super::model::{JobChange, Right, What};
 use super::parking::drain_due;
@@ -76,7 +77,9 @@ const ANYTHING: &str = concat!(
     step_due!(),
     ") OR EXISTS (SELECT 1 FROM endpoints e WHERE ",
     drain_due!(),
-    ") OR EXISTS (SELECT 1 FROM fan_outs)"
+    ") OR EXISTS (SELECT 1 FROM fan_outs q WHERE ",
+    told_later_due!(),
+    ")"
 );
 
 macro_rules! needed {
@@ -268,11 +271,11 @@ impl Store {
             for (change, ended) in some.iter().zip(ends) {
                 let ended = match ended {
                     // It may have been its connection.
-                    Err(e) if is_its_own(&e) => self.end(change, now).await,
+                    Err(e) if e.is_its_own() => self.end(change, now).await,
                     ended => ended,
                 };
                 match ended {
-                    Err(e) if is_its_own(&e) => self.put_off(change, &e, now).await?,
+                    Err(e) if e.is_its_own() => self.put_off(change, &e, now).await?,
                     Ok(()) | Err(Error::Locked(_)) => {}
                     Err(e) => return Err(e),
                 }
@@ -388,11 +391,6 @@ impl Store {
         tx.commit().await?;
         Ok(put_off + old.len() as u64)
     }
-}
-
-/// Whether it is this job that fails. One that someone holds is had another time.
-fn is_its_own(e: &Error) -> bool {
-    e.may_be_one_calls() && !matches!(e, Error::Locked(_))
 }
 
 fn overdue(row: &Row) -> Result<JobChange> {

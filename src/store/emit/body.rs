@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::store::error::Result;
 use crate::store::rows::json;
 use crate::types::api::{self, Format, Payload};
+use crate::types::endpoint::Endpoint;
 use crate::types::job::{Job, JobEvent, Outcome};
 use crate::types::key::{AccessToken, TokenKey};
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis};
@@ -33,6 +34,11 @@ pub(super) struct Shape<'a> {
 }
 
 impl Shape<'_> {
+    /// How an endpoint wants what it subscribes to.
+    pub(super) fn of(endpoint: &Endpoint) -> Shape<'static> {
+        Shape { format: endpoint.settings.format, payload: endpoint.settings.payload, context: None }
+    }
+
     /// What tells the bodies of one event apart.
     pub(super) fn variant(&self) -> &'static str {
         match (self.format, self.payload, self.context.is_some()) {

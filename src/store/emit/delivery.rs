@@ -56,7 +56,7 @@ pub(in crate::store) struct NewDelivery<'a> {
     pub(in crate::store) event_id: EventId,
     pub(in crate::store) event_kind: &'a str,
     pub(in crate::store) event_at: Millis,
-    pub(in crate::store) variant: &'static str,
+    pub(in crate::store) variant: &'a str,
     pub(in crate::store) body: &'a str,
     pub(in crate::store) job_id: Option<JobId>,
     pub(in crate::store) to: To<'a>,

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::Outbox;
 use super::body::Envelope;
 use super::delivery::{NewDelivery, To, account_of};
+use super::later::Later;
 use crate::args;
 use crate::store::error::Result;
 use crate::store::rows::json;
@@ -56,7 +57,7 @@ impl Outbox<'_> {
         asked: Option<NewDelivery<'_>>,
     ) -> Result<()> {
         let group = self.groups.get(&(news.tenant, String::new())).cloned().unwrap_or_default();
-        let readers: Vec<_> = group.iter().filter(|e| subscribes(e, news)).collect();
+        let readers: Vec<_> = group.iter().map(|e| &**e).filter(|e| subscribes(e, news)).collect();
         let told = news.kind.starts_with("endpoint.");
         if !told && asked.is_none() && readers.is_empty() {
             return Ok(());
@@ -65,7 +66,8 @@ impl Outbox<'_> {
         if let Some(new) = asked {
             self.tell(&mut fact, new)?;
         }
-        for endpoint in readers {
+        let (now, later) = self.part(readers);
+        for endpoint in now {
             let new = NewDelivery {
                 job_id: news.job_id,
                 signer: Some(endpoint.id),
@@ -75,6 +77,12 @@ impl Outbox<'_> {
             };
             self.tell(&mut fact, new)?;
         }
+        let mut put_off = Vec::with_capacity(later.len());
+        for endpoint in later {
+            put_off.push((self.frozen(&mut fact, endpoint.settings.format)?.0, endpoint.id));
+        }
+        let (tenant, job_id, traceparent) = (news.tenant, news.job_id, news.traceparent);
+        self.put_off(&Later { event_id: fact.id, tenant, job_id, traceparent }, put_off);
         Ok(())
     }
 
@@ -98,6 +106,13 @@ impl Outbox<'_> {
             To::Endpoint(endpoint) => endpoint.settings.format,
             To::Url(_) | To::Gone(..) => Format::Standard,
         };
+        let (variant, body) = self.frozen(fact, format)?;
+        let (event_id, event_kind, event_at, body) = (fact.id, fact.kind, self.now, body.as_str());
+        self.delivery(&NewDelivery { event_id, event_kind, event_at, variant, body, ..new })
+    }
+
+    /// The body in that format, written once.
+    fn frozen(&mut self, fact: &mut Fact, format: Format) -> Result<(&'static str, String)> {
         let (kind, timestamp, event_id) = (fact.kind, self.now, fact.id);
         let envelope = Envelope { kind, timestamp, event_id, sequence: None, account: None };
         let (variant, body) = match format {
@@ -108,8 +123,7 @@ impl Outbox<'_> {
             self.bodies.push(args![fact.id, variant, body.clone()]);
             fact.written.push(variant);
         }
-        let (event_id, event_kind, event_at, body) = (fact.id, fact.kind, self.now, body.as_str());
-        self.delivery(&NewDelivery { event_id, event_kind, event_at, variant, body, ..new })
+        Ok((variant, body))
     }
 }
 

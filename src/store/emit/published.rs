@@ -1,6 +1,7 @@
 //! A published event on its way to its endpoints.
 
 use super::body::Envelope;
+use super::later::Later;
 use super::{Group, NewDelivery, Outbox, To};
 use crate::args;
 use crate::store::error::Result;
@@ -26,30 +27,26 @@ impl Outbox<'_> {
         self.groups.get(of).cloned().unwrap_or_default()
     }
 
-    /// A delivery of the event to each of these.
-    pub(in crate::store) fn publish(&mut self, event: &Published<'_>, to: &[To<'_>]) -> Result<()> {
-        let (mut standard, mut cloudevents) = (None, None);
-        for to in to {
-            let (variant, body) = match to {
-                To::Endpoint(e) if e.settings.format == Format::Cloudevents => {
-                    ("cloudevents", &*cloudevents.get_or_insert_with(|| event.data.to_owned()))
-                }
-                To::Endpoint(_) | To::Gone(..) | To::Url(_) => {
-                    if standard.is_none() {
-                        let (kind, timestamp, account) = (event.kind, event.at, event.account);
-                        let envelope =
-                            Envelope { kind, timestamp, event_id: event.id, sequence: None, account };
-                        standard = Some(envelope.around(event.data)?);
-                    }
-                    ("standard", &*standard.get_or_insert_default())
-                }
-            };
-            self.delivery(&to_endpoint(event, *to, (variant, body)))?;
+    /// A delivery of the event to each of these, now or later.
+    pub(in crate::store) fn publish(&mut self, event: &Published<'_>, to: Vec<&Endpoint>) -> Result<()> {
+        let wanted = |format: Format| to.iter().any(|e| e.settings.format == format);
+        let (kind, timestamp, account) = (event.kind, event.at, event.account);
+        let envelope = Envelope { kind, timestamp, event_id: event.id, sequence: None, account };
+        let standard = wanted(Format::Standard).then(|| envelope.around(event.data)).transpose()?;
+        let cloudevents = wanted(Format::Cloudevents).then(|| event.data.to_owned());
+        let frozen = |format: Format| match format {
+            Format::Standard => ("standard", standard.as_deref().unwrap_or_default()),
+            Format::Cloudevents => ("cloudevents", event.data),
+        };
+        let (now, later) = self.part(to);
+        for endpoint in now {
+            self.delivery(&to_endpoint(event, endpoint, frozen(endpoint.settings.format)))?;
         }
+        let (event_id, tenant, traceparent) = (event.id, event.tenant, event.traceparent);
+        let later = later.into_iter().map(|e| (frozen(e.settings.format).0, e.id));
+        self.put_off(&Later { event_id, tenant, job_id: None, traceparent }, later);
         for (variant, body) in [("standard", standard), ("cloudevents", cloudevents)] {
-            if let Some(body) = body {
-                self.bodies.push(args![event.id, variant, body]);
-            }
+            self.bodies.extend(body.map(|body| args![event.id, variant, body]));
         }
         Ok(())
     }
@@ -57,28 +54,18 @@ impl Outbox<'_> {
 
 fn to_endpoint<'n>(
     event: &Published<'n>,
-    to: To<'n>,
+    endpoint: &'n Endpoint,
     (variant, body): (&'static str, &'n str),
 ) -> NewDelivery<'n> {
-    let endpoint: Option<&Endpoint> = match to {
-        To::Endpoint(endpoint) => Some(endpoint),
-        To::Url(_) | To::Gone(..) => None,
-    };
     NewDelivery {
-        tenant: event.tenant,
         event_id: event.id,
         event_kind: event.kind,
         event_at: event.at,
         variant,
         body,
-        job_id: None,
-        to,
-        sealed: None,
-        signer: endpoint.map(|e| e.id),
-        policy: endpoint.map(|e| e.settings.retry).unwrap_or_default(),
-        failure_url: None,
+        signer: Some(endpoint.id),
+        policy: endpoint.settings.retry,
         traceparent: event.traceparent,
-        expires_at: None,
-        born: None,
+        ..NewDelivery::of(event.tenant, To::Endpoint(endpoint))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::delivery::Ordered;
+use super::later::PUT_OFF;
 use super::{After, Outbox};
 use crate::args;
 use crate::store::batch::{Col, Sql};
@@ -140,6 +141,7 @@ impl Outbox<'_> {
         tx.later(&INSERT_BODIES, vec![], self.bodies).await?;
         tx.later(&INSERT_DELIVERIES, vec![], self.deliveries).await?;
         tx.later(&INSERT_QUEUE, vec![], self.queue).await?;
+        tx.later(&PUT_OFF, vec![], self.put_off).await?;
         let (handed, adopted, ended, moved) = (self.handed, self.adopted, self.ended, self.moved);
         Ok(After { handed, adopted, ended, moved, endpoints_changed: self.endpoints_changed })
     }

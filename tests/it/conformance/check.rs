@@ -1,6 +1,7 @@
 //! `check` finds each violation of the invariants that is planted.
 
 use ringback::store::check;
+use ringback::store::db::Engine;
 use ringback::types::delivery::{DeadReason, Verdict};
 
 use crate::support::store::{Bed, both_stores};
@@ -28,6 +29,10 @@ async fn each_planted_violation_is_found(bed: &Bed) {
     let of = |id: uuid::Uuid| bed.literal(id);
     let (dead, done, ended, queued) = (of(dead.uuid()), of(done.uuid()), of(ended.uuid()), of(queued.uuid()));
     let (letter, delivered, owed) = (of(letter.uuid()), of(delivered.uuid()), of(owed.uuid()));
+    let nobody = match bed.engine() {
+        Engine::Sqlite => "x''",
+        Engine::Postgres => "''",
+    };
     let plants = [
         (1, format!("UPDATE jobs SET state = 'complete' WHERE id = {queued}")),
         (1, format!("UPDATE jobs SET state = 'owed' WHERE id = {done}")),
@@ -39,6 +44,10 @@ async fn each_planted_violation_is_found(bed: &Bed) {
             format!(
                 "DELETE FROM bodies WHERE event_id = (SELECT event_id FROM deliveries WHERE id = {owed})"
             ),
+        ),
+        (
+            1,
+            format!("INSERT INTO fan_outs VALUES ({letter}, 'standard', {dead}, NULL, NULL, {nobody}, 0, 0)"),
         ),
         (4, format!("DELETE FROM events WHERE job_id = {ended}")),
         (4, format!("UPDATE events SET sequence = 99 WHERE job_id = {ended}")),
@@ -61,7 +70,7 @@ impl Bed {
     async fn planted(&self, plant: &str) -> Vec<(&'static str, usize)> {
         const TABLES: [&str; 7] =
             ["jobs", "job_queue", "deliveries", "delivery_queue", "events", "bodies", "attempts"];
-        let tables = TABLES.iter().chain(&["dead_letters"]);
+        let tables = TABLES.iter().chain(&["dead_letters", "fan_outs"]);
         for table in tables.clone() {
             self.rows(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}")).await;
         }

@@ -1,5 +1,7 @@
 //! Published events and their deliveries.
 
+mod crowds;
+mod damage;
 mod fan_out;
 
 use std::time::Duration;

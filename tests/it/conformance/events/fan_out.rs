@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use ringback::store::{Error, Publication};
-use ringback::types::EndpointId;
+use ringback::store::{Error, NewEvent, Publication};
 use ringback::types::delivery::DeliveryState;
 use ringback::types::problem::ProblemCode;
-use serde_json::json;
+use ringback::types::{EndpointId, TenantId};
+use serde_json::{Value, json};
 
 use super::{deliveries, event, paid, publish};
 use crate::conformance::endpoints::endpoint_of;
@@ -16,11 +16,16 @@ both_stores! {
     beyond_a_thousand_the_endpoints_of_that_moment_are_told_in_chunks,
     two_nodes_never_tell_one_endpoint_twice,
     a_batch_with_too_many_deliveries_in_order_is_refused_alone,
+    tenants_take_turns,
 }
 
-/// Copies of an endpoint that wants all; gives the ids of all of them.
 async fn endpoints(bed: &Bed, n: usize) -> BTreeSet<EndpointId> {
-    let first = endpoint_of(bed, bed.tenant, json!({"events": ["*"]})).await;
+    endpoints_of(bed, bed.tenant, json!({"events": ["*"]}), n).await
+}
+
+/// An endpoint and its copies; gives the ids of all of them.
+pub(super) async fn endpoints_of(bed: &Bed, tenant: TenantId, like: Value, n: usize) -> BTreeSet<EndpointId> {
+    let first = endpoint_of(bed, tenant, like).await;
     let mut conn = beside(&bed.url).await;
     conn.run("BEGIN", vec![]).await.unwrap();
     let mut ids = BTreeSet::from([first.id]);
@@ -104,4 +109,16 @@ async fn a_batch_with_too_many_deliveries_in_order_is_refused_alone(bed: &Bed) {
     }
     assert_eq!(few.unwrap().len(), 2, "who comes with it does not pay for it");
     assert_eq!((bed.count("events").await, bed.count("deliveries").await), (2, 22));
+}
+
+async fn tenants_take_turns(bed: &Bed) {
+    bed.pass_seconds(1);
+    let other = bed.store.tenant("other", bed.now()).await.unwrap();
+    endpoints(bed, 2_300).await;
+    endpoints_of(bed, other, json!({"events": ["*"]}), 1_200).await;
+    publish(bed, paid(bed)).await;
+    publish(bed, NewEvent { tenant: other, ..paid(bed) }).await;
+    for told in [1_000, 200, 300, 0] {
+        assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), told);
+    }
 }
