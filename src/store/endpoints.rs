@@ -14,8 +14,11 @@ use super::seal::Aad;
 use super::secrets::LOCK_TENANT;
 use crate::args;
 use crate::types::api::{Format, Payload};
-use crate::types::endpoint::{Endpoint, EndpointState, LaneLimits, Settings, lane_of};
+use crate::types::endpoint::{
+    Endpoint, EndpointState, LaneLimits, Scheme, Settings, TIMEOUT_SECONDS, lane_of,
+};
 use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::retry::RetryPolicy;
 use crate::types::{EndpointId, Millis, TenantId, id};
 
 /// The column for which an endpoint's headers are sealed.
@@ -309,18 +312,33 @@ pub(super) fn former_accounts(text: Option<String>) -> Result<Vec<String>> {
 
 /// Reads [`endpoint_columns!`] that begin at position `at`.
 pub(super) fn endpoint(row: &Row, at: usize) -> Result<Endpoint> {
+    endpoint_as(row, at, true)
+}
+
+/// The same for whoever reads it among others: where it cannot be read the usual is believed of it, or one damaged row would
+/// keep all that is told beside it from being told. Without a pattern that can be read it hears of nothing.
+pub(super) fn believed(row: &Row, at: usize) -> Result<Endpoint> {
+    endpoint(row, at).or_else(|e| {
+        let id: EndpointId = row.id(at)?;
+        tracing::error!(endpoint.id = %id, error = %e, "an endpoint cannot be read and is taken for a usual one");
+        endpoint_as(row, at, false)
+    })
+}
+
+/// `whole`: nothing of it may be unreadable.
+fn endpoint_as(row: &Row, at: usize, whole: bool) -> Result<Endpoint> {
     let state = row.text(at + 15)?;
     let settings = Settings {
         account: row.text_opt(at + 2)?.filter(|account| !account.is_empty()),
         url: row.text(at + 3)?,
         description: row.text_opt(at + 4)?,
-        patterns: read(row, at + 5)?,
+        patterns: or(read(row, at + 5), whole, Vec::new())?,
         headers: Vec::new(),
-        limits: limits(row, at + 7)?,
-        retry: read(row, at + 11)?,
-        payload: read::<Payload>(row, at + 12)?,
-        format: read::<Format>(row, at + 13)?,
-        schemes: read(row, at + 14)?,
+        limits: limits(row, at + 7, whole)?,
+        retry: or(read(row, at + 11), whole, RetryPolicy::default())?,
+        payload: or(read(row, at + 12), whole, Payload::default())?,
+        format: or(read(row, at + 13), whole, Format::default())?,
+        schemes: or(read(row, at + 14), whole, vec![Scheme::V1])?,
     };
     Ok(Endpoint {
         id: row.id(at)?,
@@ -334,20 +352,24 @@ pub(super) fn endpoint(row: &Row, at: usize) -> Result<Endpoint> {
         since: row.time(at + 17)?,
         verified_at: row.time_opt(at + 18)?,
         failing_since: row.time_opt(at + 19)?,
-        failed: row.count(at + 20)?,
+        failed: or(row.count(at + 20), whole, 0)?,
         created_at: row.time(at + 21)?,
         updated_at: row.time(at + 22)?,
     })
 }
 
-fn limits(row: &Row, at: usize) -> Result<LaneLimits> {
+fn limits(row: &Row, at: usize, whole: bool) -> Result<LaneLimits> {
     let count = |i: usize| Ok::<_, Error>(row.int_opt(i)?.and_then(|n| u32::try_from(n).ok()));
     Ok(LaneLimits {
         rate_per_second: count(at)?,
         max_in_flight: count(at + 1)?,
-        timeout_seconds: row.count(at + 2)?,
+        timeout_seconds: or(row.count(at + 2), whole, TIMEOUT_SECONDS)?,
         ordered: row.int(at + 3)? == 1,
     })
+}
+
+fn or<T>(read: Result<T>, whole: bool, usual: T) -> Result<T> {
+    if whole { read } else { Ok(read.unwrap_or(usual)) }
 }
 
 fn read<T: serde::de::DeserializeOwned>(row: &Row, i: usize) -> Result<T> {

@@ -7,6 +7,7 @@ use super::db::{Row, Value};
 use super::emit::{DeadNotice, NewDelivery, News, Outbox, To};
 use super::error::{Error, Result};
 use super::health;
+use super::lanes::origin_of;
 use super::model::Attempted;
 use super::pool::Tx;
 use super::probe::probes;
@@ -262,8 +263,7 @@ fn delivery_row(ours: &Ours<'_>, now: Millis) -> Vec<Value> {
     };
     let remove = ended.map(|at| at.plus(kept));
     let url = a.endpoint.as_ref().map(|(_, url)| url.clone());
-    let host =
-        url.as_deref().and_then(|url| super::lanes::origin_of(url).ok()).map(|(_, host)| host.to_owned());
+    let host = url.as_deref().and_then(|url| origin_of(url).ok()).map(|(_, host)| host.to_owned());
     args![a.id, state, a.fence, begun(a), status.map(i64::from), error, ended, remove, url, host]
 }
 
@@ -306,28 +306,40 @@ async fn tell_of_dead(tx: &mut Tx, out: &mut Outbox<'_>, dead: Vec<Vec<Value>>) 
     let tenants = rows.iter().map(|row| Ok((row.id(1)?, String::new()))).collect::<Result<Vec<_>>>()?;
     out.know(tx, tenants).await?;
     for row in &rows {
-        let (tenant, data, trace) = (row.id(1)?, dead_notice(row)?, row.text_opt(14)?);
-        let (url, sealed, sealed_row) = (row.text_opt(10)?, row.bytes_opt(11)?, row.uuid_opt(12)?);
-        // The callback's own secret signs, or its endpoint's.
-        let signer = row.id_opt(13)?;
-        let asked = url.as_deref().map(|url| NewDelivery {
-            job_id: data.job_id,
-            signer,
-            sealed: sealed.as_deref().zip(sealed_row),
-            traceparent: trace.as_deref(),
-            ..NewDelivery::of(tenant, To::Url(url))
-        });
-        let news = News {
-            tenant,
-            kind: "delivery.dead",
-            data: &data,
-            about: data.endpoint_id,
-            job_id: data.job_id,
-            traceparent: trace.as_deref(),
-        };
-        out.news(&news, asked)?;
+        // It is dead all the same, and so are the others.
+        if let Err(e) = tell_of_one(out, row) {
+            let id: DeliveryId = row.id(0)?;
+            tracing::error!(delivery.id = %id, error = %e, "nobody can be told that a delivery is dead");
+        }
     }
     Ok(())
+}
+
+fn tell_of_one(out: &mut Outbox<'_>, row: &Row) -> Result<()> {
+    let (tenant, data, trace) = (row.id(1)?, dead_notice(row)?, row.text_opt(14)?);
+    let (url, sealed, sealed_row) = (row.text_opt(10)?, row.bytes_opt(11)?, row.uuid_opt(12)?);
+    let named = url.as_deref().filter(|url| origin_of(url).is_ok());
+    if url.is_some() && named.is_none() {
+        tracing::error!(delivery.id = %data.delivery_id, "the failure URL of a dead delivery is none: only who subscribes is told");
+    }
+    // The callback's own secret signs, or its endpoint's.
+    let signer = row.id_opt(13)?;
+    let asked = named.map(|url| NewDelivery {
+        job_id: data.job_id,
+        signer,
+        sealed: sealed.as_deref().zip(sealed_row),
+        traceparent: trace.as_deref(),
+        ..NewDelivery::of(tenant, To::Url(url))
+    });
+    let news = News {
+        tenant,
+        kind: "delivery.dead",
+        data: &data,
+        about: data.endpoint_id,
+        job_id: data.job_id,
+        traceparent: trace.as_deref(),
+    };
+    out.news(&news, asked)
 }
 
 fn dead_notice(row: &Row) -> Result<DeadNotice> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::batch::{Col, Sql};
-use super::endpoints::{endpoint, endpoint_columns};
+use super::endpoints::{believed, endpoint, endpoint_columns};
 use super::error::Result;
 use super::gather::Gather;
 use super::pool::Tx;
@@ -136,7 +136,7 @@ pub(super) async fn groups(
         if row.uuid_opt(0)?.is_none() {
             continue;
         }
-        let one = endpoint(&row, 0)?;
+        let one = believed(&row, 0)?;
         let audience = (one.tenant, one.settings.account.clone().unwrap_or_default());
         unknown.entry(audience).or_default().push(Arc::new(one));
     }
@@ -167,7 +167,7 @@ pub(super) async fn named(
         }
     }
     for row in tx.batch(&NAMED, vec![], unknown.iter().map(|id| args![*id]).collect()).await? {
-        let one = endpoint(&row, 0)?;
+        let one = believed(&row, 0)?;
         found.insert(one.id, Some(Arc::new(one)));
     }
     for id in unknown {

@@ -3,13 +3,54 @@
 use std::time::Duration;
 
 use ringback::store::NewEvent;
+use ringback::types::EndpointId;
+use ringback::types::job::{Callback, JobEvent};
 use serde_json::json;
 
 use super::fan_out::endpoints_of;
 use super::{paid, publish};
-use crate::support::store::{Bed, both_stores};
+use crate::conformance::endpoints::endpoint_of;
+use crate::support::store::{Bed, both_stores, callback, complete};
 
-both_stores! { a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other }
+both_stores! {
+    an_endpoint_that_cannot_be_read_is_told_all_the_same_and_keeps_nobody_from_being_told,
+    a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other,
+    what_expires_ends_whatever_is_damaged_of_those_who_are_told,
+}
+
+/// Nothing of its settings can be read any more but where it is and what it subscribes to.
+async fn damage(bed: &Bed, id: EndpointId) {
+    let odd = "policy = '{', payload = 'odd', format = '7', schemes = '[3]', timeout_seconds = -1";
+    bed.rows(&format!("UPDATE endpoints SET {odd} WHERE id = {}", bed.literal(id.uuid()))).await;
+    // No endpoint is as it was read.
+    bed.pass_seconds(2);
+}
+
+async fn an_endpoint_that_cannot_be_read_is_told_all_the_same_and_keeps_nobody_from_being_told(bed: &Bed) {
+    let ids = endpoints_of(bed, bed.tenant, json!({"events": ["invoice.paid"]}), 1_010).await;
+    let first = publish(bed, paid(bed)).await;
+    let told = bed.rows("SELECT endpoint_id FROM deliveries").await;
+    let told: Vec<EndpointId> = told.iter().map(|row| row.id(0).unwrap()).collect();
+    let bad = *ids.iter().find(|id| !told.contains(id)).unwrap();
+    let named = Callback { endpoint_id: Some(bad), ..callback("https://x.example.com/") };
+    bed.submit(bed.job_with(|j| j.callback = Some(named))).await;
+    let held = bed.lease_one().await;
+    damage(bed, bad).await;
+
+    assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 10);
+    let second = publish(bed, paid(bed)).await;
+    assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 10);
+    bed.held(&held, complete()).await.unwrap();
+
+    for event in [first, second] {
+        let of = format!("deliveries WHERE event_id = {}", bed.literal(event.event_id.uuid()));
+        assert_eq!((event.deliveries, bed.count(&of).await), (1_010, 1_010));
+    }
+    // It is owed what it was to hear, and sent nothing before it can be read.
+    let owed = format!("deliveries WHERE state = 'owed' AND endpoint_id = {}", bed.literal(bad.uuid()));
+    assert_eq!(bed.count(&owed).await, 3);
+    assert!(bed.claim().await.iter().all(|d| d.endpoint.as_ref().is_none_or(|e| e.id != bad)));
+}
 
 async fn a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other(bed: &Bed) {
     bed.pass_seconds(1);
@@ -37,4 +78,30 @@ async fn a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other(bed: &Bed) 
     assert!(bed.store.anything_overdue(bed.now()).await.unwrap());
     assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 10);
     assert_eq!((bed.count("deliveries").await, bed.count("fan_outs").await), (3 * 1_010, 0));
+}
+
+async fn what_expires_ends_whatever_is_damaged_of_those_who_are_told(bed: &Bed) {
+    let expires_at = Some(bed.now().plus(Duration::from_secs(60)));
+    let short = |failure_url: &str| {
+        let (wants, failure_url) = (JobEvent::Queued.bit(), Some(failure_url.to_owned()));
+        bed.job_with(|j| {
+            j.callback =
+                Some(Callback { wants, expires_at, failure_url, ..callback("https://a.example.com/") });
+        })
+    };
+    for url in ["https://failures.example.com/", "https://broken.example.com/"] {
+        bed.submit(short(url)).await;
+    }
+    bed.rows("UPDATE deliveries SET failure_url = 'nowhere' WHERE failure_url LIKE '%broken%'").await;
+    let bad = endpoint_of(bed, bed.tenant, json!({"events": ["delivery.dead"]})).await.id;
+    damage(bed, bad).await;
+    bed.pass_seconds(60);
+
+    assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), 2);
+    assert_eq!(bed.count("dead_letters").await, 2);
+    let told = "deliveries WHERE event_kind = 'delivery.dead' AND endpoint_id IS";
+    assert_eq!(
+        (bed.count(&format!("{told} NOT NULL")).await, bed.count(&format!("{told} NULL")).await),
+        (2, 1)
+    );
 }
