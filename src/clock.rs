@@ -65,9 +65,9 @@ impl Clock {
     }
 
     /// Follows `reference` (the database's clock, or the wall clock on SQLite), read just now. One that is
-    /// far off is believed once it has been so `believe_after` times in a row.
-    pub fn follow(&self, reference: Millis, believe_after: i64) {
-        let Clock::System(s) = self else { return };
+    /// far off is believed once it has been so `believe_after` times in a row. Gives by how much it stepped back then.
+    pub fn follow(&self, reference: Millis, believe_after: i64) -> Duration {
+        let Clock::System(s) = self else { return Duration::ZERO };
         let off_by = reference.0 - boot_ms() - s.offset.load(Ordering::Relaxed);
         s.unfreeze();
         if off_by.abs() <= STEP_MS {
@@ -75,9 +75,11 @@ impl Clock {
             s.far_off.store(0, Ordering::Relaxed);
         } else if s.far_off.fetch_add(1, Ordering::Relaxed) + 1 >= believe_after {
             self.adopt(reference);
+            return Duration::from_millis(off_by.min(0).unsigned_abs());
         } else {
             s.offset.fetch_add(off_by.signum() * STEP_MS, Ordering::Relaxed);
         }
+        Duration::ZERO
     }
 
     /// Takes `reference` over as it is, even if that is a step back.
@@ -140,8 +142,19 @@ mod tests {
         clock.follow(target, 3);
         clock.follow(target, 3);
         assert!(clock.now() < target);
-        clock.follow(target, 3);
+        assert_eq!(clock.follow(target, 3), Duration::ZERO, "a step forward");
         assert!(clock.now() >= target);
+    }
+
+    #[test]
+    fn by_how_much_it_stepped_back_is_told_once() {
+        let clock = Clock::system();
+        let hour = Duration::from_secs(3_600);
+        let target = clock.now().minus(hour);
+        assert_eq!(clock.follow(target, 2), Duration::ZERO, "not believed yet");
+        let back = clock.follow(target, 2);
+        assert!(back <= hour && hour - back < Duration::from_secs(10), "{back:?}");
+        assert_eq!(clock.follow(target, 2), Duration::ZERO);
     }
 
     #[test]

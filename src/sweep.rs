@@ -180,10 +180,17 @@ const SERVER_BELIEVED_AFTER: i64 = 2;
 /// Keeps `clock` in step with the database's, or with the machine's on SQLite.
 pub async fn follow_clock(store: Store, clock: Clock, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        match reference(&store, &clock).await {
+        let back = match reference(&store, &clock).await {
             Some(server) => clock.follow(server, SERVER_BELIEVED_AFTER),
             None if !store.has_clock() => clock.follow(Clock::wall(), WALL_BELIEVED_AFTER),
-            None => {}
+            None => Duration::ZERO,
+        };
+        if !back.is_zero() {
+            // Nothing stored is moved: what was written before the clock went wrong, or is due when someone said, is right.
+            tracing::warn!(
+                seconds = back.as_secs(),
+                "the clock was set back; what was stored by the time before is due so much later"
+            );
         }
         let _ = tokio::time::timeout(FOLLOW_EVERY, shutdown.cancelled()).await;
     }
