@@ -24,8 +24,11 @@ const STEP_MAX: i64 = 2_000;
 const STEP_EVERY: Duration = Duration::from_secs(1);
 /// Deliveries of a deleted endpoint cancelled in one transaction.
 const CANCEL_STEP: i64 = 1_000;
-/// So long after its change an endpoint is looked at again: a transaction that read it before may still park.
-const STRAGGLERS: Duration = Duration::from_secs(60);
+/// So long after its change an endpoint is looked at again: a transaction that read it before may still park, much later where
+/// its node was suspended in the middle. Each look comes twice as late as the one before, so a day costs 17 of them.
+const STRAGGLERS: Duration = Duration::from_secs(24 * 3600);
+/// What was under way to a deleted endpoint has ended by then.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// Endpoints found in one look, and looks of one go.
 const FOUND: u32 = 50;
@@ -137,7 +140,7 @@ impl Store {
 }
 
 /// When an endpoint that has nothing parked is looked at again: a transaction that read it before its change parks
-/// something within moments if at all.
+/// something within moments, and hardly ever later.
 fn after_nothing(since: Millis, now: Millis) -> Millis {
     now.plus(now.since(since).max(STEP_EVERY)).min(since.plus(STRAGGLERS).max(now.plus(STEP_EVERY)))
 }
@@ -161,9 +164,12 @@ async fn cancel_some(tx: &mut Tx, id: EndpointId, deleted: Millis, now: Millis) 
     let ended = tx.all(&CANCEL_QUEUE, args![lane_of(id), CANCEL_STEP]).await?;
     let rows = ended.iter().map(|r| Ok(args![r.uuid(0)?, r.int(1)?, r.int(2)?])).collect::<Result<_>>()?;
     tx.batch(&CANCEL, args![now, now.plus(KEEP_DELIVERIES)], rows).await?;
-    if ended.is_empty() && now.since(deleted) >= STRAGGLERS {
+    let since = now.since(deleted);
+    if ended.is_empty() && since >= SETTLED {
         tx.run(&FORGET_SECRETS, args![id]).await?;
         tx.run(&FORGET_LANE, args![id]).await?;
+    }
+    if ended.is_empty() && since >= STRAGGLERS {
         tx.run(&FORGET, args![id]).await?;
     }
     Ok(ended.len() as u64)

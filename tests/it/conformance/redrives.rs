@@ -186,7 +186,7 @@ async fn what_went_to_a_deleted_endpoint_stays_a_letter(bed: &Bed) {
 async fn a_lane_made_anew_for_a_deleted_endpoint_is_forgotten(bed: &Bed) {
     let (there, letter) = with_letter(bed).await;
     bed.store.delete_endpoint(bed.tenant, there.id, bed.now()).await.unwrap();
-    bed.pass_seconds(61);
+    bed.pass_seconds(86_400);
     bed.store.step_drains(bed.now()).await.unwrap();
     assert_eq!((bed.count("endpoints").await, bed.count("lanes").await), (0, 0));
     // A node that had read what was due before makes it anew.

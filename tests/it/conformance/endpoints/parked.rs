@@ -4,7 +4,7 @@ use ringback::store::{DeliveryFilter, NewEndpoint};
 use ringback::types::Millis;
 use ringback::types::api::Delivery;
 use ringback::types::delivery::{DeliveryState, HeldReason, Verdict};
-use ringback::types::endpoint::Endpoint;
+use ringback::types::endpoint::{Endpoint, PARKED};
 use ringback::types::job::CallbackState;
 
 use super::{endpoint, events, submit_to};
@@ -16,6 +16,7 @@ both_stores! {
     a_resumed_endpoint_is_let_go_at_a_ramp_in_order,
     what_is_let_go_is_found_by_the_next_look,
     a_crowd_of_resumed_endpoints_is_stepped_in_one_go,
+    what_a_node_parks_that_stood_still_is_let_go,
     an_endpoint_paused_again_keeps_the_rest_parked,
     what_a_deleted_endpoint_is_owed_ends_cancelled,
     a_parked_deliverys_schedule_is_kept,
@@ -91,10 +92,10 @@ async fn a_resumed_endpoint_is_let_go_at_a_ramp_in_order(bed: &Bed) {
         let_go.extend(all.iter().skip(let_go.len()).map(|d| d.id));
     }
     assert_eq!(let_go, made, "the oldest first");
-    // A transaction that read it as paused may still park something: it is looked after for a minute.
+    // A transaction that read it as paused may still park something: it is looked after for a day.
     let drains = "endpoints WHERE drain_at IS NOT NULL";
     assert_eq!(bed.count(drains).await, 1);
-    bed.pass_seconds(60);
+    bed.pass_seconds(86_400);
     bed.store.step_drains(bed.now()).await.unwrap();
     assert_eq!(bed.count(drains).await, 0);
 }
@@ -134,14 +135,58 @@ async fn a_crowd_of_resumed_endpoints_is_stepped_in_one_go(bed: &Bed) {
     assert_eq!(bed.store.step_drains(bed.now()).await.unwrap(), 3, "nobody waits for the next second");
 
     // Where nothing is parked each look comes later than the one before.
+    let began = bed.now();
     let mut looks = 0;
-    let waiting = "endpoints WHERE drain_at IS NOT NULL";
-    while bed.count(waiting).await > 0 {
-        bed.pass_seconds(1);
-        looks += u32::from(bed.count(&format!("endpoints WHERE drain_at <= {}", bed.now().0)).await > 0);
+    while next_look(bed).await {
+        looks += 1;
         bed.store.step_drains(bed.now()).await.unwrap();
     }
-    assert!(looks <= 9, "{looks} looks in a minute");
+    assert!(looks <= 20, "{looks} looks");
+    assert_eq!(bed.now().since(began).as_secs() / 3_600, 24, "in a day");
+}
+
+/// Lets the time pass until parked deliveries are looked for again, if they ever are.
+async fn next_look(bed: &Bed) -> bool {
+    let at =
+        bed.rows("SELECT drain_at FROM endpoints WHERE drain_at IS NOT NULL ORDER BY drain_at LIMIT 1").await;
+    let at = at.first().map(|row| row.time(0).unwrap());
+    at.into_iter().for_each(|at| bed.set_now(at.max(bed.now())));
+    at.is_some()
+}
+
+async fn what_a_node_parks_that_stood_still_is_let_go(bed: &Bed) {
+    let resumed = endpoint(bed, events(&["job.queued"])).await;
+    let deleted = endpoint(bed, events(&["job.queued"])).await;
+    for there in [&resumed, &deleted] {
+        pause(bed, there, true).await;
+    }
+    bed.submit(bed.job()).await;
+    // As by another node: this one goes on by what it has read.
+    let read = bed.now();
+    for (set, of) in [("state = 'enabled', state_since", &resumed), ("deleted_at", &deleted)] {
+        let id = bed.literal(of.id.uuid());
+        let set = format!("{set} = {}, drain_at = {}, drain_step = 0", read.0, read.0);
+        bed.rows(&format!("UPDATE endpoints SET {set} WHERE id = {id}")).await;
+    }
+    while bed.now().since(read).as_secs() < 600 && next_look(bed).await {
+        bed.store.step_drains(bed.now()).await.unwrap();
+    }
+    bed.deliver(200, Verdict::Delivered).await;
+    assert_eq!(bed.count("delivery_queue").await, 0);
+
+    let went_on = bed.now();
+    bed.set_now(read);
+    bed.submit(bed.job()).await;
+    bed.set_now(went_on);
+    let parked = format!("delivery_queue WHERE due_at >= {PARKED}");
+    assert_eq!(bed.count(&parked).await, 2, "the node was suspended before it wrote");
+    while bed.count(&parked).await > 0 && next_look(bed).await {
+        bed.store.step_drains(bed.now()).await.unwrap();
+    }
+
+    assert!(bed.now().since(went_on).as_secs() <= 1_200);
+    assert_eq!(bed.count("deliveries WHERE state = 'cancelled'").await, 2, "of the deleted one");
+    assert_eq!(bed.store.due(went_on, bed.now(), 9).await.unwrap().len(), 1, "of the resumed one");
 }
 
 async fn an_endpoint_paused_again_keeps_the_rest_parked(bed: &Bed) {
@@ -186,8 +231,11 @@ async fn what_a_deleted_endpoint_is_owed_ends_cancelled(bed: &Bed) {
     assert_eq!(bed.get(job).await.callback_state, CallbackState::Cancelled);
     bed.pass_seconds(61);
     bed.store.step_drains(bed.now()).await.unwrap();
-    let left = [bed.count("endpoints").await, bed.count("secrets").await, bed.count("lanes").await];
-    assert_eq!(left, [0; 3], "nothing is left of them");
+    let left = [bed.count("secrets").await, bed.count("lanes").await];
+    assert_eq!(left, [0; 2], "nothing of them is of use to anyone");
+    bed.pass_seconds(86_400);
+    bed.store.step_drains(bed.now()).await.unwrap();
+    assert_eq!(bed.count("endpoints").await, 0, "nothing is left of them");
     let settings = there.settings;
     let new = NewEndpoint { tenant: bed.tenant, settings, idempotency: None };
     bed.store.put_endpoint(new, 1, bed.now()).await.unwrap();
