@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{ALIVE, BEAT, Dispatcher, HEED, HEED_AGAIN};
-use crate::store::{Error, LaneState, Result};
+use crate::store::{LaneState, Result};
 use crate::types::{DeliveryId, LaneId, Millis};
 
 /// Lanes that one step of the pass without a floor goes by.
@@ -128,14 +128,8 @@ impl Dispatcher {
             return Ok(());
         }
         let inner = &self.0;
-        let mut owned = match inner.store.own_lanes(inner.node, &of, now).await {
-            // They are asked for again as those of other nodes are.
-            Err(Error::Locked(why)) => {
-                tracing::warn!(lanes = of.len(), why, "lanes with due deliveries could not be owned in time");
-                Vec::new()
-            }
-            owned => owned?,
-        };
+        // Those that are not had are asked for again as those of other nodes are.
+        let mut owned = inner.store.own_lanes(inner.node, &of, now).await?;
         owned.iter_mut().for_each(|lane| lane.more |= !offered);
         let asked: Vec<LaneId> = of.into_iter().map(|(lane, _)| lane).collect();
         inner.lanes().own(&asked, owned, now);

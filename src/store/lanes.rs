@@ -23,7 +23,7 @@ use crate::args;
 use crate::types::endpoint::lane_of as lane_of_endpoint;
 use crate::types::id::NodeId;
 use crate::types::lane::Limits;
-use crate::types::{EndpointId, LaneId, Millis, TenantId};
+use crate::types::{DeliveryId, EndpointId, LaneId, Millis, TenantId};
 use free::{MINE, MINE_FREE, NOBODYS, NOBODYS_FREE, take_free};
 pub(super) use view::{held_columns, held_until, hold};
 
@@ -179,14 +179,33 @@ impl Store {
     }
 
     /// Tries to own the lanes of the given deliveries, one delivery per lane. Gives those it owns now. What another
-    /// transaction holds holds up no other lane: those are waited for last, each for itself, and what is not had in time is left
-    /// to the next try.
+    /// transaction holds holds up no other lane: those are waited for last, each for itself, and what is not had in time, or
+    /// before the store failed, is left to the next try.
     pub async fn own_lanes(
         &self,
         node: NodeId,
-        of: &[(LaneId, crate::types::DeliveryId)],
+        of: &[(LaneId, DeliveryId)],
         now: Millis,
     ) -> Result<Vec<OwnedLane>> {
+        let mut owned = Vec::new();
+        match self.own_by_parts(node, of, now, &mut owned).await {
+            Ok(()) => {}
+            // What is owned by then is committed, and its owner must know of it.
+            Err(e) if !owned.is_empty() || matches!(e, Error::Locked(_)) => {
+                tracing::warn!(lanes = of.len(), owned = owned.len(), error = %e, "lanes with due deliveries could not be owned");
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(owned)
+    }
+
+    async fn own_by_parts(
+        &self,
+        node: NodeId,
+        of: &[(LaneId, DeliveryId)],
+        now: Millis,
+        owned: &mut Vec<OwnedLane>,
+    ) -> Result<()> {
         let of = of.iter().map(|(_, delivery)| args![*delivery]).collect();
         // Each lane once, or the upsert is refused.
         let (mut there, mut new) = (BTreeMap::new(), BTreeMap::new());
@@ -199,7 +218,6 @@ impl Store {
             let lanes = if row.uuid_opt(4)?.is_some() { &mut there } else { &mut new };
             lanes.insert(row.uuid(0)?, lane);
         }
-        let mut owned = Vec::new();
         // For themselves: who makes one waits for whoever else is making it, and must hold none that others wait for.
         if !new.is_empty() {
             match self.own_alone(node, new.into_values().collect(), now).await? {
@@ -214,14 +232,15 @@ impl Store {
             let (free, rest) = take_free(&mut tx, [&NOBODYS_FREE, &NOBODYS], args![node, now], asked).await?;
             held = rest;
             let free = there.iter().filter(|(id, _)| free.contains(id)).map(|(_, lane)| lane.clone());
-            owned.extend(self::owned(&mut tx, node, free.collect(), now).await?);
+            let free = self::owned(&mut tx, node, free.collect(), now).await?;
             tx.commit().await?;
+            owned.extend(free);
         }
         let until = Instant::now() + WAITED;
         for lane in held.iter().take_while(|_| Instant::now() < until).filter_map(|id| there.remove(id)) {
             owned.extend(self.own_alone(node, vec![lane], now).await?.into_iter().flatten());
         }
-        Ok(owned)
+        Ok(())
     }
 
     /// In a transaction of its own. None if another one holds their rows for too long.

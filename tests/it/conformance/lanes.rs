@@ -13,6 +13,7 @@ const ALL: LaneFilter = LaneFilter { state: None, oldest_first: false };
 both_stores! {
     a_lane_has_one_owner_at_a_time,
     whether_a_lane_was_owned_before_is_told,
+    what_is_owned_before_the_store_fails_is_told,
     how_a_lane_stands_outlives_its_owner,
     what_was_found_out_of_a_lane_ends_when_it_is_resumed,
     a_dead_node_loses_its_lanes_and_a_leaving_one_gives_them,
@@ -72,6 +73,25 @@ async fn whether_a_lane_was_owned_before_is_told(bed: &Bed) {
     assert!(own(one).await.more, "by itself");
     bed.store.save_lanes(one, &[(lane.state, true)]).await.unwrap();
     assert!(own(node(bed)).await.more, "by another");
+}
+
+async fn what_is_owned_before_the_store_fails_is_told(bed: &Bed) {
+    told(bed, 0).await;
+    told(bed, 1).await;
+    assert_eq!(own_all(bed, bed.node).await.len(), 2);
+    bed.store.leave(bed.node).await.unwrap();
+    // Two lanes at once that have had an owner break it, a new one does not.
+    bed.rows("CREATE UNIQUE INDEX one_of_many ON lanes (owners) WHERE owners > 1").await;
+    bed.pass_seconds(1);
+    told(bed, 2).await;
+    let all = bed.store.due(Millis(0), bed.now(), 9).await.unwrap();
+    let all: Vec<_> = all.iter().map(|d| (d.lane, d.id)).collect();
+    let owned = bed.store.own_lanes(bed.node, &all, bed.now()).await.unwrap();
+    assert_eq!(owned.iter().map(|lane| lane.state.id).collect::<Vec<_>>(), [all[2].0]);
+    let refused = bed.store.own_lanes(bed.node, &all[..2], bed.now()).await;
+    assert!(refused.is_err(), "nothing is owned that the error could hide: {refused:?}");
+    bed.rows("DROP INDEX one_of_many").await;
+    assert_eq!(own_all(bed, bed.node).await.len(), 3);
 }
 
 async fn how_a_lane_stands_outlives_its_owner(bed: &Bed) {
