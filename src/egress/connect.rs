@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -159,7 +159,7 @@ async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStrea
         trail.dialling(address);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(e)) if is_ours(&e) || ip.is_ipv4() && has_no_port(&e) => return Err(Fault::NoSocket),
+            Ok(Err(e)) if is_ours(&e) || has_no_port(&e, address) => return Err(Fault::NoSocket),
             Ok(Err(_)) => fault = Fault::Connect,
             Err(_) => fault = Fault::Timeout(Phase::Connect),
         }
@@ -167,9 +167,11 @@ async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStrea
     Err(fault)
 }
 
-/// Whether all ports to that address are taken. For an IPv6 address it may mean that IPv6 is off: then it cannot be reached.
-fn has_no_port(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error())
+/// Whether all ports to that address are taken. Where IPv6 is off the same is said of any IPv6 address: then it cannot be reached,
+/// which a socket that needs none of these ports tells, without a packet.
+fn has_no_port(error: &io::Error, to: SocketAddr) -> bool {
+    let reaches = || UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).and_then(|udp| udp.connect(to)).is_ok();
+    error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error()) && (to.is_ipv4() || reaches())
 }
 
 /// Whether it is this machine that lacks something for one more connection: that says nothing of the receiver.
@@ -200,5 +202,20 @@ fn tls_fault(error: &io::Error) -> TlsFault {
             _ => TlsFault::Certificate,
         },
         _ => TlsFault::Handshake,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_lacking_where_the_address_could_be_reached_without() {
+        let lack = io::Error::from_raw_os_error(Errno::ADDRNOTAVAIL.raw_os_error());
+        assert!(has_no_port(&lack, "127.0.0.1:443".parse().unwrap()));
+        let there = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
+        assert_eq!(has_no_port(&lack, "[::1]:443".parse().unwrap()), there, "IPv6 may be off here");
+        let refused = io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error());
+        assert!(!has_no_port(&refused, "[::1]:443".parse().unwrap()));
     }
 }
