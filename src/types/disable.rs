@@ -49,7 +49,7 @@ impl Told {
 pub struct Health {
     /// The first failure since the last success.
     pub failing_since: Option<Millis>,
-    /// Deliveries that have failed at least once since then.
+    /// Deliveries whose first attempt has failed since then: no delivery is counted twice, and none that was begun before.
     pub failed: u32,
     /// What has been told.
     pub told: Told,
@@ -62,12 +62,12 @@ pub enum Seen {
     Delivered,
     /// Anything else.
     Failed {
-        /// The delivery has not failed before.
+        /// It was the delivery's first attempt.
         first: bool,
     },
     /// A 410: there is nobody any more.
     Gone {
-        /// The delivery has not failed before.
+        /// It was the delivery's first attempt.
         first: bool,
     },
 }
