@@ -1,5 +1,6 @@
 //! Every verb of the store, on both engines.
 
+mod away;
 mod change;
 mod check;
 mod deliveries;

@@ -1,5 +1,7 @@
 //! Deliveries born in the hands of the dispatcher.
 
+mod adopted;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -19,11 +19,11 @@ both_stores! {
     a_node_that_stops_keeps_only_the_lanes_of_what_is_under_way,
 }
 
-fn dispatcher(bed: &Bed) -> Dispatcher {
+/// A dispatcher that goes by `clock`.
+pub(super) fn dispatcher(bed: &Bed, clock: Clock) -> Dispatcher {
     let policy = UrlPolicy { dev: true, ..UrlPolicy::default() };
     let sender = Sender::new(egress::Options { policy: policy.clone(), ..egress::Options::default() });
     let options = Options { policy, ..Options::default() };
-    let clock = Clock::manual(bed.now());
     let (wake, metrics) = (Wake::default(), Metrics::default());
     Dispatcher::new(bed.store.clone(), sender.unwrap(), clock, wake, metrics, bed.node, options)
 }
@@ -36,7 +36,7 @@ async fn a_node_that_stops_keeps_only_the_lanes_of_what_is_under_way(bed: &Bed) 
         let held = bed.lease_one().await;
         bed.held(&held, complete()).await.unwrap();
     }
-    let (dispatcher, shutdown) = (dispatcher(bed), CancellationToken::new());
+    let (dispatcher, shutdown) = (dispatcher(bed, Clock::manual(bed.now())), CancellationToken::new());
     let running = tokio::spawn({
         let (dispatcher, shutdown) = (dispatcher.clone(), shutdown.clone());
         async move { dispatcher.run(shutdown).await }
