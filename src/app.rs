@@ -65,7 +65,7 @@ pub struct Config {
     /// The file with the keys that seal secrets; in development made beside the store when left out.
     pub key_ring: Option<PathBuf>,
     /// The key of `dev`; a new one when left out.
-    pub api_key: Option<String>,
+    pub api_key: Option<ApiKey>,
     /// The configuration file.
     pub file: Option<PathBuf>,
     /// What the node does; never empty.
@@ -287,7 +287,7 @@ async fn prepare(
             let now = clock.now();
             let tenant = store.tenant(DEV_TENANT, now).await?;
             let key = match &config.api_key {
-                Some(text) => ApiKey::parse(text).context("--api-key")?,
+                Some(key) => key.clone(),
                 None => ApiKey::mint(dice.bytes()),
             };
             let wish = NewApiKey { name: Some("dev".to_owned()), ..NewApiKey::default() };

@@ -119,18 +119,16 @@ pub async fn dev(args: DevArgs, out: Out) -> anyhow::Result<ExitCode> {
         return Err(Usage(format!("--listen {}: {why}", args.listen)).into());
     }
     super::check_store(&args.store)?;
-    if let Some(text) = args.api_key.as_ref().and_then(SecretText::given) {
-        // Here and not where it is stored: then there would be a store, and a key ring beside it.
-        ApiKey::parse(text).map_err(|e| Usage(format!("--api-key: {e}")))?;
-    }
-    up(dev_config(args.listen, args.store, args.api_key.as_ref(), args.config), out).await
+    let key = args.api_key.as_ref().and_then(SecretText::given).map(ApiKey::parse).transpose();
+    let key = key.map_err(|e| Usage(format!("--api-key: {e}")))?;
+    up(dev_config(args.listen, args.store, key, args.config), out).await
 }
 
 /// What a development node is told.
 pub fn dev_config(
     listen: SocketAddr,
     store: String,
-    api_key: Option<&SecretText>,
+    api_key: Option<ApiKey>,
     file: Option<PathBuf>,
 ) -> app::Config {
     app::Config {
@@ -139,7 +137,7 @@ pub fn dev_config(
         public_url: None,
         store,
         key_ring: None,
-        api_key: api_key.and_then(SecretText::given).map(str::to_owned),
+        api_key,
         file,
         roles: vec![Role::Api, Role::Dispatch],
         allow_cidrs: Vec::new(),

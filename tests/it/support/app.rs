@@ -9,7 +9,7 @@ use ringback::dice::Dice;
 use ringback::store::seal::KeyRing;
 use ringback::types::Millis;
 use ringback::types::api::NewApiKey;
-use ringback::types::key::Scopes;
+use ringback::types::key::{ApiKey, Scopes};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -135,7 +135,7 @@ impl Site {
             public_url: None,
             store: self.store.clone(),
             key_ring: Some(ring),
-            api_key: Some(KEY.to_owned()),
+            api_key: Some(ApiKey::parse(KEY).unwrap()),
             file: None,
             roles: vec![Role::Api, Role::Dispatch],
             allow_cidrs: vec![],
