@@ -4,7 +4,8 @@
 //! no delay. Every caller gets its own answer after the commit.
 
 mod op;
-mod turns;
+mod take;
+mod width;
 
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
@@ -28,14 +29,12 @@ use crate::types::Millis;
 use op::Weight;
 pub(super) use op::{Op, Reply};
 use submit::Stored;
-use turns::Turns;
+use take::{FLUSH, gather, portions};
+use width::Width;
 
 /// Calls that may wait for a flush, and their bytes; beyond either the caller is told to come back.
 const QUEUE: usize = 8_192;
 const QUEUE_BYTES: usize = 128 << 20;
-/// Calls that one transaction takes, their rows and bytes: what takes longer than its callers wait serves nobody.
-const FLUSH: usize = 512;
-const FLUSH_WEIGHT: Weight = Weight { rows: 4_000, bytes: 8 << 20 };
 /// A flush is repeated for so long when the database goes away; then its callers are told.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Transactions that met another one are repeated so often.
@@ -53,7 +52,7 @@ pub(super) struct Committer {
     calls: std::sync::Mutex<Option<mpsc::Sender<Call>>>,
     /// Bytes that wait for a flush.
     waiting: AtomicUsize,
-    pub(super) turns: Arc<Turns>,
+    pub(super) width: Arc<Width>,
     tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
@@ -64,7 +63,7 @@ impl Committer {
             Committer {
                 calls: std::sync::Mutex::new(Some(sender)),
                 waiting: AtomicUsize::new(0),
-                turns: Arc::default(),
+                width: Arc::default(),
                 tasks: std::sync::Mutex::default(),
             },
             receiver,
@@ -119,15 +118,10 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, 
     for _ in 0..committers(pool.engine()) {
         // Weak: the committers must not keep the store alive that ends them.
         let (inner, receiver, lock) = (Arc::downgrade(&store.0), receiver.clone(), lock.clone());
-        let turns = store.0.committer.turns.clone();
+        let width = store.0.committer.width.clone();
         pool.spawn(&mut tasks, |pool| async move {
             let mut calls = Vec::with_capacity(FLUSH);
-            loop {
-                let _turn = turns.turn().await;
-                if !gather(&receiver, &pool, &mut calls).await {
-                    break;
-                }
-                turns.waited(calls.len());
+            while let Some(_place) = gather(&receiver, &pool, &width, &mut calls).await {
                 let Some(inner) = inner.upgrade() else { return };
                 let bytes = calls.iter().map(|c| c.weight.bytes).sum();
                 inner.committer.waiting.fetch_sub(bytes, Ordering::Relaxed);
@@ -143,49 +137,6 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, 
             drop(lock);
         });
     }
-}
-
-/// Waits for calls and takes all there are. False: there will be no more.
-async fn gather(receiver: &Mutex<mpsc::Receiver<Call>>, pool: &Pool, calls: &mut Vec<Call>) -> bool {
-    let mut receiver = receiver.lock().await;
-    if receiver.recv_many(calls, FLUSH).await == 0 {
-        return false;
-    }
-    // Where the processors are busy, those who were answered by the last flush may go on first: they have the next
-    // calls to make, and each that comes along spares a transaction. Where they are idle this takes no time.
-    if calls.len() < FLUSH {
-        pool.give_way().await;
-    }
-    while calls.len() < FLUSH
-        && let Ok(call) = receiver.try_recv()
-    {
-        calls.push(call);
-    }
-    true
-}
-
-/// The calls cut into transactions of a size that is done in time, in none of which a job both ends and begins
-/// anew: the statements for the two exclude each other.
-fn portions(calls: Vec<Call>) -> Vec<Vec<Call>> {
-    let mut portions: Vec<Vec<Call>> = Vec::new();
-    let mut sum = Weight::default();
-    for call in calls {
-        sum = Weight { rows: sum.rows + call.weight.rows, bytes: sum.bytes + call.weight.bytes };
-        match portions.last_mut() {
-            Some(last)
-                if sum.rows <= FLUSH_WEIGHT.rows
-                    && sum.bytes <= FLUSH_WEIGHT.bytes
-                    && !(call.op.retries() && last.iter().any(|earlier| call.op.meets(&earlier.op))) =>
-            {
-                last.push(call);
-            }
-            Some(_) | None => {
-                sum = call.weight;
-                portions.push(vec![call]);
-            }
-        }
-    }
-    portions
 }
 
 /// Adds the claims that wait for what is submitted: they take it in its own transaction.

@@ -14,29 +14,43 @@ const LONG: Duration = Duration::from_millis(100);
 /// As many as there are committers, where the node has the database for itself. The transactions of another node run beside
 /// one of this node as its own second one would; with that too, each carries half as many calls and all cost more.
 #[derive(Default)]
-pub(in crate::store) struct Turns {
+pub(in crate::store) struct Width {
     shared: AtomicBool,
     full: AtomicBool,
-    turn: Mutex<()>,
+    /// The one that has the place has been waited for in vain.
+    hangs: AtomicBool,
+    place: Mutex<()>,
 }
 
-impl Turns {
+/// Kept while a transaction is under way. None: without the place, beside whichever has it.
+pub(super) type Place<'w> = Option<MutexGuard<'w, ()>>;
+
+impl Width {
     /// Whether other nodes write to the same database.
-    pub(in crate::store) fn shared(&self, shared: bool) {
+    pub(in crate::store) fn share(&self, shared: bool) {
         self.shared.store(shared, Ordering::Relaxed);
     }
 
-    /// So many calls were waiting for a transaction just now.
-    pub(super) fn waited(&self, calls: usize) {
+    /// So many calls go with a transaction that is about to begin.
+    pub(super) fn filled(&self, calls: usize) {
         self.full.store(calls >= FULL, Ordering::Relaxed);
     }
 
-    /// Waits until a committer may take the next calls. What it gives is kept until they are written.
-    pub(super) async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
-        if self.shared.load(Ordering::Relaxed) && !self.full.load(Ordering::Relaxed) {
-            return timeout(LONG, self.turn.lock()).await.ok();
+    /// Waits until one more may begin.
+    pub(super) async fn place(&self) -> Place<'_> {
+        if !self.shared.load(Ordering::Relaxed) || self.full.load(Ordering::Relaxed) {
+            return None;
         }
-        None
+        if let Ok(place) = self.place.try_lock() {
+            self.hangs.store(false, Ordering::Relaxed);
+            return Some(place);
+        }
+        if self.hangs.load(Ordering::Relaxed) {
+            return None;
+        }
+        let place = timeout(LONG, self.place.lock()).await.ok();
+        self.hangs.store(place.is_none(), Ordering::Relaxed);
+        place
     }
 }
 
@@ -48,24 +62,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn beside_other_nodes_one_transaction_is_under_way_unless_many_calls_wait() {
-        let turns = Turns::default();
-        let begins = || turns.turn().now_or_never();
-        let (one, two) = (begins(), begins());
-        assert!(one.is_some() && two.is_some(), "alone on the database");
-        turns.shared(true);
+    async fn beside_other_nodes_one_transaction_is_under_way_unless_it_is_full_or_hangs() {
+        let width = Width::default();
+        let begins = || width.place().now_or_never();
+        assert!(begins().is_some() && begins().is_some(), "alone on the database");
+        width.share(true);
         let one = begins();
         assert!(one.is_some() && begins().is_none());
         drop(one);
         let next = begins();
         assert!(next.is_some());
-        turns.waited(FULL);
-        assert!(begins().is_some(), "beside a transaction that is full");
-        turns.waited(FULL - 1);
+        width.filled(FULL);
+        assert!(begins().is_some(), "beside one that is full");
+        width.filled(FULL - 1);
         assert!(begins().is_none());
         let began = Instant::now();
-        assert!(turns.turn().await.is_none() && began.elapsed() >= LONG, "beside one that hangs");
-        turns.shared(false);
+        assert!(width.place().await.is_none() && began.elapsed() >= LONG, "beside one that hangs");
+        assert!(begins().is_some(), "which is waited for once");
+        drop(next);
+        let next = begins();
+        assert!(next.is_some() && begins().is_none());
+        width.share(false);
         assert!(begins().is_some(), "the other nodes have left");
     }
 }

@@ -30,7 +30,7 @@ impl Store {
     pub async fn heed_nodes(&self, now: Millis) -> Result<u64> {
         let rows = self.scout(NODES, args![now]).await?;
         let alive = rows.first().ok_or(Error::NotFound)?.int(0)?;
-        self.0.committer.turns.shared(alive > 1);
+        self.0.committer.width.share(alive > 1);
         Ok(alive.unsigned_abs())
     }
 
