@@ -24,6 +24,8 @@ pub enum Clock {
 pub struct Steady {
     offset: AtomicI64,
     far_off: AtomicI64,
+    /// How far it has moved towards a reference that is far off.
+    walked: AtomicI64,
     /// The latest instant that was told: small corrections make the clock stand still, not step back.
     told: AtomicI64,
 }
@@ -37,6 +39,7 @@ impl Clock {
         Clock::System(Arc::new(Steady {
             offset: AtomicI64::new(wall_ms() - boot_ms()),
             far_off: AtomicI64::new(0),
+            walked: AtomicI64::new(0),
             told: AtomicI64::new(0),
         }))
     }
@@ -65,21 +68,25 @@ impl Clock {
     }
 
     /// Follows `reference` (the database's clock, or the wall clock on SQLite), read just now. One that is
-    /// far off is believed once it has been so `believe_after` times in a row. Gives by how much it stepped back then.
+    /// far off is believed once it has been so `believe_after` times in a row. Gives by how much it was set back in all, when
+    /// it has come to a reference that was far behind.
     pub fn follow(&self, reference: Millis, believe_after: i64) -> Duration {
         let Clock::System(s) = self else { return Duration::ZERO };
         let off_by = reference.0 - boot_ms() - s.offset.load(Ordering::Relaxed);
         s.unfreeze();
+        let moved = s.walked.load(Ordering::Relaxed) + off_by;
         if off_by.abs() <= STEP_MS {
             s.offset.fetch_add(off_by, Ordering::Relaxed);
-            s.far_off.store(0, Ordering::Relaxed);
+            s.arrived();
         } else if s.far_off.fetch_add(1, Ordering::Relaxed) + 1 >= believe_after {
             self.adopt(reference);
-            return Duration::from_millis(off_by.min(0).unsigned_abs());
         } else {
-            s.offset.fetch_add(off_by.signum() * STEP_MS, Ordering::Relaxed);
+            let step = off_by.signum() * STEP_MS;
+            s.offset.fetch_add(step, Ordering::Relaxed);
+            s.walked.fetch_add(step, Ordering::Relaxed);
+            return Duration::ZERO;
         }
-        Duration::ZERO
+        if moved < -STEP_MS { Duration::from_millis(moved.unsigned_abs()) } else { Duration::ZERO }
     }
 
     /// Takes `reference` over as it is, even if that is a step back.
@@ -87,7 +94,7 @@ impl Clock {
         let Clock::System(s) = self else { return };
         s.offset.store(reference.0 - boot_ms(), Ordering::Relaxed);
         s.told.store(0, Ordering::Relaxed);
-        s.far_off.store(0, Ordering::Relaxed);
+        s.arrived();
     }
 
     /// What the machine's wall clock says, for [`Clock::follow`] where the store has no clock of its own.
@@ -97,6 +104,11 @@ impl Clock {
 }
 
 impl Steady {
+    fn arrived(&self) {
+        self.far_off.store(0, Ordering::Relaxed);
+        self.walked.store(0, Ordering::Relaxed);
+    }
+
     /// Who read the clock while a step back was adopted may have told an instant of before it; the clock
     /// would stand still until that comes again.
     fn unfreeze(&self) {
@@ -153,8 +165,27 @@ mod tests {
         let target = clock.now().minus(hour);
         assert_eq!(clock.follow(target, 2), Duration::ZERO, "not believed yet");
         let back = clock.follow(target, 2);
-        assert!(back <= hour && hour - back < Duration::from_secs(10), "{back:?}");
+        assert!(back.abs_diff(hour) < Duration::from_millis(500), "{back:?}");
         assert_eq!(clock.follow(target, 2), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_step_back_that_was_walked_is_told_when_it_is_done_and_one_that_was_taken_back_is_not() {
+        let clock = Clock::system();
+        let Clock::System(steady) = &clock else { unreachable!() };
+        let before = steady.offset.load(Ordering::Relaxed);
+        // What the reference says if it was set back by so much.
+        let reference = |ms: i64| Millis(boot_ms() + before - ms);
+        for _ in 0..4 {
+            assert_eq!(clock.follow(reference(4_500), 12), Duration::ZERO);
+        }
+        let back = clock.follow(reference(4_500), 12);
+        assert!(back.abs_diff(Duration::from_millis(4_500)) < Duration::from_millis(500), "{back:?}");
+        assert_eq!(clock.follow(reference(4_500), 12), Duration::ZERO);
+
+        assert_eq!(clock.follow(reference(9_000), 12), Duration::ZERO);
+        assert_eq!(clock.follow(reference(4_500), 12), Duration::ZERO, "it was set right again");
+        assert_eq!(clock.follow(reference(5_300), 12), Duration::ZERO, "a small difference");
     }
 
     #[test]
