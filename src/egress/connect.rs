@@ -129,7 +129,7 @@ impl Inner {
         trail: &Trail,
     ) -> Result<(Io, SocketAddr), Fault> {
         let start = BootTime::now();
-        let tcp = dial(&vetted.addresses, port, trail).await?;
+        let tcp = dial(&vetted.addresses, port, trail, TcpStream::connect).await?;
         let peer = tcp.peer_addr().map_err(|_| Fault::Connect)?;
         self.guard.permits(host, peer.ip())?;
         // Head and body leave in one write; waiting to fill a packet only delays them.
@@ -148,23 +148,31 @@ impl Inner {
 }
 
 /// Dials one address after the other. Each has its share of the budget that is left, so that one black hole
-/// cannot use up what the next would need.
-async fn dial(addresses: &[IpAddr], port: u16, trail: &Trail) -> Result<TcpStream, Fault> {
+/// cannot use up what the next would need. Where none answers and one had no free port, the receiver was not fully tried.
+async fn dial<S, F: Future<Output = io::Result<S>>>(
+    addresses: &[IpAddr],
+    port: u16,
+    trail: &Trail,
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<S, Fault> {
     let start = BootTime::now();
-    let mut fault = Fault::Connect;
+    let (mut fault, mut crowded) = (Fault::Connect, false);
     for (done, ip) in addresses.iter().enumerate() {
         let left = CONNECT_BUDGET.saturating_sub(BootTime::now().since(start));
         let share = left / u32::try_from(addresses.len() - done).unwrap_or(1);
         let address = SocketAddr::new(*ip, port);
         trail.dialling(address);
-        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+        match tokio::time::timeout(share, connect(address)).await {
             Ok(Ok(tcp)) => return Ok(tcp),
-            Ok(Err(e)) if is_ours(&e) || has_no_port(&e, address) => return Err(Fault::NoSocket),
+            // The next address would lack the same.
+            Ok(Err(e)) if is_ours(&e) => return Err(Fault::NoSocket),
+            // Ports are free or taken by address.
+            Ok(Err(e)) if has_no_port(&e, address) => crowded = true,
             Ok(Err(_)) => fault = Fault::Connect,
             Err(_) => fault = Fault::Timeout(Phase::Connect),
         }
     }
-    Err(fault)
+    Err(if crowded { Fault::NoSocket } else { fault })
 }
 
 /// Whether all ports to that address are taken. Where IPv6 is off the same is said of any IPv6 address: then it cannot be reached,
@@ -217,5 +225,30 @@ mod tests {
         assert_eq!(has_no_port(&lack, "[::1]:443".parse().unwrap()), there, "IPv6 may be off here");
         let refused = io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error());
         assert!(!has_no_port(&refused, "[::1]:443".parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn an_address_without_a_free_port_does_not_cost_the_next_one() {
+        let [full, other]: [IpAddr; 2] = ["127.0.0.1", "127.0.0.2"].map(|ip| ip.parse().unwrap());
+        let dialled = async |addresses: [IpAddr; 2], full_lacks: Errno, others: Result<(), Errno>| {
+            let connect = |to: SocketAddr| {
+                let got = if to.ip() == full { Err(full_lacks) } else { others };
+                std::future::ready(got.map_err(|e| io::Error::from_raw_os_error(e.raw_os_error())))
+            };
+            dial(&addresses, 443, &Trail::default(), connect).await
+        };
+        let port = Errno::ADDRNOTAVAIL;
+        assert_eq!(dialled([full, other], port, Ok(())).await, Ok(()));
+        for addresses in [[full, other], [other, full]] {
+            let got = dialled(addresses, port, Err(Errno::CONNREFUSED)).await;
+            assert_eq!(got, Err(Fault::NoSocket), "the receiver may answer there");
+        }
+        let refused = Errno::CONNREFUSED;
+        assert_eq!(dialled([full, other], refused, Err(refused)).await, Err(Fault::Connect));
+        assert_eq!(
+            dialled([full, other], Errno::MFILE, Ok(())).await,
+            Err(Fault::NoSocket),
+            "files are one for all"
+        );
     }
 }
