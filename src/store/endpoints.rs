@@ -355,6 +355,7 @@ fn endpoint_as(row: &Row, at: usize, whole: bool) -> Result<Endpoint> {
         failed: or(row.count(at + 20), whole, 0)?,
         created_at: row.time(at + 21)?,
         updated_at: row.time(at + 22)?,
+        readable: whole,
     })
 }
 

@@ -137,6 +137,8 @@ pub struct Endpoint {
     pub created_at: Millis,
     /// When something was last set.
     pub updated_at: Millis,
+    /// Whether all of it could be read; where not, the usual is believed of it, and none of its deliveries is handed over.
+    pub readable: bool,
 }
 
 impl Endpoint {

@@ -206,8 +206,8 @@ impl Outbox<'_> {
     // endpoint was when this node last read it, within the last second.
     fn hand_over(&mut self, id: DeliveryId, way: Way<'_>, new: &NewDelivery<'_>) -> Option<Vec<Value>> {
         let desk = self.inner.desk.get()?.clone();
-        // It has no number yet, and others may wait before it.
-        if matches!(new.to, To::Endpoint(e) if e.settings.limits.ordered) {
+        // It has no number yet, and others may wait before it; or how it is to be sent could not be read.
+        if matches!(new.to, To::Endpoint(e) if e.settings.limits.ordered || !e.readable) {
             return None;
         }
         let Some(reserved) = desk.reserve(way.lane, way.turn, new.body.len()) else {

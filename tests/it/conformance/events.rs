@@ -1,7 +1,7 @@
 //! Published events and their deliveries.
 
 mod crowds;
-mod damage;
+pub(super) mod damage;
 mod fan_out;
 
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(super) fn event(bed: &Bed, wish: Value) -> NewEvent {
     }
 }
 
-fn paid(bed: &Bed) -> NewEvent {
+pub(super) fn paid(bed: &Bed) -> NewEvent {
     event(bed, json!({"type": "invoice.paid", "data": {"n": 1}}))
 }
 

@@ -11,7 +11,11 @@ use ringback::types::api::ClaimedJob;
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
 use ringback::types::{LaneId, Millis};
+use serde_json::json;
 
+use super::endpoints::endpoint_of;
+use super::events::damage::damage;
+use super::events::{paid, publish};
 use crate::support::store::{Bed, attempted, beside, both_stores, callback, complete};
 
 both_stores! {
@@ -23,6 +27,7 @@ both_stores! {
     who_owns_a_lane_is_told_if_something_waits_in_it,
     what_is_set_for_a_lane_comes_with_it,
     a_failed_transaction_owns_no_lane,
+    what_goes_to_an_endpoint_that_cannot_be_read_is_handed_over_to_nobody,
 }
 
 /// A dispatcher with a few slots that writes down what it is given.
@@ -267,6 +272,27 @@ async fn a_failed_transaction_owns_no_lane(bed: &Bed) {
     assert_eq!(bed.count("lanes").await, 0);
     bed.held(&held, complete()).await.unwrap();
     assert_eq!(desk.state.lock().unwrap().taken.len(), 1);
+}
+
+async fn what_goes_to_an_endpoint_that_cannot_be_read_is_handed_over_to_nobody(bed: &Bed) {
+    let of = async || endpoint_of(bed, bed.tenant, json!({"events": ["invoice.paid"]})).await;
+    let (good, bad) = (of().await, of().await);
+    damage(bed, bad.id).await;
+    // A lane that it owns, and one that it could.
+    let desk = Desk::at(bed, 5);
+    publish(bed, paid(bed)).await;
+    desk.state.lock().unwrap().lanes = Some(HashSet::new());
+    publish(bed, paid(bed)).await;
+    {
+        let state = desk.state.lock().unwrap();
+        let taken = state.taken.iter().map(|d| d.endpoint.as_ref().unwrap().id);
+        assert_eq!(taken.collect::<Vec<_>>(), [good.id, good.id]);
+        let owned = state.owned.iter().map(|lane| lane.state.id);
+        assert_eq!(owned.collect::<Vec<_>>(), [good.lane()]);
+    }
+    let owed = format!("deliveries WHERE state = 'owed' AND endpoint_id = {}", bed.literal(bad.id.uuid()));
+    assert_eq!(bed.count(&owed).await, 2);
+    assert!(bed.claim().await.is_empty(), "put off");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ both_stores! {
 }
 
 /// Nothing of its settings can be read any more but where it is and what it subscribes to.
-async fn damage(bed: &Bed, id: EndpointId) {
+pub async fn damage(bed: &Bed, id: EndpointId) {
     let odd = "policy = '{', payload = 'odd', format = '7', schemes = '[3]', timeout_seconds = -1";
     bed.rows(&format!("UPDATE endpoints SET {odd} WHERE id = {}", bed.literal(id.uuid()))).await;
     // No endpoint is as it was read.
