@@ -195,9 +195,9 @@ impl Store {
         let changes = subscribers.changes();
         let (mut found, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new());
         for id in ids {
-            match subscribers.named(id, now).flatten() {
+            match subscribers.named(id, now).flatten().filter(|one| one.readable) {
                 Some(one) => found.push(one),
-                // One that was not there may be by now.
+                // One that was not there may be by now, and one that could not be read is an error whoever read it before.
                 None => unknown.push(id),
             }
         }

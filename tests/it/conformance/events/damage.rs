@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringback::store::NewEvent;
+use ringback::store::{Error, NewEvent};
 use ringback::types::EndpointId;
 use ringback::types::job::{Callback, JobEvent};
 use serde_json::json;
@@ -14,6 +14,7 @@ use crate::support::store::{Bed, both_stores, callback, complete};
 
 both_stores! {
     an_endpoint_that_cannot_be_read_is_told_all_the_same_and_keeps_nobody_from_being_told,
+    a_submission_that_names_an_endpoint_that_cannot_be_read_fails_whatever_was_read_before,
     a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other,
     what_expires_ends_whatever_is_damaged_of_those_who_are_told,
 }
@@ -50,6 +51,22 @@ async fn an_endpoint_that_cannot_be_read_is_told_all_the_same_and_keeps_nobody_f
     let owed = format!("deliveries WHERE state = 'owed' AND endpoint_id = {}", bed.literal(bad.uuid()));
     assert_eq!(bed.count(&owed).await, 3);
     assert!(bed.claim().await.iter().all(|d| d.endpoint.as_ref().is_none_or(|e| e.id != bad)));
+}
+
+async fn a_submission_that_names_an_endpoint_that_cannot_be_read_fails_whatever_was_read_before(bed: &Bed) {
+    let id = endpoint_of(bed, bed.tenant, json!({})).await.id;
+    let named = Callback { endpoint_id: Some(id), ..callback("https://x.example.com/") };
+    bed.submit(bed.job_with(|j| j.callback = Some(named))).await;
+    let held = bed.lease_one().await;
+    damage(bed, id).await;
+    let fails = async || {
+        let found = bed.store.named_endpoints(bed.tenant, [id].into(), bed.now()).await;
+        matches!(found, Err(Error::Bug(_)))
+    };
+    assert!(fails().await);
+    // The transaction that tells it has read it and goes on.
+    bed.held(&held, complete()).await.unwrap();
+    assert!(fails().await);
 }
 
 async fn a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other(bed: &Bed) {
