@@ -251,6 +251,8 @@ CREATE TABLE fan_outs (
 ) STRICT;
 -- Tenants take turns.
 CREATE INDEX fan_outs_turn ON fan_outs (tenant_id, event_id, variant);
+-- A job is kept until all have heard of it.
+CREATE INDEX fan_outs_job ON fan_outs (job_id) WHERE job_id IS NOT NULL;
 
 -- The frozen bytes, once per event and variant, shared by all deliveries that send them.
 CREATE TABLE bodies (

@@ -82,10 +82,12 @@ const ANYTHING: &str = concat!(
     ")"
 );
 
+// Who is told only later may still want to read the job.
 macro_rules! needed {
     () => {
-        "EXISTS (SELECT 1 FROM deliveries d WHERE d.job_id = jobs.id
-                 AND (d.state = 'owed' OR EXISTS (SELECT 1 FROM dead_letters x WHERE x.delivery_id = d.id)))"
+        "(EXISTS (SELECT 1 FROM deliveries d WHERE d.job_id = jobs.id
+                  AND (d.state = 'owed' OR EXISTS (SELECT 1 FROM dead_letters x WHERE x.delivery_id = d.id)))
+          OR EXISTS (SELECT 1 FROM fan_outs f WHERE f.job_id = jobs.id))"
     };
 }
 
@@ -123,10 +125,22 @@ static DROP_STUBS: Sql = Sql::plain(
     "DELETE FROM jobs WHERE id IN (
          SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NOT NULL ORDER BY j.remove_at LIMIT $2)",
 );
+// It was told, or is still to be.
+macro_rules! has_receivers {
+    ($id:literal) => {
+        concat!(
+            "(EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = ",
+            $id,
+            ") OR EXISTS (SELECT 1 FROM fan_outs f WHERE f.event_id = ",
+            $id,
+            "))"
+        )
+    };
+}
 static DROP_JOB_EVENTS: Sql = Sql::batch(
     concat!(
-        "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b}) AND created_at <= $1
-           AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)",
+        "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b}) AND created_at <= $1 AND NOT ",
+        has_receivers!("events.id"),
         removed!()
     ),
     1,
@@ -144,15 +158,15 @@ macro_rules! old_events {
            AND remove_at <= $1 AND "
     };
 }
-macro_rules! has_deliveries {
-    () => {
-        "EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)"
-    };
-}
 static POSTPONE_EVENTS: Sql =
-    Sql::plain(concat!("UPDATE events SET remove_at = $3 ", old_events!(), has_deliveries!()));
-static OLD_EVENTS: Sql =
-    Sql::plain(concat!("DELETE FROM events ", old_events!(), "NOT ", has_deliveries!(), removed!()));
+    Sql::plain(concat!("UPDATE events SET remove_at = $3 ", old_events!(), has_receivers!("events.id")));
+static OLD_EVENTS: Sql = Sql::plain(concat!(
+    "DELETE FROM events ",
+    old_events!(),
+    "NOT ",
+    has_receivers!("events.id"),
+    removed!()
+));
 const OLD_LETTERS: &str =
     "SELECT x.delivery_id FROM dead_letters x WHERE x.died_at <= $1 ORDER BY x.died_at LIMIT $2";
 static DROP_LETTERS: Sql = Sql::batch(
@@ -186,16 +200,18 @@ static OLD_DELIVERIES: Sql = Sql::plain(concat!(
 static DROP_ATTEMPTS: Sql =
     Sql::batch("DELETE FROM attempts WHERE delivery_id IN (SELECT b.id FROM {b})", 0, &[("id", Col::Uuid)]);
 static DROP_BODIES: Sql = Sql::batch(
-    "DELETE FROM bodies WHERE event_id IN (SELECT b.id FROM {b})
-       AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = bodies.event_id)",
+    concat!(
+        "DELETE FROM bodies WHERE event_id IN (SELECT b.id FROM {b}) AND NOT ",
+        has_receivers!("bodies.event_id")
+    ),
     0,
     &[("id", Col::Uuid)],
 );
 // A job's events have no time of their own before the job has gone.
 static DROP_EVENTS: Sql = Sql::batch(
     concat!(
-        "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at + 0 <= $1
-           AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = events.id)",
+        "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at + 0 <= $1 AND NOT ",
+        has_receivers!("events.id"),
         removed!()
     ),
     1,

@@ -3,6 +3,7 @@
 mod crowds;
 pub(super) mod damage;
 mod fan_out;
+mod kept;
 
 use std::time::Duration;
 

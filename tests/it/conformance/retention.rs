@@ -24,7 +24,7 @@ both_stores! {
 }
 
 /// Bites until nothing is left to remove; gives how many rows went.
-async fn retain(bed: &Bed) -> u64 {
+pub(super) async fn retain(bed: &Bed) -> u64 {
     let mut gone = 0;
     loop {
         match bed.store.retain(bed.now()).await.unwrap() {

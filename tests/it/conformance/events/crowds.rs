@@ -19,12 +19,12 @@ both_stores! {
     many_deaths_that_many_hear_of_are_told_in_chunks,
 }
 
-fn cancelled(bed: &Bed, id: JobId) -> JobChange {
+pub(super) fn cancelled(bed: &Bed, id: JobId) -> JobChange {
     JobChange { id, tenant: Some(bed.tenant), right: Right::Owner, what: cancel() }
 }
 
 /// Steps until all is told, none larger than it may be.
-async fn told_to_all(bed: &Bed) {
+pub(super) async fn told_to_all(bed: &Bed) {
     loop {
         match bed.store.step_fan_outs(bed.now()).await.unwrap() {
             0 => break,
@@ -103,7 +103,8 @@ async fn many_deliveries_in_order_are_made_in_transactions_of_their_own(bed: &Be
     assert_eq!((bed.count("deliveries").await, bed.count("fan_outs").await), (250 * 45, 0));
 }
 
-async fn many_deaths_that_many_hear_of_are_told_in_chunks(bed: &Bed) {
+/// Jobs whose first event dies in a minute, because nobody has sent it.
+pub(super) async fn short_lived(bed: &Bed, n: usize) {
     let expires_at = Some(bed.now().plus(std::time::Duration::from_secs(60)));
     let one = || {
         let wants = ringback::types::job::JobEvent::Queued.bit();
@@ -115,7 +116,11 @@ async fn many_deaths_that_many_hear_of_are_told_in_chunks(bed: &Bed) {
             })
         })
     };
-    bed.store.submit((0..100).map(|_| one()).collect(), bed.now()).await.unwrap();
+    bed.store.submit((0..n).map(|_| one()).collect(), bed.now()).await.unwrap();
+}
+
+async fn many_deaths_that_many_hear_of_are_told_in_chunks(bed: &Bed) {
+    short_lived(bed, 100).await;
     endpoints_of(bed, bed.tenant, json!({"events": ["delivery.dead"]}), 50).await;
     bed.pass_seconds(60);
     assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), 100);
