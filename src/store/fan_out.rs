@@ -38,7 +38,7 @@ static NEXT: Sql = Sql::plain(concat!(
 ));
 static ADVANCE: Sql = Sql::plain("UPDATE fan_outs SET done = $3 WHERE event_id = $1 AND variant = $2");
 static FINISH: Sql = Sql::plain("DELETE FROM fan_outs WHERE event_id = $1 AND variant = $2");
-static PUT_OFF: Sql = Sql::plain("UPDATE fan_outs SET due_at = $3 WHERE event_id = $1 AND variant = $2");
+static POSTPONE: Sql = Sql::plain("UPDATE fan_outs SET due_at = $3 WHERE event_id = $1 AND variant = $2");
 static URLS: Sql =
     Sql::batch("SELECT e.id, e.url FROM {b} JOIN endpoints e ON e.id = b.id", 0, &[("id", Col::Uuid)]);
 
@@ -51,9 +51,9 @@ const UNTELLABLE: Duration = Duration::from_secs(300);
 
 /// The tenant that this node was last at. The next one has its turn then, however much is left of it.
 #[derive(Default)]
-pub(super) struct Turn(Mutex<Uuid>);
+pub(super) struct LastTold(Mutex<Uuid>);
 
-impl Turn {
+impl LastTold {
     fn get(&self) -> Uuid {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,42 +67,51 @@ impl Store {
     /// One chunk of the oldest fan-outs of the tenants whose turn it is; gives how many deliveries that were. Zero: none is
     /// left, or another node has them in hand.
     ///
-    /// One that cannot be told is put off, so that it keeps back no other.
+    /// One that cannot be told is put off, so that it keeps back no other; one whose lane another transaction holds has its
+    /// next turn after all others.
     pub async fn step_fan_outs(&self, now: Millis) -> Result<usize> {
         match self.tell_some(SOME, now).await {
             // It is one of them: alone each is told, or known as the one.
-            Err(e) if e.is_its_own() => self.tell_some(1, now).await,
+            Err(e) if e.may_be_one_calls() => self.tell_some(1, now).await,
             told => told,
         }
     }
 
     async fn tell_some(&self, most: u32, now: Millis) -> Result<usize> {
-        let turn = self.0.told_last.get();
+        let last = self.0.told_last.get();
         let mut tx = self.0.writers.begin().await?;
-        let mut rows = tx.all(&NEXT, args![now, turn, most]).await?;
-        if rows.is_empty() && !turn.is_nil() {
+        let mut rows = tx.all(&NEXT, args![now, last, most]).await?;
+        if rows.is_empty() && !last.is_nil() {
             rows = tx.all(&NEXT, args![now, Uuid::nil(), most]).await?;
         }
         let Some(first) = rows.first() else {
             tx.rollback().await?;
             return Ok(0);
         };
-        match tell(&self.0, &mut tx, &rows, now).await {
-            Ok(mut told) => {
-                tx.commit().await?;
-                told.after.pass();
-                self.0.told_last.set(told.tenant);
-                Ok(told.endpoints)
-            }
+        let step = match tell(&self.0, &mut tx, &rows, now).await {
+            // On PostgreSQL it is only now that the database sees the rows, and may refuse them.
+            Ok(step) => tx.commit().await.map(|()| step),
             Err(e) => {
                 let _ = tx.rollback().await;
-                if most > 1 || !e.is_its_own() {
+                Err(e)
+            }
+        };
+        match step {
+            Ok(mut step) => {
+                step.after.pass();
+                self.0.told_last.set(step.tenant);
+                Ok(step.endpoints)
+            }
+            Err(e) if most > 1 || !e.may_be_one_calls() => Err(e),
+            Err(e) => {
+                let (id, variant, tenant): (EventId, _, _) = (first.id(0)?, first.text(1)?, first.uuid(2)?);
+                self.0.told_last.set(tenant);
+                if !e.is_its_own() {
                     return Err(e);
                 }
-                let (id, variant): (EventId, _) = (first.id(0)?, first.text(1)?);
                 tracing::error!(event.id = %id, error = %e, "an event cannot be told to all who are to hear of it and is put off");
                 let mut tx = self.0.writers.begin().await?;
-                tx.run(&PUT_OFF, args![id, variant, now.plus(UNTELLABLE)]).await?;
+                tx.run(&POSTPONE, args![id, variant, now.plus(UNTELLABLE)]).await?;
                 tx.commit().await?;
                 Ok(1)
             }
@@ -111,7 +120,7 @@ impl Store {
 }
 
 /// What one step came to.
-struct Told {
+struct Step {
     after: After,
     /// How many were told.
     endpoints: usize,
@@ -119,7 +128,7 @@ struct Told {
     tenant: Uuid,
 }
 
-async fn tell(inner: &Inner, tx: &mut Tx, rows: &[Row], now: Millis) -> Result<Told> {
+async fn tell(inner: &Inner, tx: &mut Tx, rows: &[Row], now: Millis) -> Result<Step> {
     let chunks = chunks(rows)?;
     let ids: BTreeSet<EndpointId> = chunks.iter().flat_map(|c| c.ids.iter().copied()).collect();
     let gone_urls = urls(tx, &ids).await?;
@@ -138,7 +147,7 @@ async fn tell(inner: &Inner, tx: &mut Tx, rows: &[Row], now: Millis) -> Result<T
     }
     let tenant = chunks.last().map_or(Ok(Uuid::nil()), |c| c.row.uuid(2))?;
     let endpoints = chunks.iter().map(|c| c.ids.len()).sum();
-    Ok(Told { after: out.write(tx).await?, endpoints, tenant })
+    Ok(Step { after: out.write(tx).await?, endpoints, tenant })
 }
 
 /// What one step makes of one fan-out.

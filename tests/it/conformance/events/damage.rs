@@ -2,20 +2,24 @@
 
 use std::time::Duration;
 
+use ringback::store::db::Engine;
 use ringback::store::{Error, NewEvent};
-use ringback::types::EndpointId;
 use ringback::types::job::{Callback, JobEvent};
+use ringback::types::{EndpointId, TenantId};
 use serde_json::json;
 
 use super::fan_out::endpoints_of;
 use super::{paid, publish};
 use crate::conformance::endpoints::endpoint_of;
-use crate::support::store::{Bed, both_stores, callback, complete};
+use crate::support::store::{Bed, beside, both_stores, callback, complete};
 
 both_stores! {
     an_endpoint_that_cannot_be_read_is_told_all_the_same_and_keeps_nobody_from_being_told,
     a_submission_that_names_an_endpoint_that_cannot_be_read_fails_whatever_was_read_before,
     a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other,
+    a_tenant_that_cannot_be_told_takes_no_turn_of_the_others,
+    a_delivery_that_the_database_refuses_keeps_no_other,
+    an_ordered_lane_that_is_held_keeps_no_other_tenant,
     what_expires_ends_whatever_is_damaged_of_those_who_are_told,
 }
 
@@ -69,12 +73,76 @@ async fn a_submission_that_names_an_endpoint_that_cannot_be_read_fails_whatever_
     assert!(fails().await);
 }
 
-async fn a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other(bed: &Bed) {
+/// Another tenant, whose turn comes after; both have ten endpoints more than are told at once.
+async fn beside_another(bed: &Bed) -> TenantId {
     bed.pass_seconds(1);
     let other = bed.store.tenant("other", bed.now()).await.unwrap();
     for tenant in [bed.tenant, other] {
         endpoints_of(bed, tenant, json!({"events": ["*"]}), 1_010).await;
     }
+    other
+}
+
+async fn a_tenant_that_cannot_be_told_takes_no_turn_of_the_others(bed: &Bed) {
+    let other = beside_another(bed).await;
+    for _ in 0..3 {
+        publish(bed, paid(bed)).await;
+    }
+    bed.rows("UPDATE bodies SET variant = 'lost'").await;
+    publish(bed, NewEvent { tenant: other, ..paid(bed) }).await;
+    // One is put off, and the next turn is not of the same tenant.
+    for step in [1, 10, 1, 1, 0] {
+        assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), step);
+    }
+    bed.rows("UPDATE bodies SET variant = 'standard'").await;
+}
+
+async fn a_delivery_that_the_database_refuses_keeps_no_other(bed: &Bed) {
+    let other = beside_another(bed).await;
+    let odd = publish(bed, paid(bed)).await.event_id;
+    publish(bed, NewEvent { tenant: other, ..paid(bed) }).await;
+    bed.rows("CREATE UNIQUE INDEX odd ON deliveries (traceparent) WHERE traceparent = 'odd'").await;
+    let of = format!("WHERE event_id = {}", bed.literal(odd.uuid()));
+    bed.rows(&format!("UPDATE fan_outs SET traceparent = 'odd' {of}")).await;
+    for step in [1, 10, 0] {
+        assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), step);
+    }
+    assert_eq!(bed.count(&format!("deliveries {of}")).await, 1_000);
+    bed.rows("DROP INDEX odd").await;
+    bed.pass(Duration::from_secs(300));
+    assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 10);
+}
+
+async fn an_ordered_lane_that_is_held_keeps_no_other_tenant(bed: &Bed) {
+    if bed.engine() == Engine::Sqlite {
+        // Who writes there holds everything.
+        return;
+    }
+    let other = beside_another(bed).await;
+    publish(bed, paid(bed)).await;
+    publish(bed, NewEvent { tenant: other, ..paid(bed) }).await;
+    let waits = "SELECT e.id FROM endpoints e WHERE e.tenant_id = $1 AND NOT EXISTS (
+                     SELECT 1 FROM deliveries d WHERE d.endpoint_id = e.id) LIMIT 1";
+    let mut holder = beside(&bed.url).await;
+    let ordered: EndpointId = holder.all(waits, ringback::args![bed.tenant]).await.unwrap()[0].id(0).unwrap();
+    bed.rows(&format!("UPDATE endpoints SET ordered = 1 WHERE id = {}", bed.literal(ordered.uuid()))).await;
+    bed.pass_seconds(2);
+    holder.run("BEGIN", vec![]).await.unwrap();
+    let hold =
+        "INSERT INTO lanes (id, tenant_id, endpoint_id, concurrency, failures, opened, used_at, numbered)
+                VALUES ($1, $2, $1, 10, 0, 0, 0, 0) ON CONFLICT (id) DO UPDATE SET numbered = lanes.numbered";
+    holder.run(hold, ringback::args![ordered, bed.tenant]).await.unwrap();
+    let held = bed.store.step_fan_outs(bed.now()).await;
+    assert!(matches!(held, Err(Error::Locked(_))), "{held:?}");
+    assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 10);
+    holder.run("ROLLBACK", vec![]).await.unwrap();
+    for step in [10, 0] {
+        assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), step);
+    }
+}
+
+async fn a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other(bed: &Bed) {
+    let other = beside_another(bed).await;
     let lost = publish(bed, paid(bed)).await.event_id;
     publish(bed, paid(bed)).await;
     publish(bed, NewEvent { tenant: other, ..paid(bed) }).await;
