@@ -50,6 +50,19 @@ impl Store {
         }
         let mut ids: Vec<DeliveryId> = ids.drain(..).map(|r| r.id(0)).collect::<Result<_>>()?;
         ids.sort_unstable();
+        let (mut rest, mut most) = (&ids[..], ids.len());
+        while !rest.is_empty() {
+            let some = &rest[..most.min(rest.len())];
+            match self.lay_down(some, now).await? {
+                true => rest = &rest[some.len()..],
+                false => most = (some.len() / 8).max(1),
+            }
+        }
+        Ok(ids.len())
+    }
+
+    /// Lays these down in one transaction; not if there are several, and it would be too large.
+    async fn lay_down(&self, ids: &[DeliveryId], now: Millis) -> Result<bool> {
         let mut tx = self.0.writers.begin().await?;
         let taken = tx.batch(&TAKE, args![now], ids.iter().map(|id| args![*id]).collect()).await?;
         // An attempt whose end nobody saw is written down, as the next claim would.
@@ -67,10 +80,14 @@ impl Store {
         out.leaves_lanes();
         let dead = taken.iter().map(|row| Ok((row.id(0)?, reason))).collect::<Result<_>>()?;
         bury(&mut tx, &mut out, dead, now).await?;
+        if out.is_crowded() && ids.len() > 1 {
+            tx.rollback().await?;
+            return Ok(false);
+        }
         let mut after = out.write(&mut tx).await?;
         tx.commit().await?;
         after.pass();
-        Ok(ids.len())
+        Ok(true)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
+use ringback::store::db::Engine;
 use ringback::store::{JobChange, Observer, Right, Standing};
 use ringback::types::delivery::{DeadReason, Verdict};
 use ringback::types::{EndpointId, JobId};
@@ -17,6 +18,7 @@ both_stores! {
     many_ends_that_many_hear_of_are_told_in_chunks,
     many_deliveries_in_order_are_made_in_transactions_of_their_own,
     many_deaths_that_many_hear_of_are_told_in_chunks,
+    many_deaths_that_many_hear_of_in_order_are_made_in_transactions_of_their_own,
 }
 
 pub(super) fn cancelled(bed: &Bed, id: JobId) -> JobChange {
@@ -117,6 +119,21 @@ pub(super) async fn short_lived(bed: &Bed, n: usize) {
         })
     };
     bed.store.submit((0..n).map(|_| one()).collect(), bed.now()).await.unwrap();
+}
+
+async fn many_deaths_that_many_hear_of_in_order_are_made_in_transactions_of_their_own(bed: &Bed) {
+    short_lived(bed, 100).await;
+    endpoints_of(bed, bed.tenant, json!({"events": ["delivery.dead"], "ordered": true}), 45).await;
+    bed.pass_seconds(60);
+    assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), 100);
+    assert_eq!(bed.count("deliveries WHERE event_kind = 'delivery.dead'").await, 100 * 45);
+    assert_eq!(bed.count("dead_letters").await, 100);
+    if bed.engine() == Engine::Postgres {
+        // Each row is as its transaction has left it.
+        let made = bed.rows("SELECT COUNT(*) FROM deliveries GROUP BY xmin").await;
+        let made: Vec<i64> = made.iter().map(|row| row.int(0).unwrap()).collect();
+        assert!(made.len() > 1 && made.iter().all(|n| *n <= 4_000), "{made:?}");
+    }
 }
 
 async fn many_deaths_that_many_hear_of_are_told_in_chunks(bed: &Bed) {
