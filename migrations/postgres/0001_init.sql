@@ -247,14 +247,16 @@ CREATE TABLE fan_outs (
     -- what the deliveries are listed by; an event that tells of a job's delivery is none of the job's own
     job_id      UUID,
     traceparent TEXT,
-    endpoints   BYTEA NOT NULL,
+    created_at  BIGINT NOT NULL,
     done        BIGINT NOT NULL,
     -- one that cannot be told is put off
     due_at      BIGINT NOT NULL,
+    -- last: it may be long, and most questions are not for it
+    endpoints   BYTEA NOT NULL,
     PRIMARY KEY (event_id, variant)
 );
 -- Tenants take turns.
-CREATE INDEX fan_outs_turn ON fan_outs (tenant_id, event_id, variant);
+CREATE INDEX fan_outs_tenant ON fan_outs (tenant_id, event_id, variant);
 -- A job is kept until all have heard of it.
 CREATE INDEX fan_outs_job ON fan_outs (job_id) WHERE job_id IS NOT NULL;
 

@@ -243,14 +243,16 @@ CREATE TABLE fan_outs (
     -- what the deliveries are listed by; an event that tells of a job's delivery is none of the job's own
     job_id      BLOB,
     traceparent TEXT,
-    endpoints   BLOB NOT NULL,
+    created_at  INTEGER NOT NULL,
     done        INTEGER NOT NULL,
     -- one that cannot be told is put off
     due_at      INTEGER NOT NULL,
+    -- last: it may be long, and most questions are not for it
+    endpoints   BLOB NOT NULL,
     PRIMARY KEY (event_id, variant)
 ) STRICT;
 -- Tenants take turns.
-CREATE INDEX fan_outs_turn ON fan_outs (tenant_id, event_id, variant);
+CREATE INDEX fan_outs_tenant ON fan_outs (tenant_id, event_id, variant);
 -- A job is kept until all have heard of it.
 CREATE INDEX fan_outs_job ON fan_outs (job_id) WHERE job_id IS NOT NULL;
 

@@ -15,8 +15,8 @@ pub(in crate::store) const AT_ONCE: usize = 1_000;
 pub(super) const IN_ALL: usize = 4_000;
 
 pub(super) static PUT_OFF: Sql = Sql::batch(
-    "INSERT INTO fan_outs (event_id, variant, tenant_id, job_id, traceparent, endpoints, done, due_at)
-     SELECT b.event_id, b.variant, b.tenant_id, b.job_id, b.traceparent, b.endpoints, 0, b.due_at FROM {b}",
+    "INSERT INTO fan_outs (event_id, variant, tenant_id, job_id, traceparent, created_at, done, due_at, endpoints)
+     SELECT b.event_id, b.variant, b.tenant_id, b.job_id, b.traceparent, b.created_at, 0, b.created_at, b.endpoints FROM {b}",
     0,
     &[
         ("event_id", Col::Uuid),
@@ -24,8 +24,8 @@ pub(super) static PUT_OFF: Sql = Sql::batch(
         ("tenant_id", Col::Uuid),
         ("job_id", Col::Uuid),
         ("traceparent", Col::Text),
+        ("created_at", Col::Int),
         ("endpoints", Col::Bytes),
-        ("due_at", Col::Int),
     ],
 );
 
@@ -67,7 +67,7 @@ impl Outbox<'_> {
         }
         for (variant, ids) in variants {
             let trace = of.traceparent.map(str::to_owned);
-            self.put_off.push(args![of.event_id, variant, of.tenant, of.job_id, trace, ids, self.now]);
+            self.put_off.push(args![of.event_id, variant, of.tenant, of.job_id, trace, self.now, ids]);
         }
     }
 

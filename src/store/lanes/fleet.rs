@@ -14,7 +14,8 @@ const NODES: &str = "SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1";
 const FIGURES: &str = "
     SELECT COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.phase = 'ready' ORDER BY q.due_at LIMIT 1), $1),
            (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
-           (SELECT COUNT(*) FROM redrives r WHERE r.state = 'running')";
+           (SELECT COUNT(*) FROM redrives r WHERE r.state = 'running'),
+           COALESCE((SELECT MIN(f.created_at) FROM fan_outs f), $1)";
 
 impl Store {
     /// How many lanes each living node has when they are fairly shared out; at least 1.
@@ -34,13 +35,15 @@ impl Store {
         Ok(alive.unsigned_abs())
     }
 
-    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Four probes, no table is counted.
+    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Five probes; no table that grows with what there is
+    /// to do is counted, and that of the fan-outs is nearly always empty.
     pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
         let rows = self.read(FIGURES, args![now]).await?;
         let row = rows.first().ok_or(Error::NotFound)?;
-        let late = now.since(row.time(0)?).as_secs();
+        let age = |i| Ok::<_, Error>(i64::try_from(now.since(row.time(i)?).as_secs()).unwrap_or(i64::MAX));
         Ok(vec![
-            ("deliveries_oldest_due_seconds", i64::try_from(late).unwrap_or(i64::MAX)),
+            ("deliveries_oldest_due_seconds", age(0)?),
+            ("fan_outs_oldest_seconds", age(3)?),
             ("nodes_alive", row.int(1)?),
             ("redrives_running", row.int(2)?),
             ("feed_held_transactions", self.feed_holds().await?),

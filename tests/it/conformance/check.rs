@@ -47,7 +47,9 @@ async fn each_planted_violation_is_found(bed: &Bed) {
         ),
         (
             1,
-            format!("INSERT INTO fan_outs VALUES ({letter}, 'standard', {dead}, NULL, NULL, {nobody}, 0, 0)"),
+            format!(
+                "INSERT INTO fan_outs VALUES ({letter}, 'standard', {dead}, NULL, NULL, 0, 0, 0, {nobody})"
+            ),
         ),
         (4, format!("DELETE FROM events WHERE job_id = {ended}")),
         (4, format!("UPDATE events SET sequence = 99 WHERE job_id = {ended}")),

@@ -17,6 +17,7 @@ both_stores! {
     two_nodes_never_tell_one_endpoint_twice,
     a_batch_with_too_many_deliveries_in_order_is_refused_alone,
     tenants_take_turns,
+    how_long_the_oldest_waits_to_be_told_is_a_figure,
 }
 
 async fn endpoints(bed: &Bed, n: usize) -> BTreeSet<EndpointId> {
@@ -121,4 +122,20 @@ async fn tenants_take_turns(bed: &Bed) {
     for told in [1_000, 200, 300, 0] {
         assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), told);
     }
+}
+
+async fn how_long_the_oldest_waits_to_be_told_is_a_figure(bed: &Bed) {
+    let waits = async || {
+        let figures = bed.store.figures(bed.now()).await.unwrap();
+        figures.into_iter().find(|(name, _)| *name == "fan_outs_oldest_seconds").unwrap().1
+    };
+    endpoints(bed, 1_010).await;
+    assert_eq!(waits().await, 0);
+    publish(bed, paid(bed)).await;
+    bed.pass_seconds(30);
+    publish(bed, paid(bed)).await;
+    bed.pass_seconds(5);
+    assert_eq!(waits().await, 35);
+    while bed.store.step_fan_outs(bed.now()).await.unwrap() > 0 {}
+    assert_eq!(waits().await, 0);
 }
