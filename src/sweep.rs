@@ -128,7 +128,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// The endpoints of published events that are still to be told.
+    /// The endpoints that are still to be told of an event.
     async fn fan_out(&self, now: Millis) -> Result<()> {
         for _ in 0..STEPS {
             if self.store.step_fan_outs(now).await? == 0 {

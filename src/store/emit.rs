@@ -56,7 +56,9 @@ pub(super) struct Outbox<'a> {
     /// Deliveries to subscribers that there is still room for.
     room: usize,
     /// Rows of fan-outs: who is told later.
-    put_off: Vec<Vec<Value>>,
+    fan_outs: Vec<Vec<Value>>,
+    /// The bytes of the lists in them.
+    listed: usize,
     ended: Vec<Ended>,
     moved: Vec<Standing>,
     endpoints_changed: bool,
@@ -106,7 +108,8 @@ impl<'a> Outbox<'a> {
             born: vec![],
             ordered: vec![],
             room: later::IN_ALL,
-            put_off: vec![],
+            fan_outs: vec![],
+            listed: 0,
             ended: vec![],
             moved: vec![],
             endpoints_changed: false,
@@ -246,13 +249,13 @@ impl<'a> Outbox<'a> {
         for endpoint in now {
             self.forward(told, endpoint, made)?;
         }
-        let mut put_off = Vec::with_capacity(later.len());
+        let mut to = Vec::with_capacity(later.len());
         for endpoint in later {
-            put_off.push((self.body(told, Shape::of(endpoint), made)?.0, endpoint.id));
+            to.push((self.body(told, Shape::of(endpoint), made)?.0, endpoint.id));
         }
         let Told { job, event_id, .. } = *told;
         let traceparent = job.traceparent.as_deref();
-        self.put_off(&Later { event_id, tenant: job.tenant, job_id: Some(job.id), traceparent }, put_off);
+        self.tell_later(&Later { event_id, tenant: job.tenant, job_id: Some(job.id), traceparent }, to);
         Ok(())
     }
 

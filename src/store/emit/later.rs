@@ -13,8 +13,10 @@ use crate::types::{EndpointId, EventId, JobId, TenantId};
 pub(in crate::store) const AT_ONCE: usize = 1_000;
 /// Deliveries to subscribers that all events of one transaction make.
 pub(super) const IN_ALL: usize = 4_000;
+/// Bytes of the lists of those who are told later, of all events of one transaction.
+const LISTED: usize = 8 << 20;
 
-pub(super) static PUT_OFF: Sql = Sql::batch(
+pub(super) static INSERT_FAN_OUTS: Sql = Sql::batch(
     "INSERT INTO fan_outs (event_id, variant, tenant_id, job_id, traceparent, created_at, done, due_at, endpoints)
      SELECT b.event_id, b.variant, b.tenant_id, b.job_id, b.traceparent, b.created_at, 0, b.created_at, b.endpoints FROM {b}",
     0,
@@ -56,7 +58,7 @@ impl Outbox<'_> {
     }
 
     /// Leaves these to the steps of a fan-out, with the variant of the body that each is to get. The bodies are frozen here.
-    pub(super) fn put_off(
+    pub(super) fn tell_later(
         &mut self,
         of: &Later<'_>,
         whom: impl IntoIterator<Item = (&'static str, EndpointId)>,
@@ -67,12 +69,14 @@ impl Outbox<'_> {
         }
         for (variant, ids) in variants {
             let trace = of.traceparent.map(str::to_owned);
-            self.put_off.push(args![of.event_id, variant, of.tenant, of.job_id, trace, self.now, ids]);
+            self.listed += ids.len();
+            self.fan_outs.push(args![of.event_id, variant, of.tenant, of.job_id, trace, self.now, ids]);
         }
     }
 
-    /// Whether it makes more deliveries in order than a transaction should: these cannot follow later.
+    /// Whether it makes more deliveries in order than a transaction should, for these cannot follow later, or lists more of
+    /// those who are told later.
     pub(in crate::store) fn is_crowded(&self) -> bool {
-        self.ordered.len() > IN_ALL
+        self.ordered.len() > IN_ALL || self.listed > LISTED
     }
 }

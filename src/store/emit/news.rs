@@ -3,10 +3,10 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::Outbox;
 use super::body::Envelope;
 use super::delivery::{NewDelivery, To, account_of};
 use super::later::Later;
+use super::{Made, Outbox};
 use crate::args;
 use crate::store::error::Result;
 use crate::store::rows::json;
@@ -26,13 +26,13 @@ pub(in crate::store) struct News<'n, D> {
     pub(in crate::store) traceparent: Option<&'n str>,
 }
 
-/// An event that is told, and the variants of its body that are written.
+/// An event that is told, and its bodies made so far.
 struct Fact {
     id: EventId,
     kind: &'static str,
     /// JSON.
     data: String,
-    written: Vec<&'static str>,
+    made: Made,
 }
 
 impl Outbox<'_> {
@@ -77,12 +77,12 @@ impl Outbox<'_> {
             };
             self.tell(&mut fact, new)?;
         }
-        let mut put_off = Vec::with_capacity(later.len());
+        let mut to = Vec::with_capacity(later.len());
         for endpoint in later {
-            put_off.push((self.frozen(&mut fact, endpoint.settings.format)?.0, endpoint.id));
+            to.push((self.frozen(&mut fact, endpoint.settings.format)?.0, endpoint.id));
         }
         let (tenant, job_id, traceparent) = (news.tenant, news.job_id, news.traceparent);
-        self.put_off(&Later { event_id: fact.id, tenant, job_id, traceparent }, put_off);
+        self.tell_later(&Later { event_id: fact.id, tenant, job_id, traceparent }, to);
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Outbox<'_> {
         let (job, sequence) = (None::<Uuid>, None::<i64>);
         let kept = self.now.plus(KEEP_EVENTS);
         self.events.push(args![id, tenant, job, sequence, kind, account, self.now, data.clone(), kept]);
-        Ok(Fact { id, kind, data, written: Vec::new() })
+        Ok(Fact { id, kind, data, made: Made::new() })
     }
 
     fn tell(&mut self, fact: &mut Fact, new: NewDelivery<'_>) -> Result<DeliveryId> {
@@ -106,24 +106,32 @@ impl Outbox<'_> {
             To::Endpoint(endpoint) => endpoint.settings.format,
             To::Url(_) | To::Gone(..) => Format::Standard,
         };
+        let (event_id, event_kind, event_at) = (fact.id, fact.kind, self.now);
         let (variant, body) = self.frozen(fact, format)?;
-        let (event_id, event_kind, event_at, body) = (fact.id, fact.kind, self.now, body.as_str());
         self.delivery(&NewDelivery { event_id, event_kind, event_at, variant, body, ..new })
     }
 
-    /// The body in that format, written once.
-    fn frozen(&mut self, fact: &mut Fact, format: Format) -> Result<(&'static str, String)> {
-        let (kind, timestamp, event_id) = (fact.kind, self.now, fact.id);
-        let envelope = Envelope { kind, timestamp, event_id, sequence: None, account: None };
-        let (variant, body) = match format {
-            Format::Standard => ("standard", envelope.around(&fact.data)?),
-            Format::Cloudevents => ("cloudevents", fact.data.clone()),
+    /// The body in that format, frozen once.
+    fn frozen<'f>(&mut self, fact: &'f mut Fact, format: Format) -> Result<(&'static str, &'f str)> {
+        let variant = match format {
+            Format::Standard => "standard",
+            Format::Cloudevents => "cloudevents",
         };
-        if !fact.written.contains(&variant) {
-            self.bodies.push(args![fact.id, variant, body.clone()]);
-            fact.written.push(variant);
-        }
-        Ok((variant, body))
+        let place = match fact.made.iter().position(|(known, _)| *known == variant) {
+            Some(place) => place,
+            None => {
+                let (kind, timestamp, event_id) = (fact.kind, self.now, fact.id);
+                let envelope = Envelope { kind, timestamp, event_id, sequence: None, account: None };
+                let body = match format {
+                    Format::Standard => envelope.around(&fact.data)?,
+                    Format::Cloudevents => fact.data.clone(),
+                };
+                self.bodies.push(args![fact.id, variant, body.clone()]);
+                fact.made.push((variant, body));
+                fact.made.len() - 1
+            }
+        };
+        Ok((variant, &fact.made[place].1))
     }
 }
 

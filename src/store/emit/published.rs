@@ -44,7 +44,7 @@ impl Outbox<'_> {
         }
         let (event_id, tenant, traceparent) = (event.id, event.tenant, event.traceparent);
         let later = later.into_iter().map(|e| (frozen(e.settings.format).0, e.id));
-        self.put_off(&Later { event_id, tenant, job_id: None, traceparent }, later);
+        self.tell_later(&Later { event_id, tenant, job_id: None, traceparent }, later);
         for (variant, body) in [("standard", standard), ("cloudevents", cloudevents)] {
             self.bodies.extend(body.map(|body| args![event.id, variant, body]));
         }

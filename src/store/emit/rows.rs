@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::delivery::Ordered;
-use super::later::PUT_OFF;
+use super::later::INSERT_FAN_OUTS;
 use super::{After, Outbox};
 use crate::args;
 use crate::store::batch::{Col, Sql};
@@ -32,7 +32,7 @@ pub(in crate::store) static INSERT_EVENTS: Sql = Sql::batch(
 
 pub(in crate::store) static INSERT_BODIES: Sql = Sql::batch(
     "INSERT INTO bodies (event_id, variant, body) SELECT b.event_id, b.variant, b.body FROM {b}
-     WHERE true  -- an earlier step of a fan-out may have written it
+     WHERE true  -- what is frozen stays as it is
      ON CONFLICT (event_id, variant) DO NOTHING",
     0,
     &[("event_id", Col::Uuid), ("variant", Col::Text), ("body", Col::Text)],
@@ -141,7 +141,7 @@ impl Outbox<'_> {
         tx.later(&INSERT_BODIES, vec![], self.bodies).await?;
         tx.later(&INSERT_DELIVERIES, vec![], self.deliveries).await?;
         tx.later(&INSERT_QUEUE, vec![], self.queue).await?;
-        tx.later(&PUT_OFF, vec![], self.put_off).await?;
+        tx.later(&INSERT_FAN_OUTS, vec![], self.fan_outs).await?;
         let (handed, adopted, ended, moved) = (self.handed, self.adopted, self.ended, self.moved);
         Ok(After { handed, adopted, ended, moved, endpoints_changed: self.endpoints_changed })
     }
