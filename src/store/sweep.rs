@@ -85,9 +85,9 @@ const ANYTHING: &str = concat!(
 // Who is told only later may still want to read the job.
 macro_rules! needed {
     () => {
-        "(EXISTS (SELECT 1 FROM deliveries d WHERE d.job_id = jobs.id
-                  AND (d.state = 'owed' OR EXISTS (SELECT 1 FROM dead_letters x WHERE x.delivery_id = d.id)))
-          OR EXISTS (SELECT 1 FROM fan_outs f WHERE f.job_id = jobs.id))"
+        "EXISTS (SELECT 1 FROM deliveries d WHERE d.job_id = jobs.id
+                 AND (d.state = 'owed' OR EXISTS (SELECT 1 FROM dead_letters x WHERE x.delivery_id = d.id))
+                 UNION ALL SELECT 1 FROM fan_outs f WHERE f.job_id = jobs.id)"
     };
 }
 
@@ -125,15 +125,15 @@ static DROP_STUBS: Sql = Sql::plain(
     "DELETE FROM jobs WHERE id IN (
          SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NOT NULL ORDER BY j.remove_at LIMIT $2)",
 );
-// It was told, or is still to be.
+// It was told, or is still to be. In one: for each of two joined by OR PostgreSQL may read the whole table.
 macro_rules! has_receivers {
     ($id:literal) => {
         concat!(
-            "(EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = ",
+            "EXISTS (SELECT 1 FROM deliveries d WHERE d.event_id = ",
             $id,
-            ") OR EXISTS (SELECT 1 FROM fan_outs f WHERE f.event_id = ",
+            " UNION ALL SELECT 1 FROM fan_outs f WHERE f.event_id = ",
             $id,
-            "))"
+            ")"
         )
     };
 }
