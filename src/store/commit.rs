@@ -354,7 +354,7 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
     }
     if out.is_crowded() && calls.len() > 1 {
         // The flush is halved: each part is a transaction of its own, between which others have their turn.
-        return Err(Error::Data("more deliveries in order than one transaction bears".to_owned()));
+        return Err(Error::Data("more deliveries than one transaction bears".to_owned()));
     }
     let after = out.write(tx).await?;
     let missing = || Err(Error::Bug("a call without an answer".to_owned()));
