@@ -33,7 +33,9 @@ pub(super) async fn gather<'w>(
     {
         calls.push(call);
     }
-    width.filled(calls.len());
+    if place.is_some() {
+        width.filled(calls.len());
+    }
     Some(place)
 }
 

@@ -16,8 +16,9 @@ const LONG: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(in crate::store) struct Width {
     shared: AtomicBool,
+    /// The one that has the place took so many calls.
     full: AtomicBool,
-    /// The one that has the place has been waited for in vain.
+    /// It has been waited for in vain.
     hangs: AtomicBool,
     place: Mutex<()>,
 }
@@ -31,21 +32,21 @@ impl Width {
         self.shared.store(shared, Ordering::Relaxed);
     }
 
-    /// So many calls go with a transaction that is about to begin.
+    /// So many calls go with the transaction that has the place.
     pub(super) fn filled(&self, calls: usize) {
         self.full.store(calls >= FULL, Ordering::Relaxed);
     }
 
     /// Waits until one more may begin.
     pub(super) async fn place(&self) -> Place<'_> {
-        if !self.shared.load(Ordering::Relaxed) || self.full.load(Ordering::Relaxed) {
+        if !self.shared.load(Ordering::Relaxed) {
             return None;
         }
         if let Ok(place) = self.place.try_lock() {
             self.hangs.store(false, Ordering::Relaxed);
             return Some(place);
         }
-        if self.hangs.load(Ordering::Relaxed) {
+        if self.full.load(Ordering::Relaxed) || self.hangs.load(Ordering::Relaxed) {
             return None;
         }
         let place = timeout(LONG, self.place.lock()).await.ok();

@@ -15,7 +15,7 @@ const FIGURES: &str = "
     SELECT COALESCE((SELECT q.due_at FROM delivery_queue q WHERE q.phase = 'ready' ORDER BY q.due_at LIMIT 1), $1),
            (SELECT COUNT(*) FROM nodes n WHERE n.alive_until > $1),
            (SELECT COUNT(*) FROM redrives r WHERE r.state = 'running'),
-           COALESCE((SELECT MIN(f.created_at) FROM fan_outs f), $1)";
+           COALESCE((SELECT f.created_at FROM fan_outs f ORDER BY f.event_id LIMIT 1), $1)";
 
 impl Store {
     /// How many lanes each living node has when they are fairly shared out; at least 1.
@@ -26,8 +26,8 @@ impl Store {
         Ok(count(1)?.div_ceil(count(0)?))
     }
 
-    /// How many nodes live. From here on this one writes one transaction at a time if there are others, as long as that takes
-    /// what there is.
+    /// How many nodes with the role `dispatch` live. From here on this one writes one transaction at a time if there are others,
+    /// as long as that takes what there is.
     pub async fn heed_nodes(&self, now: Millis) -> Result<u64> {
         let rows = self.scout(NODES, args![now]).await?;
         let alive = rows.first().ok_or(Error::NotFound)?.int(0)?;
@@ -35,8 +35,8 @@ impl Store {
         Ok(alive.unsigned_abs())
     }
 
-    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Five probes; no table that grows with what there is
-    /// to do is counted, and that of the fan-outs is nearly always empty.
+    /// Figures of the fleet for `/metrics` and `/healthz`: name and value. Five probes, no table is counted: ids of events are
+    /// in the order of their time.
     pub async fn figures(&self, now: Millis) -> Result<Vec<(&'static str, i64)>> {
         let rows = self.read(FIGURES, args![now]).await?;
         let row = rows.first().ok_or(Error::NotFound)?;
