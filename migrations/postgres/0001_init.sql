@@ -254,7 +254,9 @@ CREATE TABLE fan_outs (
     -- last: it may be long, and most questions are not for it
     endpoints   BYTEA NOT NULL,
     PRIMARY KEY (event_id, variant)
-);
+)
+-- Emptied, it must not be taken for one that is read whole for nothing: the plans of that moment are kept for long.
+WITH (vacuum_truncate = off, autovacuum_analyze_scale_factor = 0.05, autovacuum_analyze_threshold = 200);
 -- Tenants take turns.
 CREATE INDEX fan_outs_tenant ON fan_outs (tenant_id, event_id, variant);
 -- A job is kept until all have heard of it.

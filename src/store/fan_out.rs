@@ -67,8 +67,8 @@ impl Store {
     /// One chunk of the oldest fan-outs of the tenants whose turn it is; gives how many deliveries that were. Zero: none is
     /// left, or another node has them in hand.
     ///
-    /// One that cannot be told is put off, so that it keeps back no other; one whose lane another transaction holds has its
-    /// next turn after all others.
+    /// One that cannot be told is put off, so that it keeps back no other; a tenant one of whose lanes another transaction
+    /// holds has its next turn after all others.
     pub async fn step_fan_outs(&self, now: Millis) -> Result<usize> {
         match self.tell_some(SOME, now).await {
             // It is one of them: alone each is told, or known as the one.
@@ -102,7 +102,7 @@ impl Store {
                 self.0.told_last.set(step.tenant);
                 Ok(step.endpoints)
             }
-            Err(e) if most > 1 || !e.may_be_one_calls() => Err(e),
+            Err(e) if most > 1 => Err(e),
             Err(e) => {
                 let (id, variant, tenant): (EventId, _, _) = (first.id(0)?, first.text(1)?, first.uuid(2)?);
                 self.0.told_last.set(tenant);

@@ -210,8 +210,11 @@ impl Store {
             None if unknown.is_empty() => Vec::new(),
             // Many, or one that is not there or cannot be read.
             None => {
-                let rows = self.scout_batch(&NAMED, vec![], unknown.iter().map(|id| args![*id]).collect());
-                rows.await?.iter().map(|row| endpoint(row, 0).map(Arc::new)).collect::<Result<_>>()?
+                let rows =
+                    self.scout_batch(&NAMED, vec![], unknown.iter().map(|id| args![*id]).collect()).await?;
+                // That of another tenant is not there, be it readable or not.
+                let theirs = rows.iter().filter(|row| row.id(1).is_ok_and(|owner: TenantId| owner == tenant));
+                theirs.map(|row| endpoint(row, 0).map(Arc::new)).collect::<Result<_>>()?
             }
         };
         read.iter().for_each(|one| subscribers.remember(changes, one, now));

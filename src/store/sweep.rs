@@ -403,6 +403,9 @@ impl Store {
         let mut tx = self.0.writers.begin().await?;
         let put_off = tx.run(&POSTPONE_EVENTS, args![now, BITE, now.plus(LOOK_AGAIN)]).await?;
         let old = tx.all(&OLD_EVENTS, args![now, BITE]).await?;
+        // Left where nobody was there any more to be told.
+        let bodies = old.iter().map(|r| Ok(args![r.uuid(2)?])).collect::<Result<_>>()?;
+        tx.batch(&DROP_BODIES, vec![], bodies).await?;
         raise_marks(&mut tx, &old).await?;
         tx.commit().await?;
         Ok(put_off + old.len() as u64)

@@ -71,6 +71,9 @@ async fn a_submission_that_names_an_endpoint_that_cannot_be_read_fails_whatever_
     // The transaction that tells it has read it and goes on.
     bed.held(&held, complete()).await.unwrap();
     assert!(fails().await);
+    let other = bed.store.tenant("other", bed.now()).await.unwrap();
+    let found = bed.store.named_endpoints(other, [id].into(), bed.now()).await;
+    assert!(found.unwrap().is_empty(), "of another tenant nothing is told");
 }
 
 /// Another tenant, whose turn comes after; both have ten endpoints more than are told at once.

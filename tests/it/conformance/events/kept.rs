@@ -17,6 +17,7 @@ const DAY: u64 = 86_400;
 both_stores! {
     an_event_that_nobody_has_heard_of_yet_stays_however_old,
     a_body_stays_until_all_have_their_delivery,
+    a_body_goes_where_nobody_is_left_to_be_told,
     a_job_stays_until_all_have_heard_of_it,
 }
 
@@ -53,6 +54,20 @@ async fn a_body_stays_until_all_have_their_delivery(bed: &Bed) {
     told_to_all(bed).await;
     assert_eq!(bed.count("delivery_queue").await, 10);
     delivered(bed).await;
+    bed.pass_seconds(8 * DAY);
+    retain(bed).await;
+    assert_eq!((bed.count("events").await, bed.count("bodies").await), (0, 0));
+}
+
+async fn a_body_goes_where_nobody_is_left_to_be_told(bed: &Bed) {
+    endpoints_of(bed, bed.tenant, json!({"events": ["*"]}), 1_010).await;
+    publish(bed, paid(bed)).await;
+    delivered(bed).await;
+    bed.pass_seconds(8 * DAY);
+    retain(bed).await;
+    bed.rows("DELETE FROM endpoints").await;
+    told_to_all(bed).await;
+    assert_eq!((bed.count("deliveries").await, bed.count("bodies").await), (0, 1));
     bed.pass_seconds(8 * DAY);
     retain(bed).await;
     assert_eq!((bed.count("events").await, bed.count("bodies").await), (0, 0));
