@@ -20,13 +20,14 @@ use super::pool::Tx;
 use super::rows::json;
 use super::subscribers::{self, Audience, Group};
 use crate::args;
+use crate::types::api::{Format, Payload};
 use crate::types::endpoint::{Endpoint, any_matches};
 use crate::types::job::{Callback, Job, JobEvent, Outcome};
 use crate::types::key::TokenKey;
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis, TenantId, api};
 use adopt::Adopted;
 pub(super) use body::{DeadNotice, EndpointNotice};
-use body::{Shape, Told};
+use body::{Envelope, Shape, Told};
 use delivery::Handed;
 pub(super) use delivery::{NewDelivery, To};
 pub(super) use later::AT_ONCE;
@@ -276,12 +277,37 @@ impl<'a> Outbox<'a> {
         shape: Shape<'_>,
         made: &'m mut Made,
     ) -> Result<(&'static str, &'m str)> {
-        let variant = shape.variant();
+        self.freeze(told.event_id, shape.variant(), made, || told.body(shape))
+    }
+
+    /// The body of an event that has no job, in that format.
+    fn in_format<'m>(
+        &mut self,
+        envelope: &Envelope<'_>,
+        data: &str,
+        format: Format,
+        made: &'m mut Made,
+    ) -> Result<(&'static str, &'m str)> {
+        let variant = Shape { format, payload: Payload::Full, context: None }.variant();
+        self.freeze(envelope.event_id, variant, made, || match format {
+            Format::Standard => envelope.around(data),
+            Format::Cloudevents => Ok(data.to_owned()),
+        })
+    }
+
+    /// The body of that variant; made and written the first time.
+    fn freeze<'m>(
+        &mut self,
+        event_id: EventId,
+        variant: &'static str,
+        made: &'m mut Made,
+        make: impl FnOnce() -> Result<String>,
+    ) -> Result<(&'static str, &'m str)> {
         let place = match made.iter().position(|(known, _)| *known == variant) {
             Some(place) => place,
             None => {
-                let body = told.body(shape)?;
-                self.bodies.push(args![told.event_id, variant, body.clone()]);
+                let body = make()?;
+                self.bodies.push(args![event_id, variant, body.clone()]);
                 made.push((variant, body));
                 made.len() - 1
             }

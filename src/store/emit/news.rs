@@ -113,25 +113,9 @@ impl Outbox<'_> {
 
     /// The body in that format, frozen once.
     fn frozen<'f>(&mut self, fact: &'f mut Fact, format: Format) -> Result<(&'static str, &'f str)> {
-        let variant = match format {
-            Format::Standard => "standard",
-            Format::Cloudevents => "cloudevents",
-        };
-        let place = match fact.made.iter().position(|(known, _)| *known == variant) {
-            Some(place) => place,
-            None => {
-                let (kind, timestamp, event_id) = (fact.kind, self.now, fact.id);
-                let envelope = Envelope { kind, timestamp, event_id, sequence: None, account: None };
-                let body = match format {
-                    Format::Standard => envelope.around(&fact.data)?,
-                    Format::Cloudevents => fact.data.clone(),
-                };
-                self.bodies.push(args![fact.id, variant, body.clone()]);
-                fact.made.push((variant, body));
-                fact.made.len() - 1
-            }
-        };
-        Ok((variant, &fact.made[place].1))
+        let (kind, timestamp, event_id) = (fact.kind, self.now, fact.id);
+        let envelope = Envelope { kind, timestamp, event_id, sequence: None, account: None };
+        self.in_format(&envelope, &fact.data, format, &mut fact.made)
     }
 }
 

@@ -2,11 +2,9 @@
 
 use super::body::Envelope;
 use super::later::Later;
-use super::{Group, NewDelivery, Outbox, To};
-use crate::args;
+use super::{Group, Made, NewDelivery, Outbox, To};
 use crate::store::error::Result;
 use crate::store::subscribers::Audience;
-use crate::types::api::Format;
 use crate::types::endpoint::Endpoint;
 use crate::types::{EventId, Millis, TenantId};
 
@@ -29,25 +27,21 @@ impl Outbox<'_> {
 
     /// A delivery of the event to each of these, now or later.
     pub(in crate::store) fn publish(&mut self, event: &Published<'_>, to: Vec<&Endpoint>) -> Result<()> {
-        let wanted = |format: Format| to.iter().any(|e| e.settings.format == format);
-        let (kind, timestamp, account) = (event.kind, event.at, event.account);
-        let envelope = Envelope { kind, timestamp, event_id: event.id, sequence: None, account };
-        let standard = wanted(Format::Standard).then(|| envelope.around(event.data)).transpose()?;
-        let cloudevents = wanted(Format::Cloudevents).then(|| event.data.to_owned());
-        let frozen = |format: Format| match format {
-            Format::Standard => ("standard", standard.as_deref().unwrap_or_default()),
-            Format::Cloudevents => ("cloudevents", event.data),
-        };
+        let (event_id, kind, timestamp, account) = (event.id, event.kind, event.at, event.account);
+        let envelope = Envelope { kind, timestamp, event_id, sequence: None, account };
+        let mut made = Made::new();
         let (now, later) = self.part(to);
         for endpoint in now {
-            self.delivery(&to_endpoint(event, endpoint, frozen(endpoint.settings.format)))?;
+            let body = self.in_format(&envelope, event.data, endpoint.settings.format, &mut made)?;
+            self.delivery(&to_endpoint(event, endpoint, body))?;
         }
-        let (event_id, tenant, traceparent) = (event.id, event.tenant, event.traceparent);
-        let later = later.into_iter().map(|e| (frozen(e.settings.format).0, e.id));
-        self.tell_later(&Later { event_id, tenant, job_id: None, traceparent }, later);
-        for (variant, body) in [("standard", standard), ("cloudevents", cloudevents)] {
-            self.bodies.extend(body.map(|body| args![event.id, variant, body]));
+        let mut to = Vec::with_capacity(later.len());
+        for endpoint in later {
+            let format = endpoint.settings.format;
+            to.push((self.in_format(&envelope, event.data, format, &mut made)?.0, endpoint.id));
         }
+        let (tenant, traceparent) = (event.tenant, event.traceparent);
+        self.tell_later(&Later { event_id, tenant, job_id: None, traceparent }, to);
         Ok(())
     }
 }
