@@ -96,14 +96,15 @@ impl From<sqlx::Error> for Error {
 
 fn from_postgres(code: &str, text: String) -> Error {
     match code {
-        // lock_not_available; query_canceled, which is the statement's own time-out
-        "55P03" | "57014" => Error::Locked(text),
+        // lock_not_available; the time-outs of a statement (query_canceled) and of a transaction
+        "55P03" | "57014" | "25P04" => Error::Locked(text),
         "40001" | "40P01" => Error::Again,
+        // read-only; a node that stood still for so long that its transaction was ended
+        "25006" | "25P03" => Error::Down(text),
         _ => match code.get(..2) {
             Some("22" | "23") => Error::Data(text),
-            // connection, resources, operator intervention, system error, read-only
-            Some("08" | "53" | "57" | "58") => Error::Down(text),
-            Some("25") if code == "25006" => Error::Down(text),
+            // connection, who may come in, no such database, resources, operator intervention, system error
+            Some("08" | "28" | "3D" | "53" | "57" | "58") => Error::Down(text),
             _ => Error::Bug(format!("{code} {text}")),
         },
     }
@@ -118,5 +119,36 @@ fn from_driver(e: &sqlx::Error) -> Error {
         | sqlx::Error::WorkerCrashed
         | sqlx::Error::Protocol(_) => Error::Down(e.to_string()),
         other => Error::Bug(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_postgres_says_is_read_by_what_may_be_done_about_it() {
+        let read = |code: &str| match from_postgres(code, String::new()) {
+            Error::Down(_) => "away",
+            Error::Locked(_) => "held",
+            Error::Again => "again",
+            Error::Data(_) => "refused",
+            other => panic!("{code}: {other}"),
+        };
+        for (codes, wanted) in [
+            // A broken connection, a password that was changed, a database that is put back, no room, a stop, a full disk.
+            (&["08006", "08P01", "28P01", "3D000", "53100", "53300", "58030"][..], "away"),
+            (&["57P01", "57P02", "57P03", "57P04", "57P05", "25006", "25P03"], "away"),
+            (&["55P03", "57014", "25P04"], "held"),
+            (&["40001", "40P01"], "again"),
+            (&["22021", "23505"], "refused"),
+        ] {
+            for code in codes {
+                assert_eq!(read(code), wanted, "{code}");
+            }
+        }
+        for ours in ["25P02", "42703", "42P01", ""] {
+            assert!(matches!(from_postgres(ours, String::new()), Error::Bug(_)), "{ours}");
+        }
     }
 }
