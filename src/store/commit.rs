@@ -175,7 +175,7 @@ async fn flush(inner: &Inner, pool: &Pool, mut calls: Vec<Call>) {
                     }
                 }
             }
-            Err(e) if calls.len() > 1 && e.may_be_one_calls() => {
+            Err(e) if calls.len() > 1 && e.may_be_one_of_them() => {
                 let (waiting, mut calls): (Vec<_>, Vec<_>) = calls.into_iter().partition(|c| c.op.waits());
                 // They would stand in one half and what they wait for in the other; they look for it.
                 for call in waiting {

@@ -56,15 +56,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether it may be one call's fault, so that the others of its batch may do without that call.
-    pub(super) fn may_be_one_calls(&self) -> bool {
+    /// Whether it may be the fault of one of those that were to be done together, so that the others may do without it.
+    pub(super) fn may_be_one_of_them(&self) -> bool {
         use Error::{Bug, Data, Invalid, KeyInFlight, KeyReused, Locked};
         matches!(self, Data(_) | KeyInFlight | KeyReused | Invalid(_) | Locked(_) | Bug(_))
     }
 
     /// Whether it is what was asked that fails by it, and would again. What someone holds is had another time.
     pub(super) fn is_its_own(&self) -> bool {
-        self.may_be_one_calls() && !matches!(self, Error::Locked(_))
+        self.may_be_one_of_them() && !matches!(self, Error::Locked(_))
     }
 
     /// The same for another one who waited for the same call.

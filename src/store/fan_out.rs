@@ -72,7 +72,7 @@ impl Store {
     pub async fn step_fan_outs(&self, now: Millis) -> Result<usize> {
         match self.tell_some(SOME, now).await {
             // It is one of them: alone each is told, or known as the one.
-            Err(e) if e.may_be_one_calls() => self.tell_some(1, now).await,
+            Err(e) if e.may_be_one_of_them() => self.tell_some(1, now).await,
             told => told,
         }
     }
