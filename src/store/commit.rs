@@ -202,8 +202,15 @@ async fn give_back(inner: &Inner, pool: &Pool, jobs: Vec<lease::LeasedRow>, now:
     let op = Op::Change(jobs.iter().map(lease::LeasedRow::release).collect());
     let (reply, _nobody) = oneshot::channel();
     let weight = op.weight();
-    if let Err(e) = persist(inner, pool, &mut vec![Call { op, now, weight, reply }], &mut false).await {
-        tracing::warn!(error = %e, "jobs of a claim that nobody waited for come back by their lease");
+    match persist(inner, pool, &mut vec![Call { op, now, weight, reply }], &mut false).await {
+        Ok(mut replies) => {
+            if let Some(Ok(Reply::Change(done))) = replies.pop() {
+                inner.offers.given_back(done);
+            }
+        }
+        Err(e) => {
+            tracing::warn!(error = %e, "jobs of a claim that nobody waited for come back by their lease");
+        }
     }
 }
 

@@ -14,11 +14,10 @@ use super::taker::{LeasedRow, claimable};
 use crate::store::commit::Reply;
 use crate::store::error::{Error, Result};
 use crate::store::limits::Limits;
-use crate::store::model::{LeaseRequest, LeasedJob};
+use crate::store::model::{Changed, LeaseRequest, LeasedJob};
 use crate::store::submit::Many;
 use crate::store::{Store, verbs};
-use crate::types::Millis;
-use crate::types::job::NewJob;
+use crate::types::{Millis, TenantId};
 
 /// The claims of this node that wait.
 #[derive(Default)]
@@ -53,13 +52,13 @@ impl Open {
         Some(waiting)
     }
 
-    /// Who has waited longest for such a job.
-    fn first(&self, job: &NewJob) -> Option<u64> {
+    /// Who has waited longest for a job of that queue and type.
+    fn first(&self, tenant: TenantId, queue: &str, kind: &str) -> Option<u64> {
         let of_kind = |kind| {
-            let key = (job.tenant, job.queue.clone(), kind);
+            let key = (tenant, queue.to_owned(), kind);
             self.wanted.get(&key).and_then(BTreeSet::first).copied()
         };
-        [of_kind(Some(job.kind.clone())), of_kind(None)].into_iter().flatten().min()
+        [of_kind(Some(kind.to_owned())), of_kind(None)].into_iter().flatten().min()
     }
 }
 
@@ -108,13 +107,25 @@ impl Offers {
             if open.waiting.is_empty() {
                 continue;
             }
-            let first = open.first(job).filter(|_| limits.has_none(&(job.tenant, job.queue.clone()), now));
+            let first = open.first(job.tenant, &job.queue, &job.kind);
+            let first = first.filter(|_| limits.has_none(&(job.tenant, job.queue.clone()), now));
             if let Some(waiting) = first.and_then(|ticket| open.remove(ticket)) {
                 let room = waiting.want.max.saturating_sub(1);
                 taken.push((waiting, room));
             }
         }
         taken.into_iter().map(|(waiting, _)| waiting).collect()
+    }
+
+    /// For each of these that was given back, the claim that has waited longest for such a one is told to look for it.
+    pub(in crate::store) fn given_back(&self, jobs: Vec<Result<Changed>>) {
+        let mut open = self.open();
+        for job in jobs.into_iter().flatten().map(|done| done.job) {
+            let first = open.first(job.tenant, &job.queue, &job.kind);
+            if let Some(waiting) = first.and_then(|ticket| open.remove(ticket)) {
+                let _ = waiting.reply.send(Ok(Reply::Lease(Vec::new())));
+            }
+        }
     }
 }
 
@@ -152,7 +163,9 @@ impl Drop for Offer {
         let (store, now) = (self.store.clone(), first.since());
         handle.spawn(async move {
             // Where the store is away they come back by their lease.
-            let _ = store.change(jobs.iter().map(LeasedRow::release).collect(), now).await;
+            if let Ok(done) = store.change(jobs.iter().map(LeasedRow::release).collect(), now).await {
+                store.0.offers.given_back(done);
+            }
         });
     }
 }

@@ -26,6 +26,7 @@ both_stores! {
     claims_beside_each_other_pass_no_limit,
     a_withdrawn_claim_takes_nothing,
     a_claim_that_is_gone_meanwhile_costs_no_attempt,
+    who_waits_beside_one_that_is_gone_is_told_of_what_it_had,
     what_is_submitted_again_is_nobodys,
     anothers_fault_is_not_theirs,
     who_asked_for_beginnings_is_told_of_them,
@@ -238,10 +239,10 @@ async fn a_claim_that_is_gone_meanwhile_costs_no_attempt(bed: &Bed) {
         got.extend(next().await);
         let offer = bed.store.offer(&bed.wish(1));
         let mut submitting = Box::pin(bed.submit(bed.job()));
-        // It goes while its job waits to be written, while it is, or, every fifth time, with its answer unread.
+        // It goes while its job waits to be written, while it is, or, every fifth time, with its answer unread, unless it was
+        // told of a job that one before it had.
         let submitted = if n % 5 == 0 {
             let submitted = submitting.await;
-            assert!(submitted.taken);
             drop(offer);
             submitted
         } else {
@@ -261,6 +262,35 @@ async fn a_claim_that_is_gone_meanwhile_costs_no_attempt(bed: &Bed) {
         got.extend(next().await);
         assert!(tokio::time::Instant::now() < until, "{} of 50 came back", got.len());
     }
+    bed.sound().await;
+}
+
+async fn who_waits_beside_one_that_is_gone_is_told_of_what_it_had(bed: &Bed) {
+    let mut told = 0;
+    for n in 0..50 {
+        let (gone, mut stays) = (waiting(bed, &bed.wish(1)).await, waiting(bed, &bed.wish(1)).await);
+        let mut submitting = Box::pin(bed.submit(bed.job()));
+        // It goes before it has the job, while that is written, or, every fifth time, with its answer unread.
+        if n % 5 == 0 {
+            submitting.await;
+            drop(gone);
+        } else {
+            assert!(submitting.as_mut().now_or_never().is_none());
+            for _ in 0..n * 20 {
+                tokio::task::yield_now().await;
+            }
+            drop(gone);
+            submitting.await;
+        }
+        let mut got = answer(&mut stays).await;
+        if got.is_empty() {
+            told += 1;
+            got = bed.lease(1).await;
+        }
+        assert_eq!(got.len(), 1, "it is there when that is told");
+        bed.held(&got[0], complete()).await.unwrap();
+    }
+    assert!(told >= 10, "{told} of 50");
     bed.sound().await;
 }
 
