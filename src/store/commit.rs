@@ -7,7 +7,6 @@ mod op;
 mod take;
 mod width;
 
-use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -110,14 +109,13 @@ pub fn committers(engine: Engine) -> usize {
     }
 }
 
-/// Starts the committers over `pool`. They hold the lock file as long as they live.
-pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, lock: Option<File>) {
+/// Starts the committers over `pool`.
+pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>) {
     let receiver = Arc::new(Mutex::new(receiver));
-    let lock = Arc::new(lock);
     let mut tasks = store.0.committer.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for _ in 0..committers(pool.engine()) {
         // Weak: the committers must not keep the store alive that ends them.
-        let (inner, receiver, lock) = (Arc::downgrade(&store.0), receiver.clone(), lock.clone());
+        let (inner, receiver) = (Arc::downgrade(&store.0), receiver.clone());
         let width = store.0.committer.width.clone();
         pool.spawn(&mut tasks, |pool| async move {
             let mut calls = Vec::with_capacity(FLUSH);
@@ -134,7 +132,6 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>, 
                     }
                 }
             }
-            drop(lock);
         });
     }
 }

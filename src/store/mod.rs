@@ -203,7 +203,7 @@ impl Store {
         let committers = commit::committers(target.engine());
         let (writers, hot) = match target.engine() {
             db::Engine::Sqlite => {
-                let one = pool::Pool::new(target, committers, false, Duration::from_secs(5));
+                let one = pool::Pool::new(target, committers, false, Duration::from_secs(5)).holding(lock);
                 (one.clone(), one)
             }
             db::Engine::Postgres => (
@@ -232,7 +232,7 @@ impl Store {
             observer: OnceLock::new(),
             metrics: options.metrics,
         }));
-        commit::start(&store, &hot, receiver, lock);
+        commit::start(&store, &hot, receiver);
         Ok(store)
     }
 

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,6 +38,8 @@ struct Inner {
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Conn>>,
     wait: Duration,
+    /// Held until it is closed, and by each of its SQLite connections for as long as that is there.
+    lock: Mutex<Option<Arc<File>>>,
 }
 
 impl Inner {
@@ -44,7 +47,14 @@ impl Inner {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         match idle {
             Some(conn) => Ok(conn),
-            None => in_time(Box::pin(self.target.connect(self.read_only))).await,
+            None => {
+                let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let mut conn = in_time(Box::pin(self.target.connect(self.read_only))).await?;
+                if let Conn::Sqlite(session) = &mut conn {
+                    session.lock = lock;
+                }
+                Ok(conn)
+            }
         }
     }
 }
@@ -53,8 +63,15 @@ impl Pool {
     /// Up to `size` connections; a caller waits at most `wait` for a free one.
     pub fn new(target: Target, size: usize, read_only: bool, wait: Duration) -> Pool {
         let places = Arc::new(Semaphore::new(size));
-        let inner = Inner { target, read_only, places, idle: Mutex::default(), wait };
+        let inner = Inner { target, read_only, places, idle: Mutex::default(), wait, lock: Mutex::default() };
         Pool { inner: Arc::new(inner), here: false }
+    }
+
+    /// Keeps other processes off the file by that lock: until it is closed and nothing writes any more.
+    #[must_use]
+    pub fn holding(self, lock: Option<File>) -> Pool {
+        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock.map(Arc::new);
+        self
     }
 
     /// Spawns a long run of calls over the same connections. On SQLite it gets a thread of its own, which its calls
@@ -117,6 +134,7 @@ impl Pool {
     pub fn close(&self) {
         self.inner.places.close();
         self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

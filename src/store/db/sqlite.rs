@@ -1,6 +1,8 @@
 //! The driver for SQLite: statements run on the thread that asks for them.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -46,6 +48,8 @@ pub struct Session {
     /// Of one that writes. They end before it is closed.
     pub(super) checkpoints: Option<Checkpoints>,
     pub(in crate::store) conn: Connection,
+    /// Keeps other processes off the file. The last to go: closing the connection may still write.
+    pub(in crate::store) lock: Option<Arc<File>>,
 }
 
 impl Session {
@@ -76,7 +80,7 @@ pub(super) fn open(path: &Path, read_only: bool) -> Result<Session> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.execute_batch(if read_only { READING } else { SETTINGS })?;
     let checkpoints = (!read_only).then(|| Checkpoints::of(&conn, path.to_owned())).transpose()?;
-    Ok(Session { checkpoints, conn })
+    Ok(Session { checkpoints, conn, lock: None })
 }
 
 /// Runs a statement and gives its rows.

@@ -2,6 +2,7 @@ use super::*;
 use crate::args;
 use crate::store::batch::Col;
 use crate::store::bench::Scratch;
+use crate::store::migrate::lock_file;
 use uuid::Uuid;
 
 static INSERT: Sql =
@@ -136,4 +137,18 @@ async fn a_transaction_that_rested_too_long_was_ended_by_a_database_that_is_away
     pool.close();
     other.close();
     scratch.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn another_process_is_kept_off_a_file_until_its_last_writer_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = Target::parse(&format!("sqlite://{}/ringback.db", dir.path().display())).unwrap();
+    let lock = || lock_file(&target);
+    let pool = Pool::new(target.clone(), 1, false, Duration::from_secs(5)).holding(lock().unwrap());
+    assert!(lock().is_err(), "before it is written");
+    let tx = pool.begin().await.unwrap();
+    pool.close();
+    assert!(lock().is_err(), "while it is written");
+    tx.commit().await.unwrap();
+    assert!(lock().is_ok());
 }
