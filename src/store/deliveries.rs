@@ -104,7 +104,8 @@ pub(super) async fn claim(
     seen.sort_unstable_by_key(|d| d.id);
     let rows = seen.iter().map(|d| args![d.id, d.fence, d.unknowns]).collect();
     let got = tx.batch(&CLAIM, args![until, now, node], rows).await?;
-    let got: HashMap<DeliveryId, Row> = got.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
+    let mut got: HashMap<DeliveryId, Row> =
+        got.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
     let lost = seen.iter().filter(|d| got.contains_key(&d.id));
     let lost = lost.filter_map(|d| Some(args![d.id, d.attempt, d.lost_at?])).collect();
     tx.batch(&LOST_ATTEMPTS, vec![], lost).await?;
@@ -112,8 +113,8 @@ pub(super) async fn claim(
     let (mut send, mut park, mut cancel, mut broken) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for payload in tx.batch(&PAYLOADS, vec![], ids).await? {
         let id: DeliveryId = payload.id(0)?;
-        let q = got.get(&id).ok_or_else(|| Error::Bug("a payload nobody asked for".to_owned()))?;
-        match taken(&payload, q, until, now) {
+        let q = got.remove(&id).ok_or_else(|| Error::Bug("a payload nobody asked for".to_owned()))?;
+        match taken(&payload, &q, until, now) {
             Ok(Taken::Send(claimed)) => send.push(*claimed),
             Ok(Taken::Park) => park.push(id),
             Ok(Taken::Cancel) => cancel.push(args![id, q.int(1)?, q.int(2)? - 1]),
@@ -123,6 +124,10 @@ pub(super) async fn claim(
                 broken.push(id);
             }
         }
+    }
+    for id in got.into_keys() {
+        tracing::error!(delivery.id = %id, "a delivery's document or body is gone; it is put off");
+        broken.push(id);
     }
     let parked = seen.iter().filter(|d| park.contains(&d.id));
     let parked = parked.map(|d| args![d.id, d.fence + 1, d.due_at.0 + PARKED]);

@@ -29,25 +29,40 @@ fn in_five(bed: &Bed) -> Verdict {
 }
 
 async fn a_row_that_cannot_be_read_keeps_no_other_from_being_sent(bed: &Bed) {
-    let broken = bed.completed().await.id;
-    let well = bed.completed().await.id;
-    assert_eq!(bed.count("deliveries WHERE policy IS NULL").await, 2, "the contract's own is not stored");
-    let literal = bed.literal(broken.uuid());
-    bed.rows(&format!("UPDATE deliveries SET policy = 'no JSON' WHERE job_id = {literal}")).await;
+    let policy =
+        |job: &str, text: &str| format!("UPDATE deliveries SET policy = '{text}' WHERE job_id = {job}");
+    let body = |job: &str, variant: &str| {
+        let event = format!("SELECT d.event_id FROM deliveries d WHERE d.job_id = {job}");
+        format!("UPDATE bodies SET variant = '{variant}' WHERE event_id IN ({event})")
+    };
+    type Damage<'d> = &'d dyn Fn(&str, &str) -> String;
+    for (damage, odd, right) in [(&policy as Damage, "no JSON", "{}"), (&body, "lost", "standard")] {
+        let broken = bed.completed().await.id;
+        let well = bed.completed().await.id;
+        assert_eq!(
+            bed.count("deliveries WHERE policy IS NULL AND state = 'owed'").await,
+            2,
+            "the usual is not stored"
+        );
+        let literal = bed.literal(broken.uuid());
+        bed.rows(&damage(&literal, odd)).await;
 
-    let claimed = bed.claim_one().await;
+        let claimed = bed.claim_one().await;
 
-    assert_eq!(claimed.job_id, Some(well));
-    assert!(bed.record(attempted(&claimed, 200, Verdict::Delivered)).await);
-    assert!(bed.claim().await.is_empty(), "it is put off");
-    bed.rows(&format!("UPDATE deliveries SET policy = '{{}}' WHERE job_id = {literal}")).await;
-    bed.pass_seconds(300);
-    let claimed = bed.claim_one().await;
-    assert_eq!(
-        (claimed.job_id, claimed.number, claimed.used),
-        (Some(broken), 1, 0),
-        "it has cost no attempt"
-    );
+        assert_eq!(claimed.job_id, Some(well));
+        assert!(bed.record(attempted(&claimed, 200, Verdict::Delivered)).await);
+        bed.pass_seconds(31);
+        assert!(bed.claim().await.is_empty(), "it is put off for longer than a lease");
+        bed.rows(&damage(&literal, right)).await;
+        bed.pass_seconds(300 - 31);
+        let claimed = bed.claim_one().await;
+        assert_eq!(
+            (claimed.job_id, claimed.number, claimed.used, claimed.unknowns),
+            (Some(broken), 1, 0, 0),
+            "it has cost no attempt"
+        );
+        assert!(bed.record(attempted(&claimed, 200, Verdict::Delivered)).await);
+    }
 }
 
 async fn an_ended_job_makes_one_frozen_delivery(bed: &Bed) {
