@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringback::client::{Client, SubmitOptions};
+use ringback::client::{self, Client, SubmitOptions};
 use ringback::types::api::{self, Ack, AckOp, Acks, Claim, SubmitJob};
 use ringback::types::delivery::DeliveryState;
 use ringback::types::job::{JobState, Status};
@@ -19,6 +19,7 @@ use ringback::types::{DeliveryId, JobId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::support::app::until_in;
 use crate::support::process::{KEY, Node, free_port, ringback};
 use crate::support::receiver::{Received, Receiver};
 
@@ -26,6 +27,10 @@ const JOBS: usize = 1_000;
 const KILLS: usize = 8;
 /// The longest until a part of the jobs is acknowledged.
 const GOES_ON: Duration = Duration::from_secs(60);
+/// The longest until a request is answered that is repeated.
+const ANSWERED: Duration = Duration::from_secs(120);
+/// The longest that one of them waits.
+const SILENCE: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_acknowledged_job_is_lost_on_sqlite() {
@@ -114,19 +119,23 @@ async fn submit(client: Client, oracle: Arc<Oracle>, url: String, n: usize) {
             max_attempts: Some(50),
             ..SubmitJob::default()
         };
-        let until = Instant::now() + Duration::from_secs(120);
-        loop {
-            let options = SubmitOptions { idempotency_key: Some(&key) };
-            match timeout(Duration::from_secs(5), client.submit(&job, options)).await {
-                Ok(Ok(accepted)) => {
-                    oracle.acknowledged.send_modify(|ids| ids.push(accepted.job.job_id));
-                    break;
-                }
-                Ok(Err(e)) => assert!(Instant::now() < until, "not acknowledged for 2 min: {e}"),
-                Err(_) => assert!(Instant::now() < until, "not acknowledged for 2 min"),
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
+        let options = || SubmitOptions { idempotency_key: Some(&key) };
+        let accepted = answered("a submission", || client.submit(&job, options())).await;
+        oracle.acknowledged.send_modify(|ids| ids.push(accepted.job.job_id));
+    }
+}
+
+/// Asks until it is answered: the node may just be dead.
+async fn answered<T, F: Future<Output = client::Result<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+    let until = Instant::now() + ANSWERED;
+    loop {
+        let refused = match timeout(SILENCE, ask()).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "nothing is heard".to_owned(),
+        };
+        assert!(Instant::now() < until, "{what}: no answer in {ANSWERED:?}: {refused}");
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -140,10 +149,7 @@ async fn work(client: Client, oracle: Arc<Oracle>, n: usize) {
             wait_seconds: Some(1),
             ..Claim::default()
         };
-        let Ok(Ok(jobs)) = timeout(Duration::from_secs(5), client.claim("default", &claim)).await else {
-            sleep(Duration::from_millis(50)).await;
-            continue;
-        };
+        let jobs = answered("a claim", || client.claim("default", &claim)).await;
         let items = jobs.iter().map(|job| {
             let ack = Ack {
                 op: AckOp::Complete,
@@ -160,7 +166,7 @@ async fn work(client: Client, oracle: Arc<Oracle>, n: usize) {
         });
         let items: Vec<_> = items.collect();
         if !items.is_empty() {
-            let done = timeout(Duration::from_secs(5), client.ack(&Acks { items })).await;
+            let done = timeout(SILENCE, client.ack(&Acks { items })).await;
             if let Ok(Ok(answers)) = done {
                 oracle.completed.fetch_add(answers.len(), Ordering::SeqCst);
             }
@@ -170,21 +176,16 @@ async fn work(client: Client, oracle: Arc<Oracle>, n: usize) {
 
 /// Waits until every acknowledged job has ended and every callback is answered.
 async fn quiet(client: &Client, oracle: &Oracle) -> Vec<JobId> {
-    let until = Instant::now() + Duration::from_secs(150);
-    loop {
+    oracle.acknowledged(JOBS).await;
+    until_in(Duration::from_secs(150), "all is acknowledged and nothing owed", async || {
         let acknowledged: Vec<JobId> = oracle.acknowledged.borrow().clone();
         let published = oracle.published.lock().unwrap().len();
-        if acknowledged.len() == JOBS && published == events::EVENTS && owed(client).await == Some(0) {
-            return acknowledged;
+        match (acknowledged.len(), published, owed(client).await) {
+            (JOBS, events::EVENTS, Some(0)) => Ok(acknowledged),
+            seen => Err(seen),
         }
-        assert!(
-            Instant::now() < until,
-            "not quiet: {} acknowledged, {published} published, {:?} owed",
-            acknowledged.len(),
-            owed(client).await
-        );
-        sleep(Duration::from_millis(250)).await;
-    }
+    })
+    .await
 }
 
 /// Jobs and deliveries that are not terminal, as the API tells.

@@ -1,6 +1,7 @@
 //! Two `serve` processes on one PostgreSQL share the work; a killed one's work is taken over.
 
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use ringback::client::{Client, SubmitOptions};
@@ -8,51 +9,21 @@ use ringback::types::api::{self, Claim, Complete, SubmitJob};
 use ringback::types::delivery::DeliveryState;
 use tokio::time::Instant;
 
-use crate::support::process::{free_port, ringback};
+use crate::support::app::until;
+use crate::support::process::{Node, ringback};
 use crate::support::receiver::{Answer, Receiver};
 
-/// A production node. Killed when dropped.
-struct Serve {
-    child: Child,
-    url: String,
+fn serve(store: &str, dir: &Path, name: &str) -> Node {
+    let mut command = ringback();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--store", store])
+        .args(["--key-ring", "ring", "--allow-http", "--allow-cidr", "127.0.0.0/8"])
+        .current_dir(dir);
+    Node::start(command, &log(dir, name))
 }
 
-impl Serve {
-    fn start(store: &str, dir: &std::path::Path, name: &str) -> Serve {
-        let url = format!("http://127.0.0.1:{}", free_port());
-        let log = std::fs::File::create(dir.join(format!("{name}.log"))).unwrap();
-        let child = ringback()
-            .args(["serve", "--listen", url.strip_prefix("http://").unwrap(), "--store", store])
-            .args(["--key-ring", "ring", "--allow-http", "--allow-cidr", "127.0.0.0/8"])
-            .current_dir(dir)
-            .env("RUST_LOG", "ringback=info")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Serve { child, url }
-    }
-
-    fn log(dir: &std::path::Path, name: &str) -> String {
-        std::fs::read_to_string(dir.join(format!("{name}.log"))).unwrap()
-    }
-
-    async fn ready(&self) {
-        let client = Client::new(&self.url, None).unwrap();
-        let until = Instant::now() + Duration::from_secs(30);
-        while client.health().await.is_err() {
-            assert!(Instant::now() < until, "{} is not ready", self.url);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn log(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.log"))
 }
 
 fn run(command: &mut Command) -> String {
@@ -61,7 +32,7 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-async fn two_nodes(dir: &std::path::Path) -> (Serve, Serve, String) {
+async fn two_nodes(dir: &Path) -> (Node, Node, String) {
     let store = crate::support::postgres::database().await;
     run(ringback().args(["keyring", "create", "ring"]).current_dir(dir));
     run(ringback().args(["migrate", "--store", &store]).current_dir(dir));
@@ -71,10 +42,7 @@ async fn two_nodes(dir: &std::path::Path) -> (Serve, Serve, String) {
         .current_dir(dir));
     let key =
         key.lines().find_map(|l| l.split_whitespace().find(|w| w.starts_with("rbk_"))).unwrap().to_owned();
-    let (a, b) = (Serve::start(&store, dir, "a"), Serve::start(&store, dir, "b"));
-    a.ready().await;
-    b.ready().await;
-    (a, b, key)
+    (serve(&store, dir, "a"), serve(&store, dir, "b"), key)
 }
 
 const RECEIVERS: usize = 12;
@@ -140,7 +108,7 @@ async fn two_nodes_share_the_work() {
     let seen: Vec<usize> = receivers.iter().map(|r| r.log().len()).collect();
     assert_eq!(seen, [17; RECEIVERS], "nothing is delivered twice");
     for name in ["a", "b"] {
-        let log = Serve::log(dir.path(), name);
+        let log = std::fs::read_to_string(log(dir.path(), name)).unwrap();
         assert!(log.contains("delivery.attempted"), "node {name} delivered nothing:\n{log}");
     }
 }
@@ -156,8 +124,7 @@ async fn a_killed_nodes_work_is_taken_over_within_35_seconds() {
 
     let ids = finish(&at_a, "q", &[receiver.url("/x")], 3).await;
     receiver.wait("/x", 3, Duration::from_secs(10)).await;
-    a.child.kill().unwrap();
-    a.child.wait().unwrap();
+    a.kill();
     let died = Instant::now();
 
     receiver.wait("/x", 6, Duration::from_secs(35)).await;
@@ -171,17 +138,12 @@ async fn a_killed_nodes_work_is_taken_over_within_35_seconds() {
     }
     for id in ids {
         let query = ringback::client::DeliveryQuery { job_id: Some(id.to_string()), ..Default::default() };
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
+        let of_job = until("its callback is delivered", async || {
             let of_job = at_b.deliveries(&query).await.unwrap().items;
-            if of_job.iter().all(|d| d.state == DeliveryState::Delivered) {
-                let attempts = at_b.delivery(of_job[0].delivery_id).await.unwrap().attempts.unwrap();
-                assert_eq!(attempts[0].error.as_deref(), Some("unknown"), "the lost attempt is on record");
-                break;
-            }
-            assert!(Instant::now() < until, "{of_job:?}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            if of_job.iter().all(|d| d.state == DeliveryState::Delivered) { Ok(of_job) } else { Err(of_job) }
+        });
+        let attempts = at_b.delivery(of_job.await[0].delivery_id).await.unwrap().attempts.unwrap();
+        assert_eq!(attempts[0].error.as_deref(), Some("unknown"), "the lost attempt is on record");
     }
     drop(b);
 }

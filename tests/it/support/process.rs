@@ -9,11 +9,11 @@ use std::time::Duration;
 
 pub const KEY: &str = "rbk_0123456789abcdefghijABCDEFGHIJ0123456789abc";
 
-/// A running `ringback dev`. Killed when dropped.
+/// A running node. Killed when dropped.
 pub struct Node {
     child: Child,
     pub url: String,
-    /// The default tenant's webhook secret.
+    /// The default tenant's webhook secret, which `dev` says.
     pub secret: String,
 }
 
@@ -31,22 +31,29 @@ pub fn ringback() -> Command {
 }
 
 impl Node {
-    /// Starts a node and waits for its ready line.
+    /// Starts a node for development and waits for its ready line.
     pub fn dev(store: &str, port: u16, dir: &Path) -> Node {
         Node::dev_with(store, port, dir, &[])
     }
 
     /// The same with further arguments.
     pub fn dev_with(store: &str, port: u16, dir: &Path, more: &[&str]) -> Node {
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("node.log")).unwrap();
-        let child = ringback()
+        let mut command = ringback();
+        command
             .args(["dev", "--listen", &format!("127.0.0.1:{port}"), "--store", store, "--api-key", KEY])
             .args(more)
-            .current_dir(dir)
+            .current_dir(dir);
+        Node::start(command, &dir.join("node.log"))
+    }
+
+    /// Starts a node that writes this log, and waits for its ready line.
+    pub fn start(mut command: Command, log: &Path) -> Node {
+        let to = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let child = command
             .env("RUST_LOG", "ringback=info")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(to)
             .spawn()
             .unwrap();
         // Held from here on, so that a node that does not get ready is killed too.
@@ -56,7 +63,7 @@ impl Node {
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|l| send.send(l)));
         while node.url.is_empty() {
             let line = receive.recv_timeout(Duration::from_secs(30)).unwrap_or_else(|e| {
-                let log = std::fs::read_to_string(dir.join("node.log")).unwrap();
+                let log = std::fs::read_to_string(log).unwrap();
                 panic!("the node is not ready: {e}; {log}")
             });
             if let Some(text) = line.strip_prefix("webhook secret: ") {
