@@ -44,13 +44,14 @@ pub async fn readyz(State(app): State<App>) -> Result<Json<Health>, Problem> {
     Ok(Json(health("ok", &[("store", "ok"), ("shutdown", "no")])))
 }
 
-/// A due delivery that waits longer is a stall, seconds.
+/// A due delivery that waits longer is a stall, and so is one that is still to be made, seconds.
 const STALL: i64 = 60;
 
 /// `degraded` when deliveries stall, or when nobody is there to send the next one.
 fn fleet(figures: &[(&'static str, i64)]) -> &'static str {
     let figure = |name| figures.iter().find(|(known, _)| *known == name).map(|(_, n)| *n);
-    let stalled = figure("deliveries_oldest_due_seconds").is_some_and(|seconds| seconds > STALL);
+    let late = |name| figure(name).is_some_and(|seconds| seconds > STALL);
+    let stalled = late("deliveries_oldest_due_seconds") || late("fan_outs_oldest_seconds");
     let deserted = figure("nodes_alive") == Some(0);
     if stalled || deserted { "degraded" } else { "ok" }
 }
@@ -152,8 +153,11 @@ mod tests {
 
     #[test]
     fn a_fleet_that_stalls_or_sleeps_is_degraded() {
-        let with = |late, nodes| fleet(&[("deliveries_oldest_due_seconds", late), ("nodes_alive", nodes)]);
-        assert_eq!([with(0, 1), with(60, 3)], ["ok", "ok"]);
-        assert_eq!([with(61, 3), with(0, 0)], ["degraded", "degraded"]);
+        let with = |late, untold, nodes| {
+            let waits = [("deliveries_oldest_due_seconds", late), ("fan_outs_oldest_seconds", untold)];
+            fleet(&[waits[0], waits[1], ("nodes_alive", nodes)])
+        };
+        assert_eq!([with(0, 0, 1), with(60, 60, 3)], ["ok", "ok"]);
+        assert_eq!([with(61, 0, 3), with(0, 61, 3), with(0, 0, 0)], ["degraded"; 3]);
     }
 }
