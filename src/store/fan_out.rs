@@ -48,6 +48,8 @@ const WIDTH: usize = 16;
 const SOME: u32 = 50;
 /// When one that cannot be told is looked at again.
 const UNTELLABLE: Duration = Duration::from_secs(300);
+/// ... and one that needs what another transaction holds.
+const HELD: Duration = Duration::from_secs(5);
 
 /// The tenant that this node was last at. The next one has its turn then, however much is left of it.
 #[derive(Default)]
@@ -67,8 +69,8 @@ impl Store {
     /// One chunk of the oldest fan-outs of the tenants whose turn it is; gives how many deliveries that were. Zero: none is
     /// left, or another node has them in hand.
     ///
-    /// One that cannot be told is put off, so that it keeps back no other; a tenant one of whose lanes another transaction
-    /// holds has its next turn after all others.
+    /// One that cannot be told is put off, so that it keeps back no other; so is one that needs a lane which another
+    /// transaction holds, but not for long.
     pub async fn step_fan_outs(&self, now: Millis) -> Result<usize> {
         match self.tell_some(SOME, now).await {
             // It is one of them: alone each is told, or known as the one.
@@ -106,13 +108,17 @@ impl Store {
             Err(e) => {
                 let (id, variant, tenant): (EventId, _, _) = (first.id(0)?, first.text(1)?, first.uuid(2)?);
                 self.0.told_last.set(tenant);
-                if !e.is_its_own() {
+                let held = matches!(e, Error::Locked(_));
+                if !held && !e.is_its_own() {
+                    return Err(e);
+                }
+                let mut tx = self.0.writers.begin().await?;
+                tx.run(&POSTPONE, args![id, variant, now.plus(if held { HELD } else { UNTELLABLE })]).await?;
+                tx.commit().await?;
+                if held {
                     return Err(e);
                 }
                 tracing::error!(event.id = %id, error = %e, "an event cannot be told to all who are to hear of it and is put off");
-                let mut tx = self.0.writers.begin().await?;
-                tx.run(&POSTPONE, args![id, variant, now.plus(UNTELLABLE)]).await?;
-                tx.commit().await?;
                 Ok(1)
             }
         }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use ringback::store::db::Engine;
-use ringback::store::{Error, NewEvent};
+use ringback::store::{Error, NewEvent, check};
 use ringback::types::job::{Callback, JobEvent};
 use ringback::types::{EndpointId, TenantId};
 use serde_json::json;
 
 use super::fan_out::endpoints_of;
-use super::{paid, publish};
+use super::{event, paid, publish};
 use crate::conformance::endpoints::endpoint_of;
 use crate::support::store::{Bed, beside, both_stores, callback, complete};
 
@@ -18,8 +18,9 @@ both_stores! {
     a_submission_that_names_an_endpoint_that_cannot_be_read_fails_whatever_was_read_before,
     a_fan_out_that_cannot_be_told_is_put_off_and_keeps_no_other,
     a_tenant_that_cannot_be_told_takes_no_turn_of_the_others,
+    an_event_whose_body_is_lost_goes_once_it_is_given_up,
     a_delivery_that_the_database_refuses_keeps_no_other,
-    an_ordered_lane_that_is_held_keeps_no_other_tenant,
+    an_ordered_lane_that_is_held_keeps_no_other_fan_out,
     what_expires_ends_whatever_is_damaged_of_those_who_are_told,
 }
 
@@ -100,6 +101,33 @@ async fn a_tenant_that_cannot_be_told_takes_no_turn_of_the_others(bed: &Bed) {
     bed.rows("UPDATE bodies SET variant = 'standard'").await;
 }
 
+async fn an_event_whose_body_is_lost_goes_once_it_is_given_up(bed: &Bed) {
+    endpoints_of(bed, bed.tenant, json!({"events": ["*"]}), 1_010).await;
+    let lost = publish(bed, paid(bed)).await.event_id;
+    bed.rows("DELETE FROM bodies").await;
+    bed.rows("DELETE FROM delivery_queue").await;
+    let gone = bed.now().0;
+    bed.rows(&format!("UPDATE deliveries SET state = 'delivered', ended_at = {gone}, remove_at = {gone}"))
+        .await;
+    bed.pass_seconds(8 * 86_400);
+    assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 1);
+    retained(bed).await;
+    assert_eq!((bed.count("deliveries").await, bed.count("events").await), (0, 1));
+    let found = check(&bed.url).await.unwrap();
+    let named: Vec<_> = found.into_iter().flat_map(|f| f.broken).collect();
+    assert_eq!(named, [lost.uuid().to_string()]);
+    // As the guarantees tell an operator.
+    bed.rows(&format!("DELETE FROM fan_outs WHERE event_id = {}", bed.literal(lost.uuid()))).await;
+    bed.pass_seconds(2 * 86_400);
+    retained(bed).await;
+    assert_eq!(bed.count("events").await, 0);
+}
+
+/// Until nothing is past its time; what breaks an invariant meanwhile is known.
+async fn retained(bed: &Bed) {
+    while bed.store.retain(bed.now()).await.unwrap() > 0 {}
+}
+
 async fn a_delivery_that_the_database_refuses_keeps_no_other(bed: &Bed) {
     let other = beside_another(bed).await;
     let odd = publish(bed, paid(bed)).await.event_id;
@@ -116,13 +144,15 @@ async fn a_delivery_that_the_database_refuses_keeps_no_other(bed: &Bed) {
     assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 10);
 }
 
-async fn an_ordered_lane_that_is_held_keeps_no_other_tenant(bed: &Bed) {
+async fn an_ordered_lane_that_is_held_keeps_no_other_fan_out(bed: &Bed) {
     if bed.engine() == Engine::Sqlite {
         // Who writes there holds everything.
         return;
     }
     let other = beside_another(bed).await;
     publish(bed, paid(bed)).await;
+    endpoints_of(bed, bed.tenant, json!({"events": ["*"], "account": "acme"}), 1_010).await;
+    publish(bed, event(bed, json!({"type": "invoice.paid", "data": 2, "account": "acme"}))).await;
     publish(bed, NewEvent { tenant: other, ..paid(bed) }).await;
     let waits = "SELECT e.id FROM endpoints e WHERE e.tenant_id = $1 AND NOT EXISTS (
                      SELECT 1 FROM deliveries d WHERE d.endpoint_id = e.id) LIMIT 1";
@@ -137,8 +167,11 @@ async fn an_ordered_lane_that_is_held_keeps_no_other_tenant(bed: &Bed) {
     holder.run(hold, ringback::args![ordered, bed.tenant]).await.unwrap();
     let held = bed.store.step_fan_outs(bed.now()).await;
     assert!(matches!(held, Err(Error::Locked(_))), "{held:?}");
-    assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), 10);
+    for step in [10, 10, 0] {
+        assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), step);
+    }
     holder.run("ROLLBACK", vec![]).await.unwrap();
+    bed.pass_seconds(5);
     for step in [10, 0] {
         assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), step);
     }
