@@ -24,6 +24,8 @@ use crate::types::{EventId, Millis, TenantId};
 /// Deliveries to ordered endpoints that the events of one request may make: these cannot follow later, for what is
 /// published meanwhile would go before them.
 const ORDERED_IN_ALL: usize = 10_000;
+/// Deliveries that they may make in all, most of them later: who is to be told is written with the events, 16 bytes each.
+const TOLD_IN_ALL: usize = 4_000_000;
 
 static INSERT: Sql = Sql::batch(
     "INSERT INTO events (id, tenant_id, kind, account, created_at, data, deliveries, remove_at)
@@ -129,8 +131,14 @@ pub(super) async fn publish(
     let fresh: Vec<&NewEvent> =
         events.iter().zip(&owners).filter(|(e, o)| **o == Ok(e.id)).map(|(e, _)| *e).collect();
     let groups: Vec<_> = fresh.iter().map(|e| out.group(&audience(e))).collect();
-    let matching: Vec<Vec<&Endpoint>> =
-        fresh.iter().zip(&groups).map(|(e, group)| matching(group, &e.draft.kind)).collect();
+    let mut room = TOLD_IN_ALL;
+    let mut matching = Vec::with_capacity(fresh.len());
+    for (event, group) in fresh.iter().zip(&groups) {
+        let to = matching_of(group, &event.draft.kind);
+        // What comes together with others is halved until it stands alone.
+        room = room.checked_sub(to.len()).ok_or_else(|| crowd(TOLD_IN_ALL, "endpoints"))?;
+        matching.push(to);
+    }
     refuse_crowds(many, &fresh, &matching)?;
     let rows = fresh.iter().zip(&matching).map(|(e, to)| event_row(e, to.len())).collect::<Result<_>>()?;
     let made = tx.batch(&INSERT, args![now, now.plus(KEEP_EVENTS)], rows).await?;
@@ -227,10 +235,12 @@ fn refuse_crowds(many: &[&Publication], fresh: &[&NewEvent], matching: &[Vec<&En
     {
         return Ok(());
     }
-    let detail = format!(
-        "the events make more than {ORDERED_IN_ALL} deliveries to ordered endpoints; publish fewer at once"
-    );
-    Err(Invalid { code: ProblemCode::PayloadTooLarge, detail, errors: Vec::new() }.into())
+    Err(crowd(ORDERED_IN_ALL, "ordered endpoints"))
+}
+
+fn crowd(most: usize, to: &str) -> Error {
+    let detail = format!("the events make more than {most} deliveries to {to}; publish fewer at once");
+    Invalid { code: ProblemCode::PayloadTooLarge, detail, errors: Vec::new() }.into()
 }
 
 /// Why an event's own id is refused.
@@ -241,7 +251,7 @@ impl Reused {
     pub const WHY: &'static str = REUSED;
 }
 
-fn matching<'g>(group: &'g [std::sync::Arc<Endpoint>], kind: &str) -> Vec<&'g Endpoint> {
+fn matching_of<'g>(group: &'g [std::sync::Arc<Endpoint>], kind: &str) -> Vec<&'g Endpoint> {
     let wanted = |e: &&'g Endpoint| any_matches(&e.settings.patterns, kind);
     group.iter().map(|e| &**e).filter(wanted).collect()
 }

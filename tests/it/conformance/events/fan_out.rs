@@ -16,6 +16,7 @@ both_stores! {
     beyond_a_thousand_the_endpoints_of_that_moment_are_told_in_chunks,
     two_nodes_never_tell_one_endpoint_twice,
     a_batch_with_too_many_deliveries_in_order_is_refused_alone,
+    a_batch_that_too_many_are_to_hear_of_is_refused_alone,
     tenants_take_turns,
     how_long_the_oldest_waits_to_be_told_is_a_figure,
 }
@@ -95,10 +96,7 @@ async fn two_nodes_never_tell_one_endpoint_twice(bed: &Bed) {
     assert_eq!(deliveries(bed, Some(DeliveryState::Cancelled)).await.len(), 0);
 }
 
-async fn a_batch_with_too_many_deliveries_in_order_is_refused_alone(bed: &Bed) {
-    for _ in 0..11 {
-        endpoint_of(bed, bed.tenant, json!({"events": ["*"], "ordered": true})).await;
-    }
+async fn refused_beside_few(bed: &Bed) {
     let batch = |n: usize| {
         let events = (0..n).map(|i| event(bed, json!({"type": "a", "data": i}))).collect();
         bed.store.publish(Publication { events, atomic: false }, bed.now())
@@ -109,6 +107,19 @@ async fn a_batch_with_too_many_deliveries_in_order_is_refused_alone(bed: &Bed) {
         other => panic!("{other:?}"),
     }
     assert_eq!(few.unwrap().len(), 2, "who comes with it does not pay for it");
+}
+
+async fn a_batch_that_too_many_are_to_hear_of_is_refused_alone(bed: &Bed) {
+    endpoints(bed, 4_001).await;
+    refused_beside_few(bed).await;
+    assert_eq!((bed.count("events").await, bed.count("fan_outs").await), (2, 2));
+}
+
+async fn a_batch_with_too_many_deliveries_in_order_is_refused_alone(bed: &Bed) {
+    for _ in 0..11 {
+        endpoint_of(bed, bed.tenant, json!({"events": ["*"], "ordered": true})).await;
+    }
+    refused_beside_few(bed).await;
     assert_eq!((bed.count("events").await, bed.count("deliveries").await), (2, 22));
 }
 
