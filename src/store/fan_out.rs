@@ -28,7 +28,7 @@ macro_rules! told_later_due {
 pub(super) use told_later_due;
 // Of the tenants after the one that was last told, each the oldest first; each row is locked for as long as its step lasts,
 // so two nodes never make one chunk twice.
-static NEXT: Sql = Sql::plain(concat!(
+pub(super) static NEXT: Sql = Sql::plain(concat!(
     "SELECT q.event_id, q.variant, q.tenant_id, q.job_id, q.traceparent, q.endpoints, q.done, e.kind, e.created_at, o.body
      FROM fan_outs q LEFT JOIN events e ON e.id = q.event_id
      LEFT JOIN bodies o ON o.event_id = q.event_id AND o.variant = q.variant
@@ -36,10 +36,12 @@ static NEXT: Sql = Sql::plain(concat!(
     told_later_due!(),
     " AND q.tenant_id > $2 ORDER BY q.tenant_id, q.event_id, q.variant LIMIT $3 {lock}"
 ));
-static ADVANCE: Sql = Sql::plain("UPDATE fan_outs SET done = $3 WHERE event_id = $1 AND variant = $2");
-static FINISH: Sql = Sql::plain("DELETE FROM fan_outs WHERE event_id = $1 AND variant = $2");
-static POSTPONE: Sql = Sql::plain("UPDATE fan_outs SET due_at = $3 WHERE event_id = $1 AND variant = $2");
-static URLS: Sql =
+pub(super) static ADVANCE: Sql =
+    Sql::plain("UPDATE fan_outs SET done = $3 WHERE event_id = $1 AND variant = $2");
+pub(super) static FINISH: Sql = Sql::plain("DELETE FROM fan_outs WHERE event_id = $1 AND variant = $2");
+pub(super) static POSTPONE: Sql =
+    Sql::plain("UPDATE fan_outs SET due_at = $3 WHERE event_id = $1 AND variant = $2");
+pub(super) static URLS: Sql =
     Sql::batch("SELECT e.id, e.url FROM {b} JOIN endpoints e ON e.id = b.id", 0, &[("id", Col::Uuid)]);
 
 /// The bytes of an id.

@@ -66,7 +66,7 @@ static PUT_OFF: Sql = Sql::plain(
 );
 
 // All that a look of the sweep may find, in one question: most looks find nothing, and each verb would ask for itself.
-const ANYTHING: &str = concat!(
+pub(super) const ANYTHING: &str = concat!(
     "SELECT CAST(1 AS BIGINT) WHERE EXISTS (SELECT 1",
     watched!(),
     ") OR EXISTS (SELECT 1",
@@ -92,14 +92,14 @@ macro_rules! needed {
 }
 
 // Each condition is asked of the row itself, not only of the list: a retry may have reopened it since.
-static POSTPONE: Sql = Sql::plain(concat!(
+pub(super) static POSTPONE: Sql = Sql::plain(concat!(
     "UPDATE jobs SET remove_at = $2
      WHERE id IN (SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NULL ORDER BY j.remove_at LIMIT $3)
        AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed' AND ",
     needed!()
 ));
 // Those of the next minutes, of which most may be needed no more.
-const PASSING: &str = concat!(
+pub(super) const PASSING: &str = concat!(
     "SELECT id, remove_at, CASE WHEN state <> 'owed' AND ",
     needed!(),
     " THEN CAST(1 AS BIGINT) ELSE 0 END
@@ -111,7 +111,7 @@ static POSTPONE_THESE: Sql = Sql::batch(
     2,
     &[("id", Col::Uuid)],
 );
-static PURGE: Sql = Sql::plain(concat!(
+pub(super) static PURGE: Sql = Sql::plain(concat!(
     "UPDATE jobs
      SET input = NULL, callback = NULL, sealed = NULL, metadata = '{}', error = NULL, result = NULL, result_type = NULL,
          result_url = NULL, reference = NULL, token = NULL, purged_at = $1, remove_at = $2
@@ -137,7 +137,7 @@ macro_rules! has_receivers {
         )
     };
 }
-static DROP_JOB_EVENTS: Sql = Sql::batch(
+pub(super) static DROP_JOB_EVENTS: Sql = Sql::batch(
     concat!(
         "DELETE FROM events WHERE job_id IN (SELECT b.id FROM {b}) AND created_at <= $1 AND NOT ",
         has_receivers!("events.id"),
@@ -158,9 +158,9 @@ macro_rules! old_events {
            AND remove_at <= $1 AND "
     };
 }
-static POSTPONE_EVENTS: Sql =
+pub(super) static POSTPONE_EVENTS: Sql =
     Sql::plain(concat!("UPDATE events SET remove_at = $3 ", old_events!(), has_receivers!("events.id")));
-static OLD_EVENTS: Sql = Sql::plain(concat!(
+pub(super) static OLD_EVENTS: Sql = Sql::plain(concat!(
     "DELETE FROM events ",
     old_events!(),
     "NOT ",
@@ -199,7 +199,7 @@ static OLD_DELIVERIES: Sql = Sql::plain(concat!(
 ));
 static DROP_ATTEMPTS: Sql =
     Sql::batch("DELETE FROM attempts WHERE delivery_id IN (SELECT b.id FROM {b})", 0, &[("id", Col::Uuid)]);
-static DROP_BODIES: Sql = Sql::batch(
+pub(super) static DROP_BODIES: Sql = Sql::batch(
     concat!(
         "DELETE FROM bodies WHERE event_id IN (SELECT b.id FROM {b}) AND NOT ",
         has_receivers!("bodies.event_id")
@@ -208,7 +208,7 @@ static DROP_BODIES: Sql = Sql::batch(
     &[("id", Col::Uuid)],
 );
 // A job's events have no time of their own before the job has gone.
-static DROP_EVENTS: Sql = Sql::batch(
+pub(super) static DROP_EVENTS: Sql = Sql::batch(
     concat!(
         "DELETE FROM events WHERE id IN (SELECT b.id FROM {b}) AND remove_at + 0 <= $1 AND NOT ",
         has_receivers!("events.id"),

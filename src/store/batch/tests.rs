@@ -4,17 +4,22 @@ use crate::store::change::write;
 use crate::store::db::{Call, Target};
 use crate::store::emit::rows as emit;
 use crate::store::{
-    Store, change, deliveries, expiry, health, idempotency, lanes, lease, record, secrets, submit,
-    subscribers,
+    Store, change, deliveries, expiry, fan_out, health, idempotency, lanes, lease, record, secrets, submit,
+    subscribers, sweep,
 };
+
+/// What SQLite says of a statement, in one column of its answer.
+fn explained(how: &str, sql: &Sql, column: usize) -> Vec<String> {
+    let conn = rusqlite::Connection::open_in_memory().unwrap();
+    conn.execute_batch(include_str!("../../../migrations/sqlite/0001_init.sql")).unwrap();
+    let mut explained = conn.prepare(&format!("{how} {}", sql.text(Engine::Sqlite))).unwrap();
+    let lines = explained.raw_query().mapped(|row| row.get(column));
+    lines.collect::<rusqlite::Result<_>>().unwrap()
+}
 
 /// The operations of the program that SQLite makes of a statement.
 fn program(sql: &Sql) -> Vec<String> {
-    let conn = rusqlite::Connection::open_in_memory().unwrap();
-    conn.execute_batch(include_str!("../../../migrations/sqlite/0001_init.sql")).unwrap();
-    let mut explained = conn.prepare(&format!("EXPLAIN {}", sql.text(Engine::Sqlite))).unwrap();
-    let operations = explained.raw_query().mapped(|row| row.get(1));
-    operations.collect::<rusqlite::Result<_>>().unwrap()
+    explained("EXPLAIN", sql, 1)
 }
 
 #[test]
@@ -103,12 +108,16 @@ fn a_table_is_named_by_its_whole_name() {
 
 /// The plan of a statement for any number of rows, on a connection of the hot verbs.
 async fn plan(url: &str, sql: &Sql) -> String {
+    plan_on(Target::parse(url).unwrap().pinned(), sql).await
+}
+
+async fn plan_on(target: Target, sql: &Sql) -> String {
     let text = sql.text(Engine::Postgres);
     let parameters = (1..).take_while(|n| text.contains(&format!("${n}"))).count();
     let nulls = vec!["NULL"; parameters].join(", ");
     let prepare = format!("SET plan_cache_mode = force_generic_plan; PREPARE p AS {text}");
     let explain: &'static str = Box::leak(format!("EXPLAIN (COSTS OFF) EXECUTE p({nulls})").into_boxed_str());
-    let conn = Target::parse(url).unwrap().pinned().connect(false).await.unwrap();
+    let conn = target.connect(false).await.unwrap();
     let (conn, _) = conn.call(Call::Script(prepare)).await.unwrap();
     let (_, done) = conn.call(Call::All(explain, vec![])).await.unwrap();
     done.rows.iter().map(|row| row.text(0).unwrap()).collect::<Vec<_>>().join("\n")
@@ -171,6 +180,83 @@ async fn a_queue_that_looks_empty_is_not_walked_for_its_keys_on_postgres() {
         let probed = |i: usize| lines.get(i + 1).is_some_and(|next| next.contains("= ANY (ARRAY["));
         let walked = (0..lines.len()).any(|i| lines[i].contains("_queue_pkey") && !probed(i));
         assert!(plan.contains("_queue_pkey") && !walked, "{plan}");
+    }
+    scratch.remove().await.unwrap();
+}
+
+static ANYTHING: Sql = Sql::plain(sweep::ANYTHING);
+static PASSING: Sql = Sql::plain(sweep::PASSING);
+
+/// What makes the deliveries of fan-outs, and what asks whether one still stands.
+fn of_fan_outs() -> [&'static Sql; 14] {
+    [
+        &fan_out::NEXT,
+        &fan_out::ADVANCE,
+        &fan_out::FINISH,
+        &fan_out::POSTPONE,
+        &fan_out::URLS,
+        &sweep::POSTPONE,
+        &sweep::PURGE,
+        &sweep::DROP_JOB_EVENTS,
+        &sweep::POSTPONE_EVENTS,
+        &sweep::OLD_EVENTS,
+        &sweep::DROP_BODIES,
+        &sweep::DROP_EVENTS,
+        &ANYTHING,
+        &PASSING,
+    ]
+}
+
+/// Whether one is due is asked of one after the other, for most are.
+fn looks(sql: &Sql) -> bool {
+    std::ptr::eq(sql, &ANYTHING)
+}
+
+#[test]
+fn fan_outs_read_no_table_whole_on_sqlite() {
+    for sql in of_fan_outs() {
+        let plan = explained("EXPLAIN QUERY PLAN", sql, 3);
+        let mut scans: Vec<_> = plan.iter().filter_map(|line| line.strip_prefix("SCAN ")).collect();
+        scans.retain(|of| !matches!(*of, "CONSTANT ROW" | "b"));
+        assert_eq!(scans, ["q"][..usize::from(looks(sql))], "{}\n{plan:#?}", sql.text(Engine::Sqlite));
+    }
+}
+
+/// A row in each table, and statistics by which there are a million.
+const FULL: &str = "
+    DO $$ DECLARE one record; BEGIN
+        FOR one IN SELECT conrelid::regclass AS of, conname FROM pg_constraint
+                   WHERE contype = 'c' AND connamespace = current_schema()::regnamespace LOOP
+            EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', one.of, one.conname);
+        END LOOP;
+        FOR one IN SELECT format('INSERT INTO %I (%s) VALUES (%s)', table_name, string_agg(column_name, ', '),
+                              string_agg(CASE data_type WHEN 'uuid' THEN 'gen_random_uuid()' WHEN 'bigint' THEN '0'
+                                         ELSE '''x''' END, ', ')) AS line
+                   FROM information_schema.columns
+                   WHERE table_schema = current_schema() AND is_generated = 'NEVER' AND table_name NOT LIKE '\\_%'
+                   GROUP BY table_name LOOP
+            EXECUTE one.line;
+        END LOOP;
+        UPDATE pg_class SET reltuples = 1000000, relpages = CASE relkind WHEN 'r' THEN 1 ELSE 2 END
+        WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'i');
+    END $$";
+
+#[tokio::test]
+async fn fan_outs_read_no_table_whole_on_postgres() {
+    let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
+    let scratch = Scratch::beside(&server, &format!("fan_outs_{}", std::process::id())).await.unwrap();
+    Store::migrate(&scratch.url).await.unwrap();
+    let target = Target::parse(&scratch.url).unwrap();
+    target.connect(false).await.unwrap().call(Call::Script(FULL.to_owned())).await.unwrap();
+    for sql in of_fan_outs() {
+        let scouted = looks(sql) || std::ptr::eq(sql, &PASSING);
+        let plan = plan_on(if scouted { target.clone().pinned() } else { target.clone() }, sql).await;
+        let lines: Vec<_> = plan.lines().collect();
+        for pair in lines.windows(2) {
+            let walked = pair[0].contains(" using ") && !pair[1].contains("Index Cond");
+            let scanned = pair[0].contains("Seq Scan") && !(looks(sql) && pair[0].contains("fan_outs"));
+            assert!(!walked && !scanned, "{}\n{plan}", sql.text(Engine::Postgres));
+        }
     }
     scratch.remove().await.unwrap();
 }
