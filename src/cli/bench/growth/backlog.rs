@@ -33,5 +33,5 @@ pub async fn backlog(args: BacklogArgs, out: Out) -> anyhow::Result<ExitCode> {
     let seen = pair.jobs(&args.growth).await?;
     pair.strike().await?;
     let other = format!("{} due and {} finished", args.due, args.finished);
-    tell(&Words { what: "backlog", base: "empty", other: &other }, seen, out)
+    tell(&Words { what: "backlog", base: "empty", other: &other, first: None }, seen, out)
 }

@@ -100,6 +100,8 @@ pub struct Words<'a> {
     pub base: &'a str,
     /// The second.
     pub other: &'a str,
+    /// What the second did before, when all was new to it.
+    pub first: Option<Report>,
 }
 
 /// What came of it.
@@ -116,6 +118,8 @@ struct Comparison<'a> {
     /// Of the medians of all rounds.
     submit_p99_ratio: Option<f64>,
     done_to_seen_p99_ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first: Option<&'a Report>,
     base: Vec<Report>,
     other: Vec<Report>,
 }
@@ -137,6 +141,7 @@ pub fn tell(words: &Words<'_>, [base, other]: [Vec<Report>; 2], out: Out) -> any
         last_throughput_ratio: last(&other) / last(&base),
         submit_p99_ratio: ratio(|r| Some(r.submit?.p99_ms)),
         done_to_seen_p99_ratio: ratio(|r| Some(r.done_to_seen?.p99_ms)),
+        first: words.first.as_ref(),
         base,
         other,
     };
@@ -151,6 +156,9 @@ pub fn tell(words: &Words<'_>, [base, other]: [Vec<Report>; 2], out: Out) -> any
         let done = times(|r| Some(r.done_to_seen?.p99_ms));
         let done = done.map_or_else(String::new, |ms| format!(", complete to receiver {ms}"));
         out.say(&format!("{name}: {} a second; p99 of submit {submit}{done}", each.join(", ")))?;
+    }
+    if let Some(Report { jobs, jobs_per_second, .. }) = &words.first {
+        out.say(&format!("{}, before: {jobs} at {jobs_per_second:.0} a second", words.other))?;
     }
     let percent = |ratio: f64| format!("{:.0} %", 100.0 * ratio);
     let times = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2} x"));

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::compare::{GrowthArgs, Pair, Words, tell};
+use crate::cli::bench::lifecycle::once;
 use crate::cli::bench::lifecycle::stage::{WHOLE, Wanted};
 use crate::cli::print::Out;
 
@@ -29,8 +30,12 @@ pub async fn endpoints(args: EndpointsArgs, out: Out) -> anyhow::Result<ExitCode
         let ids = stage.endpoints(endpoints, "[]", TOGETHER).await?;
         stage.call_back(&ids);
     }
+    // So all of their lanes are there, and no round meets a lane for the first time.
+    pair.other.work().await?;
+    let first = once(&pair.other, &args.growth.pace, args.endpoints).await?;
+    pair.other.rest().await?;
     let seen = pair.jobs(&args.growth).await?;
     pair.strike().await?;
     let other = format!("{} endpoints", args.endpoints);
-    tell(&Words { what: "endpoints", base: "one endpoint", other: &other }, seen, out)
+    tell(&Words { what: "endpoints", base: "one endpoint", other: &other, first: Some(first) }, seen, out)
 }

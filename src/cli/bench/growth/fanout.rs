@@ -34,5 +34,5 @@ pub async fn fanout(args: FanoutArgs, out: Out) -> anyhow::Result<ExitCode> {
     let seen = pair.rounds(&args.growth, args.growth.rounds, [(&one, singles), (&all, wide)]).await?;
     pair.strike().await?;
     let other = format!("events to {} endpoints", args.endpoints);
-    tell(&Words { what: "fan-out", base: "events to one endpoint", other: &other }, seen, out)
+    tell(&Words { what: "fan-out", base: "events to one endpoint", other: &other, first: None }, seen, out)
 }

@@ -22,5 +22,5 @@ pub async fn nodes(args: NodesArgs, out: Out) -> anyhow::Result<ExitCode> {
     let mut pair = Pair::set(&args.growth, WHOLE, Wanted { nodes: 2, ..WHOLE }).await?;
     let seen = pair.jobs(&args.growth).await?;
     pair.strike().await?;
-    tell(&Words { what: "two nodes", base: "one node", other: "two nodes" }, seen, out)
+    tell(&Words { what: "two nodes", base: "one node", other: "two nodes", first: None }, seen, out)
 }

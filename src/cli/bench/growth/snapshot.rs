@@ -33,5 +33,5 @@ pub async fn snapshot(args: SnapshotArgs, out: Out) -> anyhow::Result<ExitCode> 
     let seen = pair.rounds(&args.growth, rounds, [(&jobs, until), (&jobs, until)]).await?;
     held.release().await?;
     pair.strike().await?;
-    tell(&Words { what: "snapshot", base: "none", other: "held" }, seen, out)
+    tell(&Words { what: "snapshot", base: "none", other: "held", first: None }, seen, out)
 }

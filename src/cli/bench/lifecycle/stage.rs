@@ -51,6 +51,8 @@ pub struct Stage {
     hooks: String,
     /// Where callbacks go instead of the receiver's own URL: a job's `callback` member for each, in turn.
     callbacks: Vec<String>,
+    /// Whose turn it is.
+    turn: Arc<AtomicU64>,
     place: Place,
 }
 
@@ -129,6 +131,7 @@ impl Stage {
             key: ApiKey::mint(Dice::Os.bytes()).reveal().to_owned(),
             hooks: String::new(),
             callbacks: Vec::new(),
+            turn: Arc::default(),
             place,
         };
         stage.serve().await?;
@@ -273,7 +276,9 @@ impl Stage {
             (true, true) => vec![own],
             (true, false) => self.callbacks.iter().map(|c| format!(r#","callback":{c}"#)).collect(),
         };
-        self.posts("/v1/jobs", 1, move |n, due| {
+        let turn = Arc::clone(&self.turn);
+        self.posts("/v1/jobs", 1, move |_, due| {
+            let n = turn.fetch_add(1, Relaxed);
             let callback = &callbacks[usize::try_from(n).unwrap_or(0) % callbacks.len()];
             format!(
                 r#"{{"type":"bench","metadata":{{"submittedAtMicros":{due}}},"input":{{"pad":"{pad}"}}{callback}}}"#
