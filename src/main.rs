@@ -3,10 +3,10 @@
 
 use std::process::ExitCode;
 
-/// musl's allocator in particular is slow under threads.
-#[cfg(feature = "mimalloc")]
+/// SQLite's allocator too: both share what one of them leaves free.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     // Before anything can build a TLS client: without a process-wide provider rustls panics. An error
