@@ -49,6 +49,10 @@ impl Inner {
             Some(conn) => Ok(conn),
             None => {
                 let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                // It has let go of the lock, and another process may have it.
+                if self.places.is_closed() {
+                    return Err(Error::Down("closed".to_owned()));
+                }
                 let mut conn = in_time(Box::pin(self.target.connect(self.read_only))).await?;
                 if let Conn::Sqlite(session) = &mut conn {
                     session.lock = lock;
