@@ -50,8 +50,9 @@ const WIDTH: usize = 16;
 const SOME: u32 = 50;
 /// When one that cannot be told is looked at again.
 const UNTELLABLE: Duration = Duration::from_secs(300);
-/// ... and one that needs what another transaction holds.
-const HELD: Duration = Duration::from_secs(5);
+/// ... and one that needs what another transaction holds. To find that out takes more than a second, so that many of them
+/// would keep their tenant's others waiting if they came again soon.
+const HELD: Duration = Duration::from_secs(30);
 
 /// The tenant that this node was last at. The next one has its turn then, however much is left of it.
 #[derive(Default)]
@@ -118,6 +119,7 @@ impl Store {
                 tx.run(&POSTPONE, args![id, variant, now.plus(if held { HELD } else { UNTELLABLE })]).await?;
                 tx.commit().await?;
                 if held {
+                    tracing::warn!(event.id = %id, "an event is to be told to a lane that is held and is put off");
                     return Err(e);
                 }
                 tracing::error!(event.id = %id, error = %e, "an event cannot be told to all who are to hear of it and is put off");

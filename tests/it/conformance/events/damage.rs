@@ -171,7 +171,7 @@ async fn an_ordered_lane_that_is_held_keeps_no_other_fan_out(bed: &Bed) {
         assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), step);
     }
     holder.run("ROLLBACK", vec![]).await.unwrap();
-    bed.pass_seconds(5);
+    bed.pass_seconds(30);
     for step in [10, 0] {
         assert_eq!(bed.store.step_fan_outs(bed.now()).await.unwrap(), step);
     }
