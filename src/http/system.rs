@@ -128,7 +128,10 @@ async fn made(description: Described) -> Result<Described, Problem> {
         LazyLock::force(&description);
         description
     };
-    spawn_blocking(make).await.map_err(|_| Problem::new(ProblemCode::Internal))
+    spawn_blocking(make).await.map_err(|e| {
+        tracing::error!(error = %e, "the description of the API cannot be made");
+        Problem::new(ProblemCode::Internal)
+    })
 }
 
 #[cfg(test)]

@@ -127,8 +127,8 @@ async fn a_transaction_begins_with_its_first_call_and_outlives_a_dead_connection
 async fn a_transaction_that_rested_too_long_was_ended_by_a_database_that_is_away_not_wrong() {
     let (pool, other, scratch, _) = pools("rested").await.swap_remove(0);
     let mut tx = pool.begin().await.unwrap();
-    tx.all_text("SET LOCAL idle_in_transaction_session_timeout = 20", vec![]).await.unwrap();
     tx.all_text("SELECT CAST(pg_try_advisory_xact_lock(7) AS TEXT)", vec![]).await.unwrap();
+    tx.all_text("SET LOCAL idle_in_transaction_session_timeout = 20", vec![]).await.unwrap();
     // It can be had once the other one is ended.
     let wait = "SET lock_timeout = 0; SELECT pg_advisory_lock(7)".to_owned();
     other.get().await.unwrap().call(Call::Script(wait)).await.unwrap();
