@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help setup fmt lint client test run demo interop contract bench-check bench-baseline clean
+.PHONY: help setup fmt lint client test run demo interop contract bench-check bench-baseline profile clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-check: ## count the instructions of the hot paths against benches/baseline
 
 bench-baseline: ## write benches/baseline.txt anew
 	benches/check.sh --write
+
+profile: setup ## write the profile of release builds anew (half an hour); needs llvm-profdata
+	tests/with-postgres benches/profile.sh
 
 clean: ## remove what was built
 	cargo clean

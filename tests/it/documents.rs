@@ -2,6 +2,7 @@
 
 mod commands;
 mod links;
+mod profile;
 mod states;
 
 use std::collections::BTreeSet;
