@@ -16,6 +16,8 @@
 //! and do jobs; feature `server`, the default, is the whole house.
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used))]
+// They panic where nobody reads; `cli::print` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(feature = "server")]
 pub mod app;

@@ -14,6 +14,8 @@ pub fn init(usual: &str) {
         Err(_) => (EnvFilter::new(usual), None),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is lost. Told of, it would be by `eprintln!` into the same place, which panics.
+    let builder = builder.log_internal_errors(false);
     // A second call finds the first one's set-up in place, which is as good.
     let _ = if std::io::stderr().is_terminal() {
         builder.with_target(false).try_init()

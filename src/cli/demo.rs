@@ -115,7 +115,7 @@ fn summary(acts: &[Act], stage: &Stage) -> anyhow::Result<Exit> {
         out.say(&format!("\n{} signatures checked, {unsigned} bad; {verdict}", posts.len()))?;
     }
     for (name, error) in acts.iter().filter_map(|act| Some((act.name, act.outcome.as_ref().err()?))) {
-        eprintln!("error: {name}: {error:#}");
+        print::err(format_args!("error: {name}: {error:#}"));
     }
     Ok(if passed { Exit::Done } else { Exit::Failed })
 }

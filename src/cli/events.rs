@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::exit::Exit;
-use super::print::{Out, or_dash, time};
+use super::print::{self, Out, or_dash, time};
 use super::{Remote, stop, submit};
 use crate::client::{self, Client, FeedQuery, SubmitOptions};
 use crate::types::api::{self, FeedEvent};
@@ -107,7 +107,7 @@ async fn list(client: &Client, query: FeedQuery, out: Out) -> anyhow::Result<()>
     }
     out.rows(&["TIME", "TYPE", "EVENT", "ACCOUNT", "JOB"], page.items.iter().map(row))?;
     if let Some(cursor) = &page.next_cursor {
-        eprintln!("go on with: --after {}", super::print::clean(cursor));
+        print::err(format_args!("go on with: --after {}", print::clean(cursor)));
     }
     Ok(())
 }
@@ -136,7 +136,7 @@ async fn follow(client: &Client, mut query: FeedQuery, out: Out) -> anyhow::Resu
             Some(Ok(())) => {}
             Some(Err(error)) => match error.downcast_ref::<client::Error>() {
                 Some(client::Error::Unreachable(why)) => {
-                    eprintln!("the stream broke, it is opened again: {}", super::print::clean(why));
+                    print::err(format_args!("the stream broke, it is opened again: {}", print::clean(why)));
                 }
                 Some(_) | None => return Err(error),
             },
@@ -153,7 +153,7 @@ async fn show(client: &Client, query: &mut FeedQuery, out: Out) -> anyhow::Resul
         if let Some(event) = &told.event {
             match out.json {
                 true => out.value(event)?,
-                false => out.say(&super::print::clean(&line(event)))?,
+                false => out.say(&print::clean(&line(event)))?,
             }
         }
         query.after = Some(told.cursor);

@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStdin};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::child::{self, Group, joined, reply, spawn};
+use super::print;
 use super::said::{Last, Lines, parse_progress};
 use crate::types::api::{self, RESULT_MAX};
 use crate::worker::{Failure, Progress, Reply, Task};
@@ -129,6 +130,6 @@ fn take(line: &str, progress: &Progress, last: &mut Last) {
         progress.report(percent, message);
         return;
     }
-    eprintln!("{line}");
+    print::err(line);
     last.push(line);
 }

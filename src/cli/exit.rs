@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::print;
 use crate::client;
 use crate::types::problem::Invalid;
 use crate::types::signature::BadSecret;
@@ -52,9 +53,9 @@ pub fn complain(error: &anyhow::Error, json: bool) -> Exit {
     let exit = of(error);
     match exit {
         Exit::Done => {}
-        Exit::Failed | Exit::Usage | Exit::Unreachable if json => eprintln!("{}", document(error, exit)),
+        Exit::Failed | Exit::Usage | Exit::Unreachable if json => print::err(document(error, exit)),
         Exit::Failed | Exit::Usage | Exit::Unreachable => {
-            eprintln!("error: {}", super::print::clean(&format!("{error:#}")));
+            print::err(format_args!("error: {}", print::clean(&format!("{error:#}"))));
         }
     }
     exit

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::exit::{Exit, Usage};
-use super::print::Out;
+use super::print::{self, Out};
 use crate::app::ring;
 use crate::dice::Dice;
 use crate::store::seal::KeyRing;
@@ -181,10 +181,10 @@ pub async fn rotate(args: RotateArgs, out: Out) -> anyhow::Result<ExitCode> {
     let told = |place: &str, sum: &Tally| {
         if Instant::now() >= next {
             next = Instant::now() + TELL_EVERY;
-            eprintln!(
+            print::err(format_args!(
                 "{place}: {} rows looked at, {} values sealed anew in this pass",
                 sum.looked_at, sum.sealed_anew
-            );
+            ));
         }
     };
     let sum = ring::rotate_keys(&args.store, &keys, &Dice::Os, args.per_second, told).await?;
@@ -198,10 +198,13 @@ pub async fn rotate(args: RotateArgs, out: Out) -> anyhow::Result<ExitCode> {
     }
     out.say(&format!("{} values sealed anew with {}", sum.sealed_anew, keys.active_id()))?;
     if sum.passed_over > 0 {
-        eprintln!("{} values were held by others all the time: run it again", sum.passed_over);
+        print::err(format_args!("{} values were held by others all the time: run it again", sum.passed_over));
     }
     for (id, count) in &sum.unknown {
-        eprintln!("{count} values were sealed by {}, which is not in the key ring", super::print::clean(id));
+        print::err(format_args!(
+            "{count} values were sealed by {}, which is not in the key ring",
+            print::clean(id)
+        ));
     }
     Ok(if done { Exit::Done } else { Exit::Failed }.into())
 }

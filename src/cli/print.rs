@@ -1,5 +1,6 @@
 //! What commands print: tables for people, JSON for programs.
 
+use std::fmt::Display;
 use std::io::Write;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -47,7 +48,7 @@ impl Out {
         }
         self.rows(head, page.items.iter().map(row))?;
         if let Some(cursor) = &page.next_cursor {
-            eprintln!("there is more: --cursor {}", clean(cursor));
+            err(format_args!("there is more: --cursor {}", clean(cursor)));
         }
         Ok(())
     }
@@ -78,6 +79,12 @@ pub fn bytes(bytes: &[u8]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;
     out.flush()
+}
+
+/// A line to standard error. Unlike `eprintln!` it does not panic when that cannot be written: what was asked for is done
+/// all the same.
+pub fn err(line: impl Display) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Text of others without what a terminal would obey.

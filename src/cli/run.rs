@@ -11,7 +11,7 @@ use step::{Ended, Step};
 
 use super::callback::{CallbackArgs, metadata};
 use super::exit::Exit;
-use super::print::Out;
+use super::print::{self, Out};
 use super::{Remote, jobs};
 use crate::client::{Accepted, Client, SubmitOptions};
 use crate::types::job::{Status, WorkerKind};
@@ -76,7 +76,7 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
     let accepted = match client.submit(&order, options).await {
         Ok(accepted) => Some(accepted),
         Err(error) if args.anyway && worker::passing(&error) => {
-            eprintln!("running without a job: {error}");
+            print::err(format_args!("running without a job: {error}"));
             None
         }
         Err(error) => return Err(error.into()),
@@ -89,7 +89,7 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
         return earlier(&reader, accepted.job.job_id, out).await;
     }
     if let (Some(id), false) = (id, out.json) {
-        eprintln!("submitted {id}");
+        print::err(format_args!("submitted {id}"));
     }
     let (file, command) = (args.result_file.as_deref(), &args.command);
     let step = Step { command, kind: &args.kind, reader: &reader, id, hold: hold.as_ref(), file };
@@ -124,7 +124,7 @@ fn hold(client: &Client, accepted: &Accepted, lease_seconds: u32) -> Option<Hold
 /// The step has been done before: its outcome is told again.
 async fn earlier(reader: &Client, id: JobId, out: Out) -> anyhow::Result<ExitCode> {
     let job = reader.job(id).await?;
-    eprintln!("not run: an earlier run with this key has ended");
+    print::err("not run: an earlier run with this key has ended");
     show(Some(&job), out)?;
     Ok(jobs::exit(&job).into())
 }
@@ -143,7 +143,7 @@ async fn report(reader: &Client, id: Option<JobId>, hold: Option<Hold>, ended: E
     let (Some(id), Some(hold)) = (id, hold) else { return Told::default() };
     let Ended { outcome, interrupted, mut signals, .. } = ended;
     if hold.lost().is_cancelled() {
-        eprintln!("{id} is no longer held here; its outcome was not reported");
+        print::err(format_args!("{id} is no longer held here; its outcome was not reported"));
         return Told { job: reader.job(id).await.ok(), taken: false };
     }
     let told = tokio::select! {
@@ -154,7 +154,7 @@ async fn report(reader: &Client, id: Option<JobId>, hold: Option<Hold>, ended: E
     match told {
         Ok(job) => Told { job: Some(job), taken: true },
         Err(error) => {
-            eprintln!("the outcome was not taken: {error}");
+            print::err(format_args!("the outcome was not taken: {error}"));
             Told { job: reader.job(id).await.ok(), taken: false }
         }
     }
@@ -167,8 +167,8 @@ fn show(job: Option<&api::Job>, out: Out) -> anyhow::Result<()> {
     }
     if let Some(job) = job {
         let why = job.error.as_deref().map(|error| error.lines().next().unwrap_or_default());
-        let why = why.map(|error| format!(": {}", super::print::clean(error))).unwrap_or_default();
-        eprintln!("{} {}{why}", job.job_id, job.state.as_str());
+        let why = why.map(|error| format!(": {}", print::clean(error))).unwrap_or_default();
+        print::err(format_args!("{} {}{why}", job.job_id, job.state.as_str()));
     }
     Ok(())
 }

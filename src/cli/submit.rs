@@ -78,7 +78,7 @@ pub async fn run(args: SubmitArgs, out: Out) -> anyhow::Result<ExitCode> {
         return Ok(Exit::Done.into());
     }
     if !out.json {
-        eprintln!("submitted {id}");
+        print::err(format_args!("submitted {id}"));
     }
     let waiting = wait(&client, id, accepted.retry_after);
     let job = tokio::time::timeout(Duration::from_secs(args.wait_seconds), waiting).await;

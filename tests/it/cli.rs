@@ -16,6 +16,7 @@ mod queues;
 mod run;
 mod sdk;
 mod signatures;
+mod unheard;
 mod unreachable;
 mod work;
 

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::fatal;
 use crate::cli::child::{self, Group, PATIENCE, joined, spawn};
+use crate::cli::print;
 use crate::cli::said::{Last, Lines, Mark, Sieve};
 use crate::client::Client;
 use crate::clock::Clock;
@@ -134,7 +135,7 @@ impl Step<'_> {
     fn unstarted(&self, error: &std::io::Error, signals: Signals) -> Ended {
         let program = self.command.first().map(|program| program.to_string_lossy()).unwrap_or_default();
         let text = format!("cannot run {program}: {error}");
-        eprintln!("error: {text}");
+        print::err(format_args!("error: {text}"));
         let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
         Ended { code, outcome: Err(fatal(text, "spawn-failed")), interrupted: false, signals }
     }

@@ -15,7 +15,7 @@ impl Desk {
     }
 
     /// The id of that job, once it is there.
-    async fn step_job(&self) -> String {
+    pub(super) async fn step_job(&self) -> String {
         until("the step has its job", async || {
             let found = self.json(&["jobs", "list", "--ref", "step"]);
             found["items"][0]["jobId"].as_str().map(str::to_owned).ok_or(found)
