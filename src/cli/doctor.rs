@@ -11,7 +11,7 @@ use anyhow::Context;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use super::exit::{Exit, Usage};
+use super::exit::{self, Exit, Usage};
 use super::print::Out;
 use super::sign::{SchemeArg, SecretText};
 use crate::clock::Clock;
@@ -112,9 +112,8 @@ impl DoctorArgs {
 /// Runs `ringback doctor`.
 pub async fn run(args: DoctorArgs, out: Out) -> anyhow::Result<ExitCode> {
     let report = examine(&args).await?;
-    report.print(out)?;
     let sound = report.worst() != Verdict::Fail;
-    Ok(if sound { Exit::Done } else { Exit::Failed }.into())
+    exit::told(if sound { Exit::Done } else { Exit::Failed }, report.print(out))
 }
 
 async fn examine(args: &DoctorArgs) -> anyhow::Result<Report> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
-use super::exit::{Exit, Usage};
+use super::exit::{self, Exit, Usage};
 use super::print::{Out, or_dash, time};
 use super::{PageArgs, Remote};
 use crate::client::{Client, EndpointQuery, SubmitOptions};
@@ -259,7 +259,7 @@ fn show(endpoint: &api::Endpoint, out: Out) -> anyhow::Result<()> {
 
 /// What came of a request; one that did not go well ends the command with 1.
 fn probe(probe: &api::EndpointProbe, out: Out) -> anyhow::Result<ExitCode> {
-    out.one(
+    let printed = out.one(
         probe,
         &[
             ("ok", Some(probe.ok.to_string())),
@@ -269,6 +269,6 @@ fn probe(probe: &api::EndpointProbe, out: Out) -> anyhow::Result<ExitCode> {
             ("took", Some(format!("{} ms", probe.duration_ms))),
             ("answer", probe.response_body.clone()),
         ],
-    )?;
-    Ok(if probe.ok { Exit::Done } else { Exit::Failed }.into())
+    );
+    exit::told(if probe.ok { Exit::Done } else { Exit::Failed }, printed)
 }

@@ -48,6 +48,15 @@ pub fn of(error: &anyhow::Error) -> Exit {
     }
 }
 
+/// The code that a command came to, once its answer was printed. A reader that has gone, as in `| head`, does not make a
+/// failure a success.
+pub fn told(code: impl Into<ExitCode>, printed: anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    match printed {
+        Err(error) if !gone(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(code.into()),
+    }
+}
+
 /// Tells of an error on standard error, as JSON if wanted.
 pub fn complain(error: &anyhow::Error, json: bool) -> Exit {
     let exit = of(error);
@@ -76,7 +85,7 @@ fn document(error: &anyhow::Error, exit: Exit) -> serde_json::Value {
     serde_json::json!({"code": code, "detail": format!("{error:#}")})
 }
 
-/// Whether it is only that the reader of our output has had enough, as in `| head`.
+/// Whether it is only that the reader of our output has had enough.
 fn gone(error: &anyhow::Error) -> bool {
     let broken = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
     error.downcast_ref::<std::io::Error>().is_some_and(broken)

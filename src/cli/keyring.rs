@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::exit::{Exit, Usage};
+use super::exit::{self, Exit, Usage};
 use super::print::{self, Out};
 use crate::app::ring;
 use crate::dice::Dice;
@@ -189,14 +189,16 @@ pub async fn rotate(args: RotateArgs, out: Out) -> anyhow::Result<ExitCode> {
     };
     let sum = ring::rotate_keys(&args.store, &keys, &Dice::Os, args.per_second, told).await?;
     let done = sum.is_done();
-    if out.json {
+    let printed = if out.json {
         let unknown: BTreeMap<&str, u64> = sum.unknown.iter().map(|(id, n)| (id.as_str(), *n)).collect();
         out.value(&json!({
             "activeKey": keys.active_id(), "done": done, "sealedAnew": sum.sealed_anew,
             "heldByOthers": sum.passed_over, "unknownKeys": unknown,
-        }))?;
-    }
-    out.say(&format!("{} values sealed anew with {}", sum.sealed_anew, keys.active_id()))?;
+        }))
+    } else {
+        let said = format!("{} values sealed anew with {}", sum.sealed_anew, keys.active_id());
+        out.say(&said).map_err(Into::into)
+    };
     if sum.passed_over > 0 {
         print::err(format_args!("{} values were held by others all the time: run it again", sum.passed_over));
     }
@@ -206,5 +208,5 @@ pub async fn rotate(args: RotateArgs, out: Out) -> anyhow::Result<ExitCode> {
             print::clean(id)
         ));
     }
-    Ok(if done { Exit::Done } else { Exit::Failed }.into())
+    exit::told(if done { Exit::Done } else { Exit::Failed }, printed)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::print::Out;
 use crate::client::{self, Client};
 use crate::types::delivery::DeliveryState;
@@ -106,15 +106,19 @@ pub(super) async fn run(
     };
     let waited = tokio::time::timeout(Duration::from_secs(args.wait_seconds), wait(client, id)).await;
     let redrive = waited.with_context(|| format!("{id} is not done within {} s", args.wait_seconds))??;
+    let exit = if redrive.state == "done" { Exit::Done } else { Exit::Failed };
+    exit::told(exit, show(&redrive, out))
+}
+
+fn show(redrive: &api::Redrive, out: Out) -> anyhow::Result<()> {
     if out.json {
-        out.value(&redrive)?;
+        return out.value(redrive);
     }
     let skipped = if redrive.skipped > 0 { format!(", {} skipped", redrive.skipped) } else { String::new() };
-    out.say(&format!(
+    Ok(out.say(&format!(
         "{}: {} of {} queued again{skipped}",
         redrive.state, redrive.redriven, redrive.matched
-    ))?;
-    Ok(if redrive.state == "done" { Exit::Done } else { Exit::Failed }.into())
+    ))?)
 }
 
 /// How often in a row the service may go unanswered: some half a minute.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use step::{Ended, Step};
 
 use super::callback::{CallbackArgs, metadata};
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::print::{self, Out};
 use super::{Remote, jobs};
 use crate::client::{Accepted, Client, SubmitOptions};
@@ -97,10 +97,11 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
     ended.name_type(args.result_type);
     let (code, failed) = (ended.code, ended.outcome.is_err());
     let told = report(&reader, id, hold, ended).await;
-    show(told.job.as_ref(), out)?;
+    let printed = show(told.job.as_ref(), out);
     // A service that is not there, or was away too long, does not make a good step a bad one.
     let refused = told.taken && told.job.is_some_and(|job| job.status != Status::Complete);
-    Ok(if code == 0 && (failed || refused) { Exit::Failed.into() } else { ExitCode::from(code) })
+    let code = if code == 0 && (failed || refused) { Exit::Failed as u8 } else { code };
+    exit::told(code, printed)
 }
 
 fn request(args: &RunArgs) -> anyhow::Result<api::SubmitJob> {
@@ -125,8 +126,7 @@ fn hold(client: &Client, accepted: &Accepted, lease_seconds: u32) -> Option<Hold
 async fn earlier(reader: &Client, id: JobId, out: Out) -> anyhow::Result<ExitCode> {
     let job = reader.job(id).await?;
     print::err("not run: an earlier run with this key has ended");
-    show(Some(&job), out)?;
-    Ok(jobs::exit(&job).into())
+    exit::told(jobs::exit(&job), show(Some(&job), out))
 }
 
 /// What the service has heard of the end.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 
-use super::exit::{Exit, Usage};
+use super::exit::{self, Exit, Usage};
 use super::print::{self, Out};
 use super::sign::SecretText;
 use super::{files, stop};
@@ -243,15 +243,15 @@ pub async fn check(args: CheckArgs, out: Out) -> anyhow::Result<ExitCode> {
     super::check_store(&args.store)?;
     let found = app::check(&args.store).await?;
     let exit = if found.is_empty() { Exit::Done } else { Exit::Failed };
-    if out.json {
-        out.value(&serde_json::json!({"holds": found.is_empty(), "violations": found}))?;
+    let printed = if out.json {
+        out.value(&serde_json::json!({"holds": found.is_empty(), "violations": found}))
     } else if found.is_empty() {
-        out.say("all invariants hold")?;
+        out.say("all invariants hold").map_err(Into::into)
     } else {
         let row = |v: &app::Violation| vec![v.invariant.clone(), v.id.clone(), v.detail.clone()];
-        out.rows(&["INVARIANT", "ID", "WHAT IS WRONG"], found.iter().map(row))?;
-    }
-    Ok(exit.into())
+        out.rows(&["INVARIANT", "ID", "WHAT IS WRONG"], found.iter().map(row))
+    };
+    exit::told(exit, printed)
 }
 
 /// Runs `ringback config print`.

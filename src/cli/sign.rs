@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 pub(super) use scheme::SchemeArg;
 use scheme::needed;
 
+use super::exit::{self, Exit};
 use crate::types::signature::asymmetric::{self, PrivateKey, PublicKey};
 use crate::types::signature::{self, BadSecret, BadSignature, Secret, TOLERANCE_SECONDS};
 
@@ -133,15 +134,16 @@ pub fn run_verify(
 ) -> anyhow::Result<ExitCode> {
     let body = read(stdin)?;
     let detail = scheme::verify(args, &body, args.at.unwrap_or(now_seconds))?;
-    match (&detail, json) {
-        (None, false) => writeln!(out, "valid")?,
-        (None, true) => writeln!(out, "{}", serde_json::json!({"valid": true}))?,
-        (Some((_, detail)), false) => writeln!(out, "invalid: {detail}")?,
+    let exit = if detail.is_none() { Exit::Done } else { Exit::Failed };
+    let printed = match (&detail, json) {
+        (None, false) => writeln!(out, "valid"),
+        (None, true) => writeln!(out, "{}", serde_json::json!({"valid": true})),
+        (Some((_, detail)), false) => writeln!(out, "invalid: {detail}"),
         (Some((code, detail)), true) => {
-            writeln!(out, "{}", serde_json::json!({"valid": false, "code": code, "detail": detail}))?;
+            writeln!(out, "{}", serde_json::json!({"valid": false, "code": code, "detail": detail}))
         }
-    }
-    Ok(if detail.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    };
+    exit::told(exit, printed.map_err(Into::into))
 }
 
 /// The items of a `webhook-signature`, in the order of the secrets.

@@ -8,7 +8,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::callback::{CallbackArgs, metadata};
-use super::exit::{Exit, Usage};
+use super::exit::{self, Exit, Usage};
 use super::print::{self, Out};
 use super::{Remote, jobs};
 use crate::client::{self, Client, Polled, SubmitOptions};
@@ -83,8 +83,7 @@ pub async fn run(args: SubmitArgs, out: Out) -> anyhow::Result<ExitCode> {
     let waiting = wait(&client, id, accepted.retry_after);
     let job = tokio::time::timeout(Duration::from_secs(args.wait_seconds), waiting).await;
     let job = job.with_context(|| format!("{id} has not ended within {} s", args.wait_seconds))??;
-    jobs::show(&job, out)?;
-    Ok(jobs::exit(&job).into())
+    exit::told(jobs::exit(&job), jobs::show(&job, out))
 }
 
 fn request(args: &SubmitArgs) -> anyhow::Result<api::SubmitJob> {

@@ -1,9 +1,12 @@
 //! What is said where nobody can hear it changes nothing of what is done.
 
+use std::process::Stdio;
+
 use serde_json::json;
 
 use super::{Desk, Process, run};
 use crate::support::process::{KEY, ringback};
+use crate::support::store::beside;
 
 /// A device on which nothing can be written.
 const FULL: &str = "/dev/full";
@@ -52,4 +55,35 @@ async fn a_worker_whose_standard_error_cannot_be_written_hears_its_command_out()
     assert_eq!((&job["error"], &job["errorInfo"]["code"]), (&json!("one\ntwo"), &json!("exit-3")));
     worker.signal("TERM");
     assert_eq!(worker.ended(), 0);
+}
+
+#[tokio::test]
+async fn a_failure_whose_reader_has_gone_is_one_all_the_same() {
+    let mut desk = Desk::open();
+    let worker = desk.work("exit 3", &["--no-retry"]);
+    desk.submit(&["--queue", "nobodys"]);
+    let unread = |desk: &Desk, args: &[&str]| {
+        let (_, gone) = std::io::pipe().unwrap();
+        let mut command = desk.command(args);
+        command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(gone).status().unwrap().code()
+    };
+    let secret = ["--secret", "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg="];
+    let verify = [&["verify", "--id", "i", "--timestamp", "1", "--signature", "v1,x"][..], &secret].concat();
+    for (args, code) in [
+        (&verify[..], 1),
+        (&["doctor", "http://192.0.2.1/"], 1),
+        (&["submit", "--type", "t", "--wait"], 1),
+        (&["run", "--json", "--", "sh", "-c", "exit 7"], 7),
+        (&["jobs", "list"], 0),
+    ] {
+        assert_eq!(unread(&desk, args), Some(code), "{args:?}");
+    }
+
+    drop(worker);
+    assert_eq!(desk.node.terminate(), 0);
+    let check = ["check", "--store", "sqlite://desk.db"];
+    assert_eq!(unread(&desk, &check), Some(0));
+    let file = format!("sqlite://{}", desk.dir.path().join("desk.db").display());
+    beside(&file).await.run("DELETE FROM job_queue", vec![]).await.unwrap();
+    assert_eq!(unread(&desk, &check), Some(1));
 }
