@@ -16,7 +16,7 @@ use super::{Remote, jobs};
 use crate::client::{Accepted, Client, SubmitOptions};
 use crate::types::job::{Status, WorkerKind};
 use crate::types::{JobId, api};
-use crate::worker::{self, Failure, Hold};
+use crate::worker::{self, Failure, Hold, Reply};
 
 /// Run a command as a job: submit, heartbeat, report its outcome, end as it ends.
 ///
@@ -24,7 +24,8 @@ use crate::worker::{self, Failure, Hold};
 /// RINGBACK_JOB_TYPE and RINGBACK_ATTEMPT in its environment. A line `::progress 40 some words` on standard
 /// error tells how far it is and is taken out. Exit code 0 completes the job, any other fails it with the
 /// last lines of standard error. If the client cancels, the command gets SIGTERM, and SIGKILL 5 s later.
-/// SIGINT and SIGTERM are passed on to it. Should the service go away meanwhile, the command goes on.
+/// SIGINT and SIGTERM are passed on to it; one that comes after its end ends the wait for the service to hear of it, and
+/// with it `run`. Should the service go away meanwhile, the command goes on.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: the command's own, 128 + N if signal N ended it, 126 or 127 if it cannot be \
@@ -95,12 +96,20 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
     let step = Step { command, kind: &args.kind, reader: &reader, id, hold: hold.as_ref(), file };
     let mut ended = step.run().await?;
     ended.name_type(args.result_type);
-    let (code, failed) = (ended.code, ended.outcome.is_err());
-    let told = report(&reader, id, hold, ended).await;
+    let Ended { code, outcome, mut signals } = ended;
+    let failed = outcome.is_err();
+    let told = tokio::select! {
+        told = report(&reader, id, hold, outcome) => told,
+        // Whoever asks now does not want to wait for the service.
+        _ = signals.next() => {
+            print::err("interrupted before the outcome was reported");
+            Told { interrupted: true, ..Told::default() }
+        }
+    };
     let printed = show(told.job.as_ref(), out);
     // A service that is not there, or was away too long, does not make a good step a bad one.
     let refused = told.taken && told.job.is_some_and(|job| job.status != Status::Complete);
-    let code = if code == 0 && (failed || refused) { Exit::Failed as u8 } else { code };
+    let code = if code == 0 && (failed || refused || told.interrupted) { Exit::Failed as u8 } else { code };
     exit::told(code, printed)
 }
 
@@ -136,26 +145,27 @@ struct Told {
     job: Option<api::Job>,
     /// It took the outcome.
     taken: bool,
+    /// A signal ended the wait for it.
+    interrupted: bool,
 }
 
 /// Tells the service how the step ended.
-async fn report(reader: &Client, id: Option<JobId>, hold: Option<Hold>, ended: Ended) -> Told {
+async fn report(
+    reader: &Client,
+    id: Option<JobId>,
+    hold: Option<Hold>,
+    outcome: Result<Reply, Failure>,
+) -> Told {
     let (Some(id), Some(hold)) = (id, hold) else { return Told::default() };
-    let Ended { outcome, interrupted, mut signals, .. } = ended;
     if hold.lost().is_cancelled() {
         print::err(format_args!("{id} is no longer held here; its outcome was not reported"));
-        return Told { job: reader.job(id).await.ok(), taken: false };
+        return Told { job: reader.job(id).await.ok(), ..Told::default() };
     }
-    let told = tokio::select! {
-        told = hold.report(outcome) => told,
-        // Whoever asks a second time does not want to wait for the service.
-        _ = signals.next(), if interrupted => return Told::default(),
-    };
-    match told {
-        Ok(job) => Told { job: Some(job), taken: true },
+    match hold.report(outcome).await {
+        Ok(job) => Told { job: Some(job), taken: true, interrupted: false },
         Err(error) => {
             print::err(format_args!("the outcome was not taken: {error}"));
-            Told { job: reader.job(id).await.ok(), taken: false }
+            Told { job: reader.job(id).await.ok(), ..Told::default() }
         }
     }
 }

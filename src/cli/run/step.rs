@@ -40,7 +40,6 @@ pub struct Ended {
     /// The exit code to end with.
     pub code: u8,
     pub outcome: Result<Reply, Failure>,
-    pub interrupted: bool,
     pub signals: Signals,
 }
 
@@ -103,7 +102,6 @@ impl Step<'_> {
         group.forget();
         let (status, asked) = ended?;
         let said = joined(errors).await.unwrap_or_default();
-        let interrupted = asked.interrupted.is_some();
         let outcome = match asked {
             Asked { interrupted: Some(signal), .. } => {
                 let name = if signal == Signal::INT { "SIGINT" } else { "SIGTERM" };
@@ -115,7 +113,7 @@ impl Step<'_> {
             }
             Asked { .. } => self.result(clock.now().0 - started.0).await,
         };
-        Ok(Ended { code: code(status), outcome, interrupted, signals })
+        Ok(Ended { code: code(status), outcome, signals })
     }
 
     fn spawn(&self, shared: bool) -> std::io::Result<Child> {
@@ -137,7 +135,7 @@ impl Step<'_> {
         let text = format!("cannot run {program}: {error}");
         print::err(format_args!("error: {text}"));
         let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
-        Ended { code, outcome: Err(fatal(text, "spawn-failed")), interrupted: false, signals }
+        Ended { code, outcome: Err(fatal(text, "spawn-failed")), signals }
     }
 
     /// Waits for the command's end, and hands on what asks it to end.
@@ -160,12 +158,14 @@ impl Step<'_> {
         tokio::pin!(stop);
         let status = loop {
             tokio::select! {
-                status = child.wait() => break status?,
-                () = &mut stop => {}
+                // Before its end: one that ended it and us alike is not to interrupt the report too.
+                biased;
                 signal = signals.next() => {
                     interrupted = Some(signal);
                     group.pass_on(signal);
                 }
+                status = child.wait() => break status?,
+                () = &mut stop => {}
             }
         };
         Ok((status, Asked { cancelled: cancelled.is_cancelled(), interrupted }))

@@ -207,6 +207,31 @@ async fn a_service_that_goes_away_meanwhile_hears_the_outcome_later() {
 }
 
 #[tokio::test]
+async fn a_signal_ends_the_wait_for_a_service_that_hears_no_outcome() {
+    for (name, script, code) in [("INT", "cat gate", 1), ("TERM", "cat gate; exit 7", 7)] {
+        let mut desk = Desk::open();
+        desk.gate();
+        let mut step = desk.step(&["--json"], &format!("echo ready; {script}"));
+        desk.step_job().await;
+        assert_eq!(step.line(), "ready");
+        desk.node.kill();
+        desk.open_gate("through\n");
+        assert_eq!(step.line(), "through");
+        until("the report was tried", async || {
+            let log = desk.read("run.log");
+            if log.contains("could not be reported yet") { Ok(()) } else { Err(log) }
+        })
+        .await;
+
+        step.signal(name);
+
+        assert_eq!(last(&step.line()), Value::Null);
+        assert_eq!(step.ended(), code, "{name}");
+        assert!(desk.read("run.log").contains("interrupted before the outcome was reported"));
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_may_only_submit_is_enough() {
     let desk = Desk::open();
     let key = desk.json(&["keys", "create", "--scopes", "jobs:write"])["key"].clone();
