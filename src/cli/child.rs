@@ -2,6 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +32,20 @@ pub fn without_keys(command: &mut Command) {
     command.env_remove("RINGBACK_API_KEY").env_remove("RINGBACK_CALLBACK_SECRET");
 }
 
+/// The process groups of the commands that run: whoever ends this process without dropping them ends them before.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// SIGKILL for every command in a process group of its own, and for what it has started.
+pub fn kill_all() {
+    for pid in running().drain(..) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
 /// A command's process group; ended when it is dropped before the command was reaped.
 pub struct Group {
     pid: Option<Pid>,
@@ -40,13 +55,14 @@ pub struct Group {
 impl Group {
     /// Of a command that was started in a process group of its own.
     pub fn of(child: &Child) -> Group {
-        let pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        Group { pid, whole: true }
+        let group = Group { pid: pid(child), whole: true };
+        running().extend(group.pid);
+        group
     }
 
     /// Of a command in our own process group: only itself is signalled.
     pub fn alone(child: &Child) -> Group {
-        Group { whole: false, ..Group::of(child) }
+        Group { pid: pid(child), whole: false }
     }
 
     /// SIGTERM, and SIGKILL for what has not ended by then.
@@ -76,14 +92,24 @@ impl Group {
 
     /// The command was reaped: its number may soon name another group.
     pub fn forget(mut self) {
+        self.leave();
         self.pid = None;
+    }
+
+    fn leave(&self) {
+        running().retain(|pid| Some(*pid) != self.pid);
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
+        self.leave();
     }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(child.id()?).ok()?)
 }
 
 /// Runs `work` beside; it ends when the handle is dropped.

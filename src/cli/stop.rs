@@ -3,7 +3,10 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that fires at the first signal. A second signal ends the process with 130, as shells do.
+use super::child;
+
+/// A token that fires at the first signal. A second signal ends the process with 130, as shells do, and the commands that it
+/// runs with it.
 pub fn on_signal() -> anyhow::Result<CancellationToken> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
@@ -19,6 +22,8 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
         next().await;
         fired.cancel();
         next().await;
+        // Their groups do not hear the terminal, and nothing is dropped from here on.
+        child::kill_all();
         std::process::exit(130);
     });
     Ok(stop)

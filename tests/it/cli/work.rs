@@ -1,8 +1,12 @@
 //! `work --exec`: a command as a worker.
 
+use std::fs::File;
+use std::process::Command;
+use std::sync::mpsc::channel;
+
 use serde_json::json;
 
-use super::{Desk, Process};
+use super::{Desk, Process, SOON};
 
 #[tokio::test]
 async fn a_command_gets_the_input_and_gives_the_result() {
@@ -77,6 +81,27 @@ async fn a_cancel_reaches_the_command() {
     assert_eq!((&told["state"], &told["cancelRequested"]), (&json!("processing"), &json!(true)));
     let ended = desk.job_in(&job, "cancelled").await;
     assert_eq!(ended["status"], "failed");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_commands_too() {
+    let desk = Desk::open();
+    desk.gate();
+    // Read to its end once nobody is left who holds it for writing.
+    assert!(Command::new("mkfifo").arg(desk.dir.path().join("alive")).status().unwrap().success());
+    let script = "exec 3> alive; trap '' TERM INT; echo '::progress 40 on' >&2; cat gate";
+    let mut worker = desk.work(script, &["--lease-seconds", "3"]);
+    let job = desk.submit(&[]);
+    let alive = File::open(desk.dir.path().join("alive")).unwrap();
+    desk.job(&job, |job| job["progress"] == 40).await;
+
+    worker.signal("TERM");
+    worker.signal("INT");
+
+    assert_eq!(worker.ended(), 130);
+    let (send, receive) = channel();
+    std::thread::spawn(move || send.send(std::io::read_to_string(alive).unwrap()));
+    receive.recv_timeout(SOON).expect("the command and what it started have ended");
 }
 
 #[tokio::test]
