@@ -284,6 +284,20 @@ mod tests {
     }
 
     #[test]
+    fn help_shows_no_secret_of_the_environment() {
+        let secrets = ["API_KEY", "CALLBACK_SECRET", "HEADER", "HEADERS", "SECRET", "STORE"];
+        let mut root = command();
+        root.build();
+        for command in all(&root) {
+            for arg in command.get_arguments() {
+                let name = arg.get_env().and_then(|env| env.to_str()?.strip_prefix("RINGBACK_"));
+                let secret = name.is_some_and(|name| secrets.contains(&name));
+                assert_eq!(arg.is_hide_env_values_set(), secret, "{} {arg}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
     fn the_contracts_commands_are_understood() {
         for line in [
             "dev --listen 127.0.0.1:0 --store sqlite://x.db --api-key rbk_x --config f",

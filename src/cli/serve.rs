@@ -31,7 +31,7 @@ pub struct DevArgs {
     #[arg(long, env = "RINGBACK_LISTEN", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// Where everything is kept: `sqlite://PATH` or `postgres://...`.
-    #[arg(long, env = "RINGBACK_STORE", default_value = "sqlite://ringback.db")]
+    #[arg(long, env = "RINGBACK_STORE", hide_env_values = true, default_value = "sqlite://ringback.db")]
     store: String,
     /// The API key, `rbk_` and 32 or more letters, digits or underscores; a new one by default.
     #[arg(long, env = "RINGBACK_API_KEY", hide_env_values = true)]
