@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::exit::Exit;
+use super::exit::{Exit, Usage};
 use super::print::{Out, or_dash, time};
 use super::{PageArgs, Remote};
 use crate::client::Client;
@@ -51,11 +51,22 @@ struct SetArgs {
     /// The queue.
     queue: String,
     /// How many of its jobs may be leased at once, over all nodes.
-    #[arg(long, env = "RINGBACK_MAX_IN_FLIGHT", value_name = "N", required_unless_present = "unlimited")]
+    #[arg(long, env = "RINGBACK_MAX_IN_FLIGHT", value_name = "N")]
     max_in_flight: Option<u32>,
     /// Take the limit away.
-    #[arg(long, env = "RINGBACK_UNLIMITED", conflicts_with = "max_in_flight")]
+    #[arg(long, env = "RINGBACK_UNLIMITED")]
     unlimited: bool,
+}
+
+impl SetArgs {
+    /// Not a rule of the arguments: they would take `RINGBACK_UNLIMITED=0` for a wish.
+    fn limit(&self) -> Result<Option<u32>, Usage> {
+        match (self.max_in_flight, self.unlimited) {
+            (limit @ Some(_), false) | (limit @ None, true) => Ok(limit),
+            (None, false) => Err(Usage("say --max-in-flight N or --unlimited".to_owned())),
+            (Some(_), true) => Err(Usage("--max-in-flight and --unlimited exclude each other".to_owned())),
+        }
+    }
 }
 
 /// Runs `ringback queues`.
@@ -67,7 +78,7 @@ pub async fn run(args: QueuesArgs, out: Out) -> anyhow::Result<ExitCode> {
         What::Pause { queue, until } => show(&client.pause_queue(&queue, until).await?, out)?,
         What::Resume { queue } => show(&client.resume_queue(&queue).await?, out)?,
         What::Set(set) => {
-            let change = api::ChangeQueue { max_in_flight: Some(set.max_in_flight) };
+            let change = api::ChangeQueue { max_in_flight: Some(set.limit()?) };
             show(&client.change_queue(&set.queue, &change).await?, out)?;
         }
     }

@@ -21,6 +21,15 @@ fn queues_are_shown_paused_and_limited() {
     let shown = desk.run(&["queues", "show", "a"]);
     assert!(shown.done().contains("processing") && shown.out.contains("0/3"), "{shown:?}");
     assert!(desk.json(&["queues", "set", "a", "--unlimited"]).get("maxInFlight").is_none());
+    for (said, limit) in [("0", json!(4)), ("1", Value::Null)] {
+        let mut set = desk.command(&["queues", "set", "a", "--json"]);
+        set.env("RINGBACK_UNLIMITED", said);
+        if said == "0" {
+            run(&mut set).refused(2, "--max-in-flight");
+            set.args(["--max-in-flight", "4"]);
+        }
+        assert_eq!(run(&mut set).json()["maxInFlight"], limit, "{said}");
+    }
     desk.run(&["queues", "set", "a", "--max-in-flight", "0"]).refused(1, "validation-failed");
 
     assert_eq!(desk.json(&["queues", "pause", "a"])["state"], "paused");
