@@ -26,10 +26,23 @@ pub fn tell(command: &mut Command, job: JobId, kind: &str, attempt: u32) {
         .env("RINGBACK_ATTEMPT", attempt.to_string());
 }
 
+/// The variables whose values are secret.
+pub const SECRETS: [&str; 6] = [
+    "RINGBACK_API_KEY",
+    "RINGBACK_CALLBACK_SECRET",
+    "RINGBACK_HEADER",
+    "RINGBACK_HEADERS",
+    "RINGBACK_SECRET",
+    "RINGBACK_STORE",
+];
+
 /// Takes from a command what it has no business with: it may be anybody's code, and the key would let it submit
-/// and read jobs.
-pub fn without_keys(command: &mut Command) {
-    command.env_remove("RINGBACK_API_KEY").env_remove("RINGBACK_CALLBACK_SECRET");
+/// and read jobs, the store and the key ring do anything.
+pub fn without_secrets(command: &mut Command) {
+    for name in SECRETS {
+        command.env_remove(name);
+    }
+    command.env_remove("RINGBACK_KEY_RING");
 }
 
 /// The process groups of the commands that run: whoever ends this process without dropping them ends them before.

@@ -71,7 +71,7 @@ impl Command {
     /// In a process group of its own, so that a stop reaches what the command itself has started.
     fn spawn(&self, job: &api::ClaimedJob) -> std::io::Result<Child> {
         let mut command = tokio::process::Command::new("sh");
-        child::without_keys(&mut command);
+        child::without_secrets(&mut command);
         child::tell(&mut command, job.job_id, &job.kind, job.attempt);
         command
             .args(["-c", &self.line])

@@ -21,10 +21,10 @@ use crate::worker::{self, Failure, Hold, Reply};
 /// Run a command as a job: submit, heartbeat, report its outcome, end as it ends.
 ///
 /// The command has this terminal or pipeline as its standard input, output and error, and RINGBACK_JOB_ID,
-/// RINGBACK_JOB_TYPE and RINGBACK_ATTEMPT in its environment. A line `::progress 40 some words` on standard
-/// error tells how far it is and is taken out. Exit code 0 completes the job, any other fails it with the
-/// last lines of standard error. If the client cancels, the command gets SIGTERM, and SIGKILL 5 s later.
-/// SIGINT and SIGTERM are passed on to it; one that comes after its end ends the wait for the service to hear of it, and
+/// RINGBACK_JOB_TYPE and RINGBACK_ATTEMPT in its environment, but none of the variables that carry keys and
+/// secrets. A line `::progress 40 some words` on standard error tells how far it is and is taken out. Exit code
+/// 0 completes the job, any other fails it with the last lines of standard error. If the client cancels, the
+/// command gets SIGTERM, and SIGKILL 5 s later. SIGINT and SIGTERM are passed on to it; one that comes after its end ends the wait for the service to hear of it, and
 /// with it `run`. Should the service go away meanwhile, the command goes on.
 #[derive(Debug, clap::Args)]
 #[command(

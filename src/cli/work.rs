@@ -11,10 +11,10 @@ use crate::worker;
 /// Work off a queue by running a command for each job.
 ///
 /// The command gets the input on standard input and RINGBACK_JOB_ID, RINGBACK_JOB_TYPE and
-/// RINGBACK_ATTEMPT in its environment. What it prints is the result (JSON if it is JSON); a line
-/// `::progress 40 some words` on standard error tells how far it is. Any exit code but 0 fails the
-/// attempt, with the last lines of standard error as the reason. On a cancel it gets SIGTERM, and
-/// SIGKILL 5 s later.
+/// RINGBACK_ATTEMPT in its environment, but none of the variables that carry keys and secrets. What
+/// it prints is the result (JSON if it is JSON); a line `::progress 40 some words` on standard error
+/// tells how far it is. Any exit code but 0 fails the attempt, with the last lines of standard error
+/// as the reason. On a cancel it gets SIGTERM, and SIGKILL 5 s later.
 #[derive(Debug, clap::Args)]
 pub struct WorkArgs {
     #[command(flatten)]

@@ -119,7 +119,7 @@ impl Step<'_> {
     fn spawn(&self, shared: bool) -> std::io::Result<Child> {
         let (program, arguments) = self.command.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
-        child::without_keys(&mut command);
+        child::without_secrets(&mut command);
         if let Some(id) = self.id {
             child::tell(&mut command, id, self.kind, 1);
         }

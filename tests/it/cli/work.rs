@@ -4,9 +4,12 @@ use std::fs::File;
 use std::process::Command;
 use std::sync::mpsc::channel;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Desk, Process, SOON};
+use super::{Desk, Process, SOON, run};
+
+/// One that a service takes.
+const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
 
 #[tokio::test]
 async fn a_command_gets_the_input_and_gives_the_result() {
@@ -23,6 +26,39 @@ async fn a_command_gets_the_input_and_gives_the_result() {
     assert_eq!((&told["contentType"], &told["result"]), (&json!("application/json"), &wanted));
     worker.signal("TERM");
     assert_eq!(worker.ended(), 0);
+}
+
+/// Shows what there is of a command's environment that it must not see.
+const LOOK: &str = "env | grep -e canary -e RINGBACK_KEY || true";
+
+/// What the one who runs commands may have been told by its environment.
+fn with_secrets(command: &mut Command) -> &mut Command {
+    for name in ["CALLBACK_SECRET", "HEADER", "HEADERS", "KEY_RING", "SECRET", "STORE"] {
+        command.env(format!("RINGBACK_{name}"), "canary");
+    }
+    command
+}
+
+#[tokio::test]
+async fn a_command_sees_no_secret_and_not_a_part_of_the_service() {
+    let desk = Desk::open();
+    let mut command = desk.command(&["work", "--exec", LOOK]);
+    let _worker = Process::start(with_secrets(&mut command), desk.dir.path(), "work.log");
+    let url = format!("{}/livez", desk.node.url);
+    let job = desk.submit(&["--callback-url", &url]);
+    desk.job_in(&job, "complete").await;
+    assert_eq!(desk.json(&["jobs", "result", &job])["result"], Value::Null);
+    let args = ["run", "--callback-url", &url, "--callback-secret", SECRET, "--", "sh", "-c", LOOK];
+    let mut command = desk.command(&args);
+    assert_eq!(run(with_secrets(&mut command)).done(), "");
+
+    let other = desk.submit(&[]);
+    for args in [&["deliveries", "list"][..], &["deliveries", "list", "--job-id", &job]] {
+        let mut command = desk.command(args);
+        let list = run(command.env("RINGBACK_JOB_ID", &other).arg("--json")).json();
+        let found = list["items"].as_array().unwrap().iter().any(|delivery| delivery["jobId"] == job);
+        assert!(found, "{args:?}: {list}");
+    }
 }
 
 #[tokio::test]
