@@ -123,7 +123,7 @@ impl File {
 
     /// Reads and checks the text of a file.
     pub fn parse(text: &str) -> Result<File, BadConfig> {
-        let file: File = toml::from_str(text).map_err(|e| BadConfig::Shape(e.to_string()))?;
+        let file: File = toml::from_str(text).map_err(|e| BadConfig::Shape(shown(text, e)))?;
         check_routes(&file.routes())?;
         if file.endpoints.per_account.is_some_and(|n| !(1..=100_000).contains(&n)) {
             return Err(bad("endpoints.per_account".to_owned(), "must be 1 to 100000"));
@@ -195,6 +195,22 @@ const IN_FLIGHT_MAX: u32 = 1_000;
 const QUEUE_NAME: &str = "a queue is 1 to 64 of `A-Za-z0-9._:-` and begins with a letter or digit";
 fn bad(place: String, rule: &'static str) -> BadConfig {
     BadConfig::Value { place, rule }
+}
+
+/// What is wrong with the text of a file and where, without a line or a value of it: URLs carry passwords.
+fn shown(text: &str, mut error: toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let (line, column) =
+        (before.split('\n').count(), before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+    error.set_input(None);
+    let mut said = error.to_string().trim_end().replace('\n', ", ");
+    // A string where none may be is quoted.
+    if let (Some(first), Some(last)) = (said.find('"'), said.rfind('"'))
+        && first < last
+    {
+        said.replace_range(first + 1..last, "redacted");
+    }
+    format!("line {line}, column {column}: {said}")
 }
 
 /// The store's URL without its password, for people and logs.
@@ -313,6 +329,24 @@ mod tests {
         );
         let plain = File::parse(SAMPLE).unwrap();
         assert_eq!(plain.clone().redacted(), plain);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_of_without_what_stands_in_it() {
+        let url = "https://u:canary@x.org/?code=canary";
+        for (line, told) in [
+            (format!("worker.url = '{url}' bad"), "line 2, column 52: "),
+            (format!("worker.url = {url}"), "line 2, column 42: "),
+            (format!("worker.url = '{url}"), "line 2, column "),
+            (
+                format!("worker = \"{url}\""),
+                "line 2, column 10: invalid type: string \"redacted\", expected struct",
+            ),
+            (format!("worker = {{ url = '{url}', allow_http = '\"' }}"), "in `queues.a.worker.allow_http`"),
+        ] {
+            let why = File::parse(&format!("[queues.a]\n{line}\n")).unwrap_err().to_string();
+            assert!(why.contains(told) && !why.contains("canary") && !why.contains('\n'), "{line}: {why}");
+        }
     }
 
     #[test]
