@@ -51,14 +51,15 @@ impl Hold {
 
     /// Reports how the work ended, and gives the job as it stands then.
     ///
-    /// A service that cannot be reached is told again for as long as the lease, for a minute at least.
+    /// The lease is kept meanwhile. A service that cannot be reached is told again for as long as the lease, for a
+    /// minute at least.
     pub async fn report(self, ended: Result<Reply, Failure>) -> Result<api::Job, Error> {
         let job = self.tell(Outcome::of(Some(ended), false)).await?;
         job.ok_or_else(|| Error::BadReply("a report was answered without the job".to_owned()))
     }
 
     pub(super) async fn tell(self, outcome: Outcome) -> Result<Option<api::Job>, Error> {
-        drop(self.keeper);
+        self.keeper.report();
         report::send(&self.client, self.id, self.token, outcome, self.lease).await
     }
 }

@@ -16,12 +16,16 @@ use crate::types::{JobId, api};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// The longest between two heartbeats: a cancel that its holder does not confirm within 30 s is enforced.
 const BEAT: Duration = Duration::from_secs(20);
+/// How long a heartbeat is waited for, whatever the lease.
+const ANSWER_MIN: Duration = Duration::from_secs(1);
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Progress is sent at most so often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Beats until it is dropped. In a task of its own, so that a handler which is slow to yield keeps its lease.
 pub(super) struct Keeper {
     lost: CancellationToken,
+    reporting: CancellationToken,
     _beating: AbortOnDropHandle<()>,
 }
 
@@ -35,9 +39,24 @@ impl Keeper {
         marks: watch::Receiver<Mark>,
         stop: CancellationToken,
     ) -> Keeper {
-        let lost = CancellationToken::new();
-        let heart = Heart { client: client.clone(), id, token, lease, marks, stop, lost: lost.clone() };
-        Keeper { lost, _beating: AbortOnDropHandle::new(tokio::spawn(heart.beat())) }
+        let (lost, reporting) = (CancellationToken::new(), CancellationToken::new());
+        let (on_lost, on_report) = (lost.clone(), reporting.clone());
+        let heart = Heart {
+            client: client.clone(),
+            id,
+            token,
+            lease,
+            marks,
+            stop,
+            lost: on_lost,
+            reporting: on_report,
+        };
+        Keeper { lost, reporting, _beating: AbortOnDropHandle::new(tokio::spawn(heart.beat())) }
+    }
+
+    /// From now on it only holds the lease, for as long as the report takes: what the handler said last is told by that.
+    pub(super) fn report(&self) {
+        self.reporting.cancel();
     }
 
     /// Fires when the lease is lost.
@@ -54,6 +73,7 @@ struct Heart {
     marks: watch::Receiver<Mark>,
     stop: CancellationToken,
     lost: CancellationToken,
+    reporting: CancellationToken,
 }
 
 impl Heart {
@@ -71,6 +91,8 @@ impl Heart {
                         self.stop.cancel();
                     }
                 }
+                // The report came first, and its answer is on its way.
+                Err(error) if over(&error) && self.reporting.is_cancelled() => return,
                 Err(error) if over(&error) => {
                     tracing::warn!(job.id = %self.id, "the lease is lost: {error}");
                     self.lost.cancel();
@@ -106,14 +128,18 @@ impl Heart {
             message: mark.message,
             extend_seconds: Some(whole_seconds(self.lease)),
         };
-        self.client.heartbeat(self.id, &beat).await
+        // One that hangs must leave the lease time for another.
+        let patience = (self.lease / 4).clamp(ANSWER_MIN, ANSWER_MAX);
+        let silent = |_| Err(Error::Unreachable(format!("no answer within {patience:?}")));
+        tokio::time::timeout(patience, self.client.heartbeat(self.id, &beat)).await.unwrap_or_else(silent)
     }
 
     /// Waits for a word of the handler, `longest` at the most.
     async fn news(&mut self, longest: Duration) {
         let news = async {
-            if self.marks.changed().await.is_err() {
-                // The handler has let go of its Progress; only time counts now.
+            let heard = self.reporting.run_until_cancelled(self.marks.changed()).await;
+            if !matches!(heard, Some(Ok(()))) {
+                // The handler has ended or let go of its Progress; only time counts now.
                 std::future::pending::<()>().await;
             }
         };

@@ -13,13 +13,15 @@ use super::*;
 
 const ID: &str = "job_01H455VB4PEX5VSKNK084SN02Q";
 const AT: &str = "2026-01-01T00:00:00.000Z";
+/// The status of a report that was swallowed on its way.
+const NEVER: u16 = 0;
 
 /// A service that hands out one job and writes down what it is told.
 #[derive(Default)]
 struct Fake {
     /// Answers to claims, before those that find nothing.
     claims: Mutex<VecDeque<(u16, Value)>>,
-    /// Answers to reports by verb, before those that say yes.
+    /// Answers to reports by verb, before those that say yes; [`NEVER`] is none at all.
     answers: Mutex<VecDeque<(&'static str, u16, Value)>>,
     told: Mutex<Vec<(String, Value)>>,
 }
@@ -35,6 +37,12 @@ impl Fake {
 
     fn answer(&self, verb: &'static str, status: u16, body: Value) {
         self.answers.lock().unwrap().push_back((verb, status, body));
+    }
+
+    fn next(&self, verb: &str) -> Option<(&'static str, u16, Value)> {
+        let mut answers = self.answers.lock().unwrap();
+        let place = answers.iter().position(|(at, ..)| *at == verb)?;
+        answers.remove(place)
     }
 
     fn told(&self, verb: &str) -> Vec<Value> {
@@ -90,13 +98,14 @@ async fn report(
         body = json!({"leaseToken": token.to_str().unwrap(), "bytes": body});
     }
     fake.told.lock().unwrap().push((verb.clone(), body));
-    let mut answers = fake.answers.lock().unwrap();
-    let place = answers.iter().position(|(at, ..)| *at == verb);
     let yes = || match verb.as_str() {
         "heartbeat" => ("", 200, json!({"leaseExpiresAt": AT, "cancelRequested": false})),
         _ => ("", 200, ended()),
     };
-    let (_, status, body) = place.and_then(|at| answers.remove(at)).unwrap_or_else(yes);
+    let (_, status, body) = fake.next(&verb).unwrap_or_else(yes);
+    if status == NEVER {
+        std::future::pending::<()>().await;
+    }
     (StatusCode::from_u16(status).unwrap(), body.to_string()).into_response()
 }
 
@@ -166,6 +175,29 @@ async fn a_lost_lease_stops_the_handler_and_its_outcome_is_dropped() {
     };
     with_worker(&fake, handler, stopped.cancelled()).await;
     assert!(fake.told("complete").is_empty() && fake.told("fail").is_empty());
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_is_swallowed_is_followed_by_another() {
+    let fake = Fake::with_job();
+    fake.answer("heartbeat", NEVER, Value::Null);
+    let handler = async |task: Task| {
+        task.stop.cancelled().await;
+        Err(failed("stopped"))
+    };
+    with_worker(&fake, handler, fake.hears("heartbeat", 2)).await;
+}
+
+#[tokio::test]
+async fn the_lease_is_kept_until_the_report_is_answered() {
+    let fake = Arc::new(Fake::default());
+    fake.answer("complete", NEVER, Value::Null);
+    let token = format!("rbl_{}", "A".repeat(32)).parse().unwrap();
+    let hold = Hold::new(&fake.client().await, ID.parse().unwrap(), token, Duration::from_secs(1));
+    let report = AbortOnDropHandle::new(tokio::spawn(hold.report(Ok(Reply::text("done")))));
+    fake.hears("complete", 1).await;
+    fake.hears("heartbeat", 3).await;
+    drop(report);
 }
 
 #[tokio::test]
