@@ -168,9 +168,9 @@ impl Reply {
         if let Ok(problem) = serde_json::from_slice(&self.body) {
             return Error::Problem(Box::new(problem));
         }
-        // Whatever stands before the service says that it cannot reach it.
+        // Whatever stands before the service answers in its place, for as long as it does not get through.
         match self.status.as_u16() {
-            502..=504 => Error::Unreachable(format!("a gateway answered {}", self.status)),
+            408 | 429 | 500.. => Error::Unreachable(format!("a gateway answered {}", self.status)),
             _ => Error::BadReply(format!("{} without a problem document", self.status)),
         }
     }

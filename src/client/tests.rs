@@ -26,9 +26,19 @@ async fn a_refusal_says_what_the_service_said() {
 
 #[tokio::test]
 async fn a_gateway_that_finds_nobody_is_not_the_service() {
-    let base = serve(Router::new().fallback(|| async { (StatusCode::BAD_GATEWAY, "<html>") })).await;
-    let error = Client::new(&base, None).unwrap().health().await.unwrap_err();
-    assert!(matches!(error, Error::Unreachable(_)), "{error}");
+    let answer = async |status: u16| {
+        let status = StatusCode::from_u16(status).unwrap();
+        let base = serve(Router::new().fallback(move || async move { (status, "<html>") })).await;
+        Client::new(&base, None).unwrap().health().await.unwrap_err()
+    };
+    for passing in [408, 429, 500, 502, 503, 504, 520, 524] {
+        let error = answer(passing).await;
+        assert!(matches!(error, Error::Unreachable(_)), "{passing}: {error}");
+    }
+    for lasting in [400, 403, 404, 413] {
+        let error = answer(lasting).await;
+        assert!(matches!(error, Error::BadReply(_)), "{lasting}: {error}");
+    }
     let nobody = Client::new("http://127.0.0.1:9", None).unwrap().health().await.unwrap_err();
     assert!(matches!(&nobody, Error::Unreachable(why) if why.contains("refused")), "{nobody}");
     assert!(matches!(Client::new("ftp://x", None), Err(Error::Unreachable(_))));

@@ -1,3 +1,5 @@
+mod away;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::time::Duration;
