@@ -105,10 +105,14 @@ impl Options {
 
 /// The longest a claim waits for work. Stopping cuts it short.
 const WAIT_SECONDS: u32 = 20;
+/// How long handlers have to end, and what they come to to be reported, once the grace of a stop is over. With the
+/// usual grace a stop is then done before orchestrators kill, after 30 s.
+const LAST_WORDS: Duration = Duration::from_secs(9);
 /// The most that one claim may ask for.
 const CLAIM_MAX: usize = 500;
 
-/// Works until `shutdown` fires, then finishes or releases what is running.
+/// Works until `shutdown` fires, then finishes or releases what is running: within the grace and 10 s, even if the
+/// service cannot be reached.
 ///
 /// Returns early only when the service refuses to hand out jobs at all, such as for a revoked key.
 pub async fn run<H, F>(
@@ -126,9 +130,11 @@ where
     let ended = claim_and_start(&shared, &mut running, &shutdown).await;
     let grace = tokio::time::timeout(shared.options.grace, drain(&mut running)).await;
     if grace.is_err() {
-        // From here on handlers are told to stop; each ends or is dropped in bounded time.
+        // From here on handlers are told to stop.
         shared.hurry.cancel();
-        drain(&mut running).await;
+        if tokio::time::timeout(LAST_WORDS, drain(&mut running)).await.is_err() {
+            tracing::error!(jobs = running.len(), "stopped, and could not report what became of these jobs");
+        }
     }
     ended
 }

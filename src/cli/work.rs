@@ -34,7 +34,7 @@ pub struct WorkArgs {
     /// How long the service waits for a sign of life of this worker.
     #[arg(long, env = "RINGBACK_LEASE_SECONDS", value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3_600))]
     lease_seconds: u32,
-    /// How long running jobs may go on after SIGTERM.
+    /// How long running jobs may go on after SIGTERM. 10 s later the worker has ended in any case.
     #[arg(long, env = "RINGBACK_GRACE_SECONDS", value_name = "N", default_value_t = 20)]
     grace_seconds: u32,
     /// A failed attempt fails the job; only exit code 75 (EX_TEMPFAIL) is tried again.
