@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Failure, Reply, passing, pause};
+use super::{Failure, ProblemCode, Reply, passing, pause};
 use crate::client::{Client, Error};
 use crate::dice::Dice;
+use crate::types::content::is_media_type;
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, api};
 
@@ -47,7 +48,7 @@ pub(super) async fn send(
     outcome: Outcome,
     lease: Duration,
 ) -> Result<Option<api::Job>, Error> {
-    let mut outcome = outcome;
+    let mut outcome = sendable(outcome);
     let limit = tokio::time::sleep(lease.max(KEEP_TELLING));
     tokio::pin!(limit);
     let mut failures = 0;
@@ -115,16 +116,40 @@ fn fail(token: LeaseToken, failure: &Failure) -> api::Fail {
     }
 }
 
-/// The failure to report for an outcome that the service does not take: its client has to learn of it.
-fn instead(outcome: &Outcome, error: &Error) -> Option<Failure> {
-    let Error::Problem(problem) = error else { return None };
-    if !matches!(problem.status, 400 | 413 | 415 | 422) {
-        return None;
+/// `outcome`, or a failure in its place if the service could not even refuse it: a content type may break the
+/// request's head, and while bytes without end are sent the connection may break.
+fn sendable(outcome: Outcome) -> Outcome {
+    let (named, length) = match &outcome {
+        Outcome::Complete(Reply::Bytes { content_type, bytes }) => (is_media_type(content_type), bytes.len()),
+        Outcome::Complete(Reply::Json(json)) => (true, json.get().len()),
+        Outcome::Complete(Reply::Elsewhere(_)) | Outcome::Fail(_) | Outcome::Release => return outcome,
+    };
+    let refused = |why: String, code: ProblemCode| Outcome::Fail(Failure::fatal(why).with_code(code.slug()));
+    if length > api::RESULT_MAX {
+        let why = format!("the result is larger than {} bytes", api::RESULT_MAX);
+        return refused(why, ProblemCode::ResultTooLarge);
     }
+    if !named {
+        return refused(
+            "the result's content type is not a media type".to_owned(),
+            ProblemCode::InvalidRequest,
+        );
+    }
+    outcome
+}
+
+/// The failure to report for an outcome that the service, or what stands before it, does not take: its client has to
+/// learn of it.
+fn instead(outcome: &Outcome, error: &Error) -> Option<Failure> {
+    let code = match error {
+        Error::Problem(problem) if matches!(problem.status, 400 | 413 | 415 | 422) => problem.code.slug(),
+        Error::BadReply(_) => "result-refused",
+        Error::Problem(_) | Error::Unreachable(_) | Error::TooLarge(_) => return None,
+    };
     match outcome {
         // Another attempt would meet the same refusal.
         Outcome::Complete(_) => {
-            Some(Failure::fatal(format!("the result was refused: {error}")).with_code(problem.code.slug()))
+            Some(Failure::fatal(format!("the result was refused: {error}")).with_code(code))
         }
         Outcome::Fail(failure) if failure.error != UNTOLD => {
             Some(Failure { retryable: failure.retryable, ..Failure::new(UNTOLD) })

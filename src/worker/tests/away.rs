@@ -1,6 +1,7 @@
-//! A service that is away, or what answers in its place.
+//! A service that is away, or what answers in its place, and outcomes that it would not take.
 
 use super::*;
+use crate::types::api::RESULT_MAX;
 
 fn page() -> Value {
     json!("<html>")
@@ -23,4 +24,36 @@ async fn a_stop_ends_soon_after_its_grace_although_nobody_takes_the_outcome() {
     let handler = async |_: Task| Ok(Reply::text("done"));
     // The grace is 0.3 s, and what waits for the worker's end gives up after 15 s.
     with_worker(&fake, handler, fake.hears("complete", 1)).await;
+}
+
+/// What is told in place of a result that is not sent at all.
+async fn told_instead_of(reply: Reply) -> Value {
+    let fake = Fake::with_job();
+    let handler = move |_: Task| std::future::ready(Ok(reply.clone()));
+    with_worker(&fake, handler, fake.hears("fail", 1)).await;
+    assert!(fake.told("complete").is_empty());
+    fake.told("fail").remove(0)
+}
+
+#[tokio::test]
+async fn a_result_that_cannot_be_sent_fails_the_job_for_good() {
+    let long = "x".repeat(RESULT_MAX - 1);
+    for (reply, code) in [
+        (Reply::bytes("text/plain\nx: y", "x"), "invalid-request"),
+        (Reply::text(format!("{long}xx")), "result-too-large"),
+        (Reply::json(&long).unwrap(), "result-too-large"),
+    ] {
+        let told = told_instead_of(reply).await;
+        assert_eq!((&told["errorCode"], &told["retryable"]), (&json!(code), &json!(false)), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_result_that_a_gateway_refuses_fails_the_job_for_good() {
+    let fake = Fake::with_job();
+    fake.answer("complete", 413, page());
+    let handler = async |_: Task| Ok(Reply::text("done"));
+    with_worker(&fake, handler, fake.hears("fail", 1)).await;
+    let told = &fake.told("fail")[0];
+    assert_eq!((&told["errorCode"], &told["retryable"]), (&json!("result-refused"), &json!(false)), "{told}");
 }
