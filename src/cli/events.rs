@@ -8,6 +8,7 @@ use super::print::{self, Out, or_dash, time};
 use super::{Remote, stop, submit};
 use crate::client::{self, Client, FeedQuery, SubmitOptions};
 use crate::types::api::{self, FeedEvent};
+use crate::worker;
 
 /// Between two tries to open a stream that broke.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -135,8 +136,9 @@ async fn follow(client: &Client, mut query: FeedQuery, out: Out) -> anyhow::Resu
             None => break,
             Some(Ok(())) => {}
             Some(Err(error)) => match error.downcast_ref::<client::Error>() {
-                Some(client::Error::Unreachable(why)) => {
-                    print::err(format_args!("the stream broke, it is opened again: {}", print::clean(why)));
+                Some(why) if worker::passing(why) => {
+                    let why = print::clean(&why.to_string());
+                    print::err(format_args!("the stream broke, it is opened again: {why}"));
                 }
                 Some(_) | None => return Err(error),
             },

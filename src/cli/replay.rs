@@ -10,6 +10,7 @@ use super::print::Out;
 use crate::client::{self, Client};
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, EndpointId, JobId, Millis, RedriveId, api};
+use crate::worker;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ReplayArgs {
@@ -130,7 +131,7 @@ async fn wait(client: &Client, id: RedriveId) -> Result<api::Redrive, client::Er
         match client.redrive(id).await {
             Ok(redrive) if redrive.state != "running" => return Ok(redrive),
             Ok(_) => misses = 0,
-            Err(client::Error::Unreachable(_)) if misses < MISSES => misses += 1,
+            Err(error) if misses < MISSES && worker::passing(&error) => misses += 1,
             Err(error) => return Err(error),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -14,6 +14,7 @@ use super::{Remote, jobs};
 use crate::client::{self, Client, Polled, SubmitOptions};
 use crate::types::job::Status;
 use crate::types::{JobId, Millis, api};
+use crate::worker;
 
 /// Submit a job.
 #[derive(Debug, clap::Args)]
@@ -156,7 +157,7 @@ pub async fn wait(client: &Client, id: JobId, first: Option<u32>) -> Result<api:
                 retry_after
             }
             Ok(Polled::Unchanged { retry_after } | Polled::Busy { retry_after }) => retry_after,
-            Err(client::Error::Unreachable(_)) if misses < MISSES => {
+            Err(error) if misses < MISSES && worker::passing(&error) => {
                 misses += 1;
                 pause = pace.next(None);
                 continue;

@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use http::{Method, header};
+use reqwest::{RequestBuilder, Response};
 use serde::Serialize;
 use serde_with::skip_serializing_none;
 
 use super::verbs::{keyed, many};
-use super::{Answer, Client, Error, Result, SubmitOptions, answer, chain, pairs, unsent, with_json};
+use super::{
+    Answer, Client, DEADLINE, Error, Result, SubmitOptions, answer, chain, pairs, refusal, unsent, with_json,
+};
 use crate::types::api;
 
 /// The service tells every 15 s that it is there.
@@ -61,12 +64,19 @@ impl Client {
             .request_with(Method::GET, &["v1", "events"], &pairs(query)?)
             .header(header::ACCEPT, "text/event-stream")
             .timeout(FOLLOWED);
-        let response = request.send().await.map_err(unsent)?;
-        if !response.status().is_success() {
-            return Err(super::refusal(response).await);
-        }
+        let response = open(request, DEADLINE).await?;
         Ok(Follow { response, text: Vec::new(), told: VecDeque::new() })
     }
+}
+
+/// Waits for a stream to begin, or for all of a refusal. The request's own deadline is that of the whole stream.
+async fn open(request: RequestBuilder, patience: Duration) -> Result<Response> {
+    let opened = async {
+        let response = request.send().await.map_err(unsent)?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    };
+    let silent = |_| Err(Error::Unreachable(format!("no answer within {patience:?}")));
+    tokio::time::timeout(patience, opened).await.unwrap_or_else(silent)
 }
 
 /// An open stream of the feed.
@@ -144,5 +154,15 @@ mod tests {
         let event = told(event).unwrap().unwrap();
         assert_eq!((event.cursor.as_str(), event.event.unwrap().data.get()), ("C", "[1]"));
         assert!(told("id: C\ndata: {\n\n").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_takes_a_connection_and_says_nothing_is_not_waited_for_as_long_as_a_stream() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(&format!("http://{}", silent.local_addr().unwrap()), None).unwrap();
+        let request = client.request(Method::GET, &["v1", "events"]).timeout(FOLLOWED);
+        let opened = tokio::time::timeout(DEADLINE, open(request, Duration::from_millis(50))).await;
+        let error = opened.expect("it is given up").unwrap_err();
+        assert!(matches!(error, Error::Unreachable(_)), "{error}");
     }
 }

@@ -12,6 +12,7 @@ mod keys;
 mod listen;
 mod node;
 mod operate;
+mod passing;
 mod queues;
 mod run;
 mod sdk;
