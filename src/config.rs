@@ -235,14 +235,20 @@ pub fn redact_store(store: &str) -> String {
     url.to_string()
 }
 
-/// A URL without its user name and password, for people and logs.
+/// A URL without its user name, password and query, for people and logs.
 fn redact_url(text: &str) -> String {
     let Ok(mut url) = url::Url::parse(text) else { return "redacted".to_owned() };
-    if url.username().is_empty() && url.password().is_none() {
+    let named = !url.username().is_empty() || url.password().is_some();
+    if !named && url.query().is_none() {
         return text.to_owned();
     }
-    let hidden = url.set_username("redacted").is_ok() && url.set_password(None).is_ok();
-    if hidden { url.to_string() } else { "redacted".to_owned() }
+    if named && (url.set_username("redacted").is_err() || url.set_password(None).is_err()) {
+        return "redacted".to_owned();
+    }
+    if url.query().is_some() {
+        url.set_query(Some("redacted"));
+    }
+    url.to_string()
 }
 
 #[cfg(test)]
@@ -327,6 +333,10 @@ mod tests {
             !shown.contains("canary") && shown.contains("http://redacted@reports:8080/generate"),
             "{shown}"
         );
+        let text = SAMPLE.replace("8080/generate", "8080/generate?code=canary");
+        let shown = File::parse(&text).unwrap().redacted();
+        let url = &shown.queues["reports"].worker.as_ref().unwrap().url;
+        assert_eq!(url, "http://reports:8080/generate?redacted");
         let plain = File::parse(SAMPLE).unwrap();
         assert_eq!(plain.clone().redacted(), plain);
     }

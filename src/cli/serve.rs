@@ -55,7 +55,7 @@ struct NodeArgs {
     #[arg(long, env = "RINGBACK_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDR")]
     listen: SocketAddr,
     /// What URLs in answers and webhooks start with; the listen address by default.
-    #[arg(long, env = "RINGBACK_PUBLIC_URL", value_name = "URL", value_parser = super::service_url)]
+    #[arg(long, env = "RINGBACK_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
     /// Where everything is kept: `sqlite://PATH` or `postgres://...`.
     #[arg(long, env = "RINGBACK_STORE", hide_env_values = true, value_name = "URL")]
@@ -156,6 +156,7 @@ pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
         Usage("--key-ring is required; `ringback keyring create FILE` makes one".to_owned())
     })?;
     super::check_store(&store)?;
+    check_public_url(node.public_url.as_deref())?;
     let config = app::Config {
         mode: Mode::Serve,
         listen: node.listen,
@@ -171,6 +172,22 @@ pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
         metrics_listen: node.metrics_listen,
     };
     up(config, out).await
+}
+
+/// Refuses what does not become another URL by adding a path. Not a parser of the argument: the complaint would quote
+/// the text, and with it a password.
+fn check_public_url(text: Option<&str>) -> Result<(), Usage> {
+    let Some(text) = text else { return Ok(()) };
+    let plain = |url: url::Url| {
+        let bare = url.username().is_empty() && url.password().is_none();
+        bare && url.query().is_none() && url.fragment().is_none()
+    };
+    let spaced = text.contains(|c: char| c.is_whitespace() || c.is_control());
+    if !spaced && super::service_url(text).is_ok() && url::Url::parse(text).is_ok_and(plain) {
+        return Ok(());
+    }
+    let rule = "must be an http(s) URL without user name, password, query and fragment";
+    Err(Usage(format!("--public-url {rule}")))
 }
 
 /// Starts a node, says that it is ready, and stops it at the first signal.
@@ -257,6 +274,7 @@ pub async fn check(args: CheckArgs, out: Out) -> anyhow::Result<ExitCode> {
 /// Runs `ringback config print`.
 pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
     let ConfigWhat::Print(node) = args.what;
+    check_public_url(node.public_url.as_deref())?;
     let file = node.config.as_deref().map(File::read).transpose()?.unwrap_or_default().redacted();
     let texts = |items: Vec<String>| (!items.is_empty()).then(|| items.join(","));
     let mut shown = vec![

@@ -85,6 +85,23 @@ fn config_print_shows_what_counts_and_no_password() {
     assert_eq!(seen["file"]["routes"], json!([{"path": "/mine", "type": "m", "queue": "slow"}]));
     assert_eq!(seen["file"]["endpoints"], json!({"per_account": 77}));
     let table = print(&[]);
+    for bad in [
+        "https://u:canary@x.org",
+        "https://x.org/?a=canary",
+        "https://x.org#canary",
+        "ftp://canary",
+        "https://x.org ",
+    ] {
+        let ran = print(&["--public-url", bad]);
+        ran.refused(2, "--public-url");
+        assert!(!ran.err.contains("canary"), "{ran:?}");
+        let serve = ["serve", "--store", "sqlite://x.db", "--key-ring", "ring", "--public-url", bad];
+        run(ringback().args(serve).current_dir(dir.path())).refused(2, "--public-url");
+    }
+    assert_eq!(
+        print(&["--public-url", "https://x.org/a", "--json"]).json()["flags"]["public_url"],
+        "https://x.org/a"
+    );
     assert!(table.done().contains("db.example.com") && !table.out.contains("canary"), "{table:?}");
     let line = |with: &str| table.out.lines().find(|line| line.contains(with)).unwrap_or_default();
     let words = |with: &str| line(with).split_whitespace().collect::<Vec<_>>();
