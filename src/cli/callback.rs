@@ -11,16 +11,19 @@ pub struct CallbackArgs {
     #[arg(long, env = "RINGBACK_CALLBACK_URL", value_name = "URL")]
     callback_url: Option<String>,
     /// What signs the reply, `whsec_...`; the tenant's default secret otherwise.
-    #[arg(long, env = "RINGBACK_CALLBACK_SECRET", hide_env_values = true, requires = "callback_url")]
+    #[arg(long, env = "RINGBACK_CALLBACK_SECRET", hide_env_values = true)]
     callback_secret: Option<SecretText>,
     /// Which events are POSTed; the four that end a job by default.
-    #[arg(long, env = "RINGBACK_CALLBACK_EVENTS", value_delimiter = ',', requires = "callback_url")]
+    #[arg(long, env = "RINGBACK_CALLBACK_EVENTS", value_delimiter = ',')]
     callback_events: Option<Vec<String>>,
 }
 
 impl CallbackArgs {
     /// A submission with this callback and nothing else.
     pub fn job(&self) -> api::SubmitJob {
+        if self.callback_url.is_none() {
+            return api::SubmitJob::default();
+        }
         let plain = self.callback_secret.is_none() && self.callback_events.is_none();
         let callback = (!plain).then(|| api::Callback {
             url: self.callback_url.clone(),

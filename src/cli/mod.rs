@@ -1,6 +1,7 @@
 //! The command line: what people and scripts type.
 
 mod bench;
+mod beside;
 mod callback;
 mod child;
 mod dead_letters;
@@ -147,7 +148,9 @@ impl From<PageArgs> for PageQuery {
 /// Reads the arguments, does what they say, and answers with the documented exit code.
 pub fn main() -> ExitCode {
     // Errors of usage, `--help` and `--version` end the process in here: 2, 0 and 0.
-    let matches = command().get_matches();
+    let mut command = command();
+    let matches = command.get_matches_mut();
+    beside::check(&mut command, &matches).unwrap_or_else(|e| e.exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let json = cli.json;
     telemetry::init(cli.command.usual_log());

@@ -17,10 +17,10 @@ pub struct Wanted {
     #[arg(long, env = "RINGBACK_EVENTS", value_name = "PATTERN", value_delimiter = ',')]
     events: Vec<String>,
     /// With --events: only this account's.
-    #[arg(long, env = "RINGBACK_ACCOUNT", requires = "events")]
+    #[arg(long, env = "RINGBACK_ACCOUNT")]
     account: Option<String>,
     /// With --events: where the service reaches this listener, if it is not on this machine; such as a tunnel's URL.
-    #[arg(long, env = "RINGBACK_PUBLIC_URL", value_name = "URL", requires = "events", value_parser = super::super::service_url)]
+    #[arg(long, env = "RINGBACK_PUBLIC_URL", value_name = "URL", value_parser = super::super::service_url)]
     public_url: Option<String>,
 }
 

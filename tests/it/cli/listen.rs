@@ -123,11 +123,32 @@ async fn a_service_is_asked_for_events_for_as_long_as_someone_listens() {
 }
 
 #[test]
+fn what_the_environment_says_for_other_commands_is_left_out() {
+    let desk = Desk::open();
+    let mut command = ringback();
+    command
+        .arg("listen")
+        .env("RINGBACK_ACCOUNT", "acme")
+        .env("RINGBACK_PUBLIC_URL", "https://jobs.example.com");
+    let process = Process::start(&mut command, desk.dir.path(), "listen.log");
+    assert!(process.line().starts_with("listening on "));
+
+    let mut command = desk.command(&["submit", "--type", "t", "--json"]);
+    command.env("RINGBACK_CALLBACK_SECRET", OTHER).env("RINGBACK_CALLBACK_EVENTS", "job.queued");
+    let job = run(&mut command).json()["jobId"].as_str().unwrap().to_owned();
+    let deliveries = desk.json(&["deliveries", "list", "--job-id", &job]);
+    assert_eq!(deliveries["items"], json!([]));
+    desk.run(&["run", "--callback-events", "job.queued", "--", "true"])
+        .refused(2, "--callback-events needs --callback-url");
+}
+
+#[test]
 fn only_this_machine_is_listened_to() {
     let listen = |args: &[&str]| run(ringback().arg("listen").args(args));
     listen(&["--listen", "0.0.0.0:0"]).refused(2, "of this machine only");
     listen(&["--forward-to", "ftp://x"]).refused(2, "http(s)");
     listen(&["--secret", "canary"]).refused(2, "--secret number 1");
-    listen(&["--public-url", "https://x"]).refused(2, "--events");
+    listen(&["--public-url", "https://x"]).refused(2, "--public-url needs --events");
+    listen(&["--account", "a"]).refused(2, "--account needs --events");
     listen(&["--events", "*", "--url", "http://127.0.0.1:9"]).refused(3, "cannot reach the service");
 }
