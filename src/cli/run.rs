@@ -24,8 +24,9 @@ use crate::worker::{self, Failure, Hold, Reply};
 /// RINGBACK_JOB_TYPE and RINGBACK_ATTEMPT in its environment, but none of the variables that carry keys and
 /// secrets. A line `::progress 40 some words` on standard error tells how far it is and is taken out. Exit code
 /// 0 completes the job, any other fails it with the last lines of standard error. If the client cancels, the
-/// command gets SIGTERM, and SIGKILL 5 s later. SIGINT and SIGTERM are passed on to it; one that comes after its end ends the wait for the service to hear of it, and
-/// with it `run`. Should the service go away meanwhile, the command goes on.
+/// command gets SIGTERM, and SIGKILL 5 s later. SIGINT and SIGTERM are passed on to it; one that comes after its
+/// end ends the wait for the service to hear of it, and with it `run`. Should the service go away meanwhile, the
+/// command goes on.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: the command's own, 128 + N if signal N ended it, 126 or 127 if it cannot be \
