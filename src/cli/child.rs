@@ -18,12 +18,19 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// A grandchild may keep the pipes open after the command has ended.
 const PIPES: Duration = Duration::from_secs(2);
 
+const ATTEMPT: &str = "RINGBACK_ATTEMPT";
+
 /// Tells a command which job it does.
 pub fn tell(command: &mut Command, job: JobId, kind: &str, attempt: u32) {
     command
         .env("RINGBACK_JOB_ID", job.to_string())
         .env("RINGBACK_JOB_TYPE", kind)
-        .env("RINGBACK_ATTEMPT", attempt.to_string());
+        .env(ATTEMPT, attempt.to_string());
+}
+
+/// Whether this process is such a command, or was started by one.
+pub fn is_told() -> bool {
+    std::env::var_os(ATTEMPT).is_some()
 }
 
 /// The variables whose values are secret.

@@ -55,8 +55,8 @@ enum What {
 
 #[derive(Debug, clap::Args)]
 struct ListArgs {
-    /// Of this job. Not from the environment: commands of `work` and `run` have their own job there.
-    #[arg(long)]
+    /// Of this job.
+    #[arg(long, env = "RINGBACK_JOB_ID")]
     job_id: Option<JobId>,
     /// To this endpoint.
     #[arg(long, env = "RINGBACK_ENDPOINT_ID")]

@@ -44,8 +44,8 @@ use exit::{Exit, Usage};
 use print::Out;
 
 const ABOUT_EXIT: &str = "Exit codes:\n  0  done\n  1  refused or failed\n  2  wrong usage\n  \
-    3  cannot reach the service\n\nEvery flag but --job-id can also be set as RINGBACK_<FLAG> in the environment, \
-    such as\nRINGBACK_URL and RINGBACK_API_KEY.\nLogs go to standard error; RUST_LOG says how much.";
+    3  cannot reach the service\n\nEvery flag can also be set as RINGBACK_<FLAG> in the environment, such as \
+    RINGBACK_URL and RINGBACK_API_KEY.\nLogs go to standard error; RUST_LOG says how much.";
 
 /// Submit a job, get 202 Accepted, receive the signed reply.
 #[derive(Debug, Parser)]
@@ -169,12 +169,14 @@ pub fn main() -> ExitCode {
     code.unwrap_or_else(|error| exit::complain(&error, json).into())
 }
 
-/// The command with what the derive macro cannot say: `RINGBACK_JSON=1` is as good as `=true`.
+/// The command with what the derive macro cannot say: `RINGBACK_JSON=1` is as good as `=true`; and what a command of `work`
+/// or `run` asks of the service is not narrowed to the job that RINGBACK_JOB_ID tells it.
 fn command() -> Command {
     fn lenient(command: Command) -> Command {
         command
             .mut_args(|arg| match arg.get_action() {
                 ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+                _ if arg.get_id() == "job_id" && child::is_told() => arg.env(None::<&str>),
                 _ => arg,
             })
             .mut_subcommands(lenient)
@@ -279,9 +281,7 @@ mod tests {
                 };
                 let wanted = format!("RINGBACK_{}", long.to_uppercase().replace('-', "_"));
                 let place = format!("{} --{long}", command.get_name());
-                // That variable tells a command which job it does, and must not narrow what it asks for.
-                let wanted = (long != "job-id").then_some(wanted.as_str());
-                assert_eq!(arg.get_env().and_then(|env| env.to_str()), wanted, "{place}");
+                assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(wanted.as_str()), "{place}");
                 assert!(arg.get_help().is_some(), "{place}");
             }
             assert!(command.get_about().is_some(), "{}", command.get_name());

@@ -34,8 +34,8 @@ pub(super) struct ReplayArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct FilterArgs {
-    /// Of this job. Not from the environment: commands of `work` and `run` have their own job there.
-    #[arg(long)]
+    /// Of this job.
+    #[arg(long, env = "RINGBACK_JOB_ID")]
     job_id: Option<JobId>,
     /// To this endpoint.
     #[arg(long, env = "RINGBACK_ENDPOINT_ID")]
