@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 # The counts are in the manner of rustc's LLVM, and every llvm-profdata since that of LLVM 19 reads them.
 merge=
-for tool in "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata llvm-profdata llvm-profdata-{29..19}; do
+for tool in "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata llvm-profdata llvm-profdata-{19..29}; do
     version=$("$tool" merge --version 2>/dev/null | sed -n 's/.*LLVM version \([0-9]*\).*/\1/p') || continue
     if [ "${version:-0}" -ge 19 ]; then merge=$tool; break; fi
 done
@@ -21,6 +21,8 @@ trap 'rm -rf "$counts"' EXIT
 target=${CARGO_TARGET_DIR:-target}/counting
 RINGBACK_COUNTS=$counts CARGO_TARGET_DIR=$target cargo build --release --locked
 
+# The directory that was built in is that of an earlier run, if nothing had to be built anew.
+export LLVM_PROFILE_FILE=$counts/%m_%p.profraw
 bench() { echo "ringback bench $*"; "$target/release/ringback" bench "$@" >/dev/null; }
 for store in "" "--store=$RINGBACK_TEST_POSTGRES"; do
     bench lifecycle --jobs 15000 --limit-jobs 5000 ${store:+"$store"}
@@ -29,4 +31,5 @@ for store in "" "--store=$RINGBACK_TEST_POSTGRES"; do
 done
 bench isolation --rounds 1 --seconds 4
 bench streams --streams 500 --changes 200 --rest-seconds 1
-"$merge" merge -o .cargo/release.profdata "$counts"
+"$merge" merge -o "$counts/merged" "$counts"
+cp "$counts/merged" .cargo/release.profdata

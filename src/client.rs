@@ -39,6 +39,9 @@ pub enum Error {
     /// No answer came, or none of the service itself; what was asked may have happened.
     #[error("cannot reach the service: {0}")]
     Unreachable(String),
+    /// Something in the service's place refused with this status, such as a gateway.
+    #[error("{0} without a problem document: not the service's answer")]
+    Foreign(StatusCode),
     /// An answer came that cannot be read, or the request cannot be written.
     #[error("the call went wrong: {0}")]
     BadReply(String),
@@ -171,7 +174,7 @@ impl Reply {
         // Whatever stands before the service answers in its place, for as long as it does not get through.
         match self.status.as_u16() {
             408 | 429 | 500.. => Error::Unreachable(format!("a gateway answered {}", self.status)),
-            _ => Error::BadReply(format!("{} without a problem document", self.status)),
+            _ => Error::Foreign(self.status),
         }
     }
 }

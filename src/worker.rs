@@ -39,7 +39,7 @@
 //! ```text
 //! run:  claim (long poll, as many as there are free slots)
 //!         -> per job: handler(Task)      beside it a heartbeat every third of the lease, every 20 s at least
-//!         -> complete | fail | release   repeated until it is answered or the lease is surely over
+//!         -> complete | fail | release   repeated until it is answered, for as long as a lease and a minute at least
 //! ```
 //!
 //! * The service may hand a job out again once its lease has run out, so a handler should be idempotent.
@@ -247,7 +247,7 @@ pub(crate) fn passing(error: &Error) -> bool {
     match error {
         Error::Unreachable(_) => true,
         Error::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),
-        Error::BadReply(_) | Error::TooLarge(_) => false,
+        Error::Foreign(_) | Error::BadReply(_) | Error::TooLarge(_) => false,
     }
 }
 
@@ -257,7 +257,7 @@ fn over(error: &Error) -> bool {
         Error::Problem(problem) => {
             matches!(problem.status, 401 | 403 | 404 | 410) || problem.code == ProblemCode::LeaseLost
         }
-        Error::Unreachable(_) | Error::BadReply(_) | Error::TooLarge(_) => false,
+        Error::Unreachable(_) | Error::Foreign(_) | Error::BadReply(_) | Error::TooLarge(_) => false,
     }
 }
 

@@ -6,13 +6,14 @@ use clap::{ArgMatches, Command};
 
 /// A command, its option, and the one that it needs. Not clap's `requires`, which counts the environment as well: there
 /// they may be meant for another command, and are left out where the other one is missing.
-const BESIDE: [(&str, &str, &str); 6] = [
+const BESIDE: [(&str, &str, &str); 7] = [
     ("listen", "account", "events"),
     ("listen", "public_url", "events"),
     ("submit", "callback_secret", "callback_url"),
     ("submit", "callback_events", "callback_url"),
     ("run", "callback_secret", "callback_url"),
     ("run", "callback_events", "callback_url"),
+    ("run", "result_type", "result_file"),
 ];
 
 /// Refuses such an option on the command line without the one that it needs.

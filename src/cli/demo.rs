@@ -12,7 +12,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::place::Place;
 use super::print::{self, Out};
 use super::{serve, stop};
@@ -50,7 +50,7 @@ pub async fn run(args: DemoArgs, out: Out) -> anyhow::Result<ExitCode> {
     let stopped = tokio::time::timeout(STOP_WITHIN, running.stop()).await;
     let exit = shown?;
     stopped.context("the server did not stop in time")?.context("the server did not stop well")?;
-    Ok(exit.into())
+    Ok(exit)
 }
 
 /// Worker and receiver live as long as this runs.
@@ -59,7 +59,7 @@ async fn show(
     story: &Arc<Story>,
     stay: bool,
     stop: &CancellationToken,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<ExitCode> {
     let url = format!("http://{}", running.addr);
     story.tell("server", "start", &format!("a server listens on {url}, with a store of its own"))?;
     let client = Client::new(&url, running.api_key.as_deref())?;
@@ -94,16 +94,17 @@ fn start_worker(client: &Client, story: &Arc<Story>) -> AbortOnDropHandle<Result
     AbortOnDropHandle::new(tokio::spawn(work))
 }
 
-fn summary(acts: &[Act], stage: &Stage) -> anyhow::Result<Exit> {
+fn summary(acts: &[Act], stage: &Stage) -> anyhow::Result<ExitCode> {
     let posts = stage.receiver.posts();
     let unsigned = posts.iter().filter(|post| post.verdict.is_err()).count();
     let passed = acts.iter().all(|act| act.outcome.is_ok()) && unsigned == 0 && !posts.is_empty();
     let out = stage.story.out();
-    if out.json {
-        let acts: Vec<_> = acts.iter().map(Act::to_json).collect();
-        let signatures = serde_json::json!({"checked": posts.len(), "bad": unsigned});
-        out.value(&serde_json::json!({"passed": passed, "acts": acts, "signatures": signatures}))?;
-    } else {
+    let told = || -> anyhow::Result<()> {
+        if out.json {
+            let acts: Vec<_> = acts.iter().map(Act::to_json).collect();
+            let signatures = serde_json::json!({"checked": posts.len(), "bad": unsigned});
+            return out.value(&serde_json::json!({"passed": passed, "acts": acts, "signatures": signatures}));
+        }
         print::raw("\n")?;
         let row = |act: &Act| {
             let job = act.job.as_ref().map(JobId::to_string);
@@ -112,12 +113,13 @@ fn summary(acts: &[Act], stage: &Stage) -> anyhow::Result<Exit> {
         };
         out.rows(&["ACT", "JOB", "POSTS", "OUTCOME"], acts.iter().map(row))?;
         let verdict = if passed { "all went as it should" } else { "something went wrong" };
-        out.say(&format!("\n{} signatures checked, {unsigned} bad; {verdict}", posts.len()))?;
-    }
+        Ok(out.say(&format!("\n{} signatures checked, {unsigned} bad; {verdict}", posts.len()))?)
+    };
+    let told = told();
     for (name, error) in acts.iter().filter_map(|act| Some((act.name, act.outcome.as_ref().err()?))) {
         print::err(format_args!("error: {name}: {error:#}"));
     }
-    Ok(if passed { Exit::Done } else { Exit::Failed })
+    exit::told(if passed { Exit::Done } else { Exit::Failed }, told)
 }
 
 fn stay_up(out: Out, url: &str, key: &str, secret: &str) -> anyhow::Result<()> {

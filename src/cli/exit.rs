@@ -42,9 +42,13 @@ pub fn of(error: &anyhow::Error) -> Exit {
     }
     match error.downcast_ref::<client::Error>() {
         Some(client::Error::Unreachable(_)) => Exit::Unreachable,
-        Some(client::Error::Problem(_) | client::Error::BadReply(_) | client::Error::TooLarge(_)) | None => {
-            Exit::Failed
-        }
+        Some(
+            client::Error::Problem(_)
+            | client::Error::Foreign(_)
+            | client::Error::BadReply(_)
+            | client::Error::TooLarge(_),
+        )
+        | None => Exit::Failed,
     }
 }
 

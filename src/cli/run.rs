@@ -12,7 +12,7 @@ use step::{Ended, Step};
 use super::callback::{CallbackArgs, metadata};
 use super::exit::{self, Exit};
 use super::print::{self, Out};
-use super::{Remote, jobs};
+use super::{Remote, child, jobs};
 use crate::client::{Accepted, Client, SubmitOptions};
 use crate::types::job::{Status, WorkerKind};
 use crate::types::{JobId, api};
@@ -25,7 +25,7 @@ use crate::worker::{self, Failure, Hold, Reply};
 /// secrets. A line `::progress 40 some words` on standard error tells how far it is and is taken out. Exit code
 /// 0 completes the job, any other fails it with the last lines of standard error. If the client cancels, the
 /// command gets SIGTERM, and SIGKILL 5 s later. SIGINT and SIGTERM are passed on to it; one that comes after its
-/// end ends the wait for the service to hear of it, and with it `run`. Should the service go away meanwhile, the
+/// end leaves 5 s for the service to hear of it, and a second one none. Should the service go away meanwhile, the
 /// command goes on.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -60,7 +60,7 @@ pub struct RunArgs {
     #[arg(long, env = "RINGBACK_RESULT_FILE", value_name = "FILE")]
     result_file: Option<PathBuf>,
     /// The content type of that file; JSON, text or bytes by its content otherwise.
-    #[arg(long, env = "RINGBACK_RESULT_TYPE", value_name = "TYPE", requires = "result_file")]
+    #[arg(long, env = "RINGBACK_RESULT_TYPE", value_name = "TYPE")]
     result_type: Option<String>,
     /// Run the command even if the service cannot be reached; then nobody hears of it.
     #[arg(long, env = "RINGBACK_ANYWAY")]
@@ -96,13 +96,16 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
     let (file, command) = (args.result_file.as_deref(), &args.command);
     let step = Step { command, kind: &args.kind, reader: &reader, id, hold: hold.as_ref(), file };
     let mut ended = step.run().await?;
-    ended.name_type(args.result_type);
+    ended.name_type(args.result_type.filter(|_| file.is_some()));
     let Ended { code, outcome, mut signals } = ended;
     let failed = outcome.is_err();
     let told = tokio::select! {
         told = report(&reader, id, hold, outcome) => told,
-        // Whoever asks now does not want to wait for the service.
-        _ = signals.next() => {
+        // Who signals a whole group means the command, which has ended; a second time, the wait for the service.
+        () = async {
+            signals.next().await;
+            let _ = tokio::time::timeout(child::PATIENCE, signals.next()).await;
+        } => {
             print::err("interrupted before the outcome was reported");
             Told { interrupted: true, ..Told::default() }
         }

@@ -150,13 +150,13 @@ pub fn dev_config(
 /// Runs `ringback serve`.
 pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
     let node = args.node;
+    check_public_url(node.public_url.as_deref())?;
     let missing = |flag: &str| Usage(format!("{flag} is required"));
     let store = node.store.ok_or_else(|| missing("--store"))?;
     let key_ring = node.key_ring.ok_or_else(|| {
         Usage("--key-ring is required; `ringback keyring create FILE` makes one".to_owned())
     })?;
     super::check_store(&store)?;
-    check_public_url(node.public_url.as_deref())?;
     let config = app::Config {
         mode: Mode::Serve,
         listen: node.listen,
@@ -205,7 +205,7 @@ async fn up(config: app::Config, out: Out) -> anyhow::Result<ExitCode> {
     let starting = app::start(config, Clock::system(), Dice::Os);
     let Some(running) = stop.run_until_cancelled(starting).await else { return Ok(Exit::Done.into()) };
     let running = running?;
-    announce(&running, out)?;
+    exit::told(Exit::Done, announce(&running, out))?;
     let deaf = loop {
         tokio::select! {
             () = stop.cancelled() => break false,

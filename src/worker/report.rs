@@ -57,7 +57,7 @@ pub(super) async fn send(
             Ok(job) => return Ok(job),
             Err(error) => error,
         };
-        if passing(&error) {
+        if again(&error) {
             failures += 1;
             tracing::warn!(job.id = %id, failures, "the outcome could not be reported yet: {error}");
             tokio::select! {
@@ -138,13 +138,23 @@ fn sendable(outcome: Outcome) -> Outcome {
     outcome
 }
 
+/// Whether another try may fare better: after all but a refusal that stands.
+fn again(error: &Error) -> bool {
+    match error {
+        Error::Problem(_) => passing(error),
+        // A gateway has no rule against one request but for how it is made; other pages go when the service is back.
+        Error::Foreign(status) => !matches!(status.as_u16(), 400 | 413 | 415 | 422 | 431),
+        Error::Unreachable(_) | Error::BadReply(_) | Error::TooLarge(_) => true,
+    }
+}
+
 /// The failure to report for an outcome that the service, or what stands before it, does not take: its client has to
 /// learn of it.
 fn instead(outcome: &Outcome, error: &Error) -> Option<Failure> {
     let code = match error {
         Error::Problem(problem) if matches!(problem.status, 400 | 413 | 415 | 422) => problem.code.slug(),
-        Error::BadReply(_) => "result-refused",
-        Error::Problem(_) | Error::Unreachable(_) | Error::TooLarge(_) => return None,
+        Error::Foreign(_) => "result-refused",
+        Error::Problem(_) | Error::Unreachable(_) | Error::BadReply(_) | Error::TooLarge(_) => return None,
     };
     match outcome {
         // Another attempt would meet the same refusal.

@@ -12,8 +12,9 @@ async fn a_gateway_that_answers_in_its_place_costs_neither_the_worker_nor_the_re
     let fake = Fake::with_job();
     fake.claims.lock().unwrap().push_front((429, page()));
     fake.answer("complete", 524, page());
+    fake.answer("complete", 404, page());
     let handler = async |_: Task| Ok(Reply::text("done"));
-    with_worker(&fake, handler, fake.hears("complete", 2)).await;
+    with_worker(&fake, handler, fake.hears("complete", 3)).await;
     assert!(fake.told("fail").is_empty());
 }
 

@@ -224,6 +224,7 @@ async fn a_signal_ends_the_wait_for_a_service_that_hears_no_outcome() {
         .await;
 
         step.signal(name);
+        step.signal(if name == "INT" { "TERM" } else { "INT" });
 
         assert_eq!(last(&step.line()), Value::Null);
         assert_eq!(step.ended(), code, "{name}");

@@ -5,7 +5,8 @@ use std::process::Stdio;
 use serde_json::json;
 
 use super::{Desk, Process, run};
-use crate::support::process::{KEY, ringback};
+use crate::support::app::until;
+use crate::support::process::{KEY, free_port, ringback};
 use crate::support::store::beside;
 
 /// A device on which nothing can be written.
@@ -29,6 +30,24 @@ fn a_service_whose_log_cannot_be_written_serves() {
 
     dev.signal("TERM");
     assert_eq!(dev.ended(), 0);
+}
+
+#[tokio::test]
+async fn a_service_whose_ready_line_nobody_reads_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let (_, gone) = std::io::pipe().unwrap();
+    let mut dev = ringback();
+    dev.args(["dev", "--listen", &url["http://".len()..], "--api-key", KEY]);
+    let mut dev = dev.current_dir(dir.path()).stdout(gone).stderr(Stdio::null()).spawn().unwrap();
+    let served = until("it serves", async || {
+        let list = ringback().args(["jobs", "list", "--url", &url, "--api-key", KEY]).output().unwrap();
+        if list.status.success() { Ok(()) } else { Err(list) }
+    });
+    served.await;
+    assert_eq!(dev.try_wait().unwrap(), None);
+    dev.kill().unwrap();
+    dev.wait().unwrap();
 }
 
 #[tokio::test]
