@@ -311,6 +311,8 @@ pub async fn events(
     let link = next_cursor.as_deref().and_then(|after| next_link(&uri, app.store.urls(), query.name, after));
     let mut answer = page((link, Page { items, next_cursor }));
     answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Authorization, Prefer"));
+    // With its token in the query it would be anybody's to keep, and an empty page would be told again and again.
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     if let Some(applied) = prefer.wait.and_then(|_| prefer.applied(false)) {
         answer.headers_mut().insert("preference-applied", applied);
     }

@@ -44,6 +44,7 @@ async fn it_reads_status_result_and_events_of_its_job(site: &Site) {
         ] {
             let [bearer, query] = both(&app, &path, &token);
             let reply = if way == 0 { bearer.await } else { query.await };
+            assert_eq!(reply.header("cache-control"), "private, no-cache", "{path}");
             assert_eq!(reply.ok(200), *wanted, "{path}");
         }
         let page = app.get(&format!("/v1/jobs/{job}/events?limit=1&access_token={token}")).nobody().await;
