@@ -200,6 +200,12 @@ async fn answer_up_to(request: RequestBuilder, most: usize) -> Result<Reply> {
     if fine { Ok(reply) } else { Err(reply.refusal()) }
 }
 
+/// A call with less patience than the request's own deadline.
+pub(crate) async fn within<T>(patience: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    let silent = |_| Err(Error::Unreachable(format!("no answer within {patience:?}")));
+    tokio::time::timeout(patience, call).await.unwrap_or_else(silent)
+}
+
 async fn exchange(request: RequestBuilder, most: usize) -> Result<Reply> {
     let mut response = request.send().await.map_err(unsent)?;
     let body = read(&mut response, most).await?;

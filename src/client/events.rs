@@ -11,6 +11,7 @@ use serde_with::skip_serializing_none;
 use super::verbs::{keyed, many};
 use super::{
     Answer, Client, DEADLINE, Error, Result, SubmitOptions, answer, chain, pairs, refusal, unsent, with_json,
+    within,
 };
 use crate::types::api;
 
@@ -75,8 +76,7 @@ async fn open(request: RequestBuilder, patience: Duration) -> Result<Response> {
         let response = request.send().await.map_err(unsent)?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     };
-    let silent = |_| Err(Error::Unreachable(format!("no answer within {patience:?}")));
-    tokio::time::timeout(patience, opened).await.unwrap_or_else(silent)
+    within(patience, opened).await
 }
 
 /// An open stream of the feed.

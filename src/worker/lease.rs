@@ -8,7 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::task::Mark;
 use super::{Failure, Reply, over, passing, whole_seconds};
-use crate::client::{Client, Error};
+use crate::client::{self, Client, Error};
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, api};
 
@@ -130,8 +130,7 @@ impl Heart {
         };
         // One that hangs must leave the lease time for another.
         let patience = (self.lease / 4).clamp(ANSWER_MIN, ANSWER_MAX);
-        let silent = |_| Err(Error::Unreachable(format!("no answer within {patience:?}")));
-        tokio::time::timeout(patience, self.client.heartbeat(self.id, &beat)).await.unwrap_or_else(silent)
+        client::within(patience, self.client.heartbeat(self.id, &beat)).await
     }
 
     /// Waits for a word of the handler, `longest` at the most.
