@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Desk;
 use crate::support::app::{LIMIT, until};
+use crate::support::process::SECRET;
 use crate::support::receiver::{Answer, Receiver};
 
 /// The one delivery of a job, once it is in that state.
@@ -50,10 +51,9 @@ async fn a_pending_delivery_is_cancelled() {
     let desk = Desk::open();
     let receiver = Receiver::start().await;
     receiver.script("/x", vec![Answer::Status(500)]);
-    let secret = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
-    let events = ["--callback-events", "job.queued", "--callback-secret", secret];
+    let events = ["--callback-events", "job.queued", "--callback-secret", SECRET];
     let job = desk.submit(&[&["--callback-url", &receiver.url("/x")], &events[..]].concat());
-    receiver.wait("/x", 1, LIMIT).await[0].verify(secret);
+    receiver.wait("/x", 1, LIMIT).await[0].verify(SECRET);
     let pending = delivery_in(&desk, &job, "pending").await;
     assert_eq!(pending["eventType"], "job.queued");
 

@@ -13,9 +13,7 @@ use ringback::types::signature::schemes::hex;
 use serde_json::Value;
 
 use super::{Ran, run};
-use crate::support::process::{free_port, ringback};
-
-const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
+use crate::support::process::{SECRET, free_port, ringback};
 
 /// 32 bytes of zeros and ones.
 const PRIVATE: &str = "whsk_AAEAAQABAAEAAQABAAEAAQABAAEAAQABAAEAAQABAAE=";

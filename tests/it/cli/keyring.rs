@@ -11,10 +11,8 @@ use serde_json::Value;
 
 use super::{Process, Ran, run};
 use crate::support::app::{LIMIT, until};
-use crate::support::process::{KEY, Node, free_port, ringback};
+use crate::support::process::{KEY, Node, SECRET, free_port, ringback};
 use crate::support::receiver::Receiver;
-
-const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
 
 #[test]
 fn keyring_create_never_overwrites() {

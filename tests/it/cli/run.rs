@@ -22,6 +22,23 @@ impl Desk {
         })
         .await
     }
+
+    /// A step that has ended while the service is away: its job, and the process, which has tried to report.
+    async fn unheard_step(&mut self, then: &str) -> (String, Process) {
+        self.gate();
+        let step = self.step(&["--json"], &format!("echo ready; cat gate{then}"));
+        let job = self.step_job().await;
+        assert_eq!(step.line(), "ready");
+        self.node.kill();
+        self.open_gate("through\n");
+        assert_eq!(step.line(), "through");
+        until("the report was tried", async || {
+            let log = self.read("run.log");
+            if log.contains("could not be reported yet") { Ok(()) } else { Err(log) }
+        })
+        .await;
+        (job, step)
+    }
 }
 
 /// The document on the last line.
@@ -185,20 +202,9 @@ async fn without_the_service_nothing_runs_unless_it_is_to_run_anyway() {
 #[tokio::test]
 async fn a_service_that_goes_away_meanwhile_hears_the_outcome_later() {
     let mut desk = Desk::open();
-    desk.gate();
     let port = desk.node.url.rsplit(':').next().unwrap().parse().unwrap();
-    let mut step = desk.step(&["--json"], "echo ready; cat gate");
-    let job = desk.step_job().await;
-    assert_eq!(step.line(), "ready");
+    let (job, mut step) = desk.unheard_step("").await;
 
-    desk.node.kill();
-    desk.open_gate("through\n");
-    assert_eq!(step.line(), "through");
-    until("the report was tried", async || {
-        let log = desk.read("run.log");
-        if log.contains("could not be reported yet") { Ok(()) } else { Err(log) }
-    })
-    .await;
     desk.node = Node::dev("sqlite://desk.db", port, desk.dir.path());
 
     assert_eq!(last(&step.line())["jobId"], json!(job));
@@ -208,26 +214,14 @@ async fn a_service_that_goes_away_meanwhile_hears_the_outcome_later() {
 
 #[tokio::test]
 async fn a_signal_ends_the_wait_for_a_service_that_hears_no_outcome() {
-    for (name, script, code) in [("INT", "cat gate", 1), ("TERM", "cat gate; exit 7", 7)] {
+    for (signals, then, code) in [(["INT", "TERM"], "", 1), (["TERM", "INT"], "; exit 7", 7)] {
         let mut desk = Desk::open();
-        desk.gate();
-        let mut step = desk.step(&["--json"], &format!("echo ready; {script}"));
-        desk.step_job().await;
-        assert_eq!(step.line(), "ready");
-        desk.node.kill();
-        desk.open_gate("through\n");
-        assert_eq!(step.line(), "through");
-        until("the report was tried", async || {
-            let log = desk.read("run.log");
-            if log.contains("could not be reported yet") { Ok(()) } else { Err(log) }
-        })
-        .await;
+        let (_, mut step) = desk.unheard_step(then).await;
 
-        step.signal(name);
-        step.signal(if name == "INT" { "TERM" } else { "INT" });
+        signals.iter().for_each(|name| step.signal(name));
 
         assert_eq!(last(&step.line()), Value::Null);
-        assert_eq!(step.ended(), code, "{name}");
+        assert_eq!(step.ended(), code, "{signals:?}");
         assert!(desk.read("run.log").contains("interrupted before the outcome was reported"));
     }
 }

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Ran, feed};
-use crate::support::process::ringback;
+use crate::support::process::{SECRET, ringback};
 
-const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
 const OTHER: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw3x3qXwQbDsY=";
 const NAMED: [&str; 4] = ["--id", "dlv_1", "--timestamp", "1767225600"];
 

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Desk, Process, run};
 use crate::support::app::until;
-use crate::support::process::{KEY, free_port, ringback};
+use crate::support::process::{KEY, SECRET, free_port, ringback};
 use crate::support::store::beside;
 
 /// A device on which nothing can be written.
@@ -86,7 +86,7 @@ async fn a_failure_whose_reader_has_gone_is_one_all_the_same() {
         let mut command = desk.command(args);
         command.stdin(Stdio::null()).stderr(Stdio::null()).stdout(gone).status().unwrap().code()
     };
-    let secret = ["--secret", "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg="];
+    let secret = ["--secret", SECRET];
     let verify = [&["verify", "--id", "i", "--timestamp", "1", "--signature", "v1,x"][..], &secret].concat();
     for (args, code) in [
         (&verify[..], 1),

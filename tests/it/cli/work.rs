@@ -7,9 +7,7 @@ use std::sync::mpsc::channel;
 use serde_json::{Value, json};
 
 use super::{Desk, Process, SOON, run};
-
-/// One that a service takes.
-const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
+use crate::support::process::SECRET;
 
 #[tokio::test]
 async fn a_command_gets_the_input_and_gives_the_result() {

@@ -10,6 +10,7 @@ use ringback::store::{Rotation, Tally, census};
 use ringback::types::job::{CallbackSecrets, NewJob};
 
 use super::endpoints::endpoint;
+use crate::support::process::SECRET;
 use crate::support::store::{Bed, beside, both_stores, complete};
 
 both_stores! {
@@ -20,8 +21,6 @@ both_stores! {
     a_row_that_someone_holds_is_passed_over,
     an_endpoints_headers_and_keys_are_sealed_anew,
 }
-
-const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
 
 /// The ring of every [`Bed`], the same with a new key on top, and that key alone.
 fn rings() -> (KeyRing, KeyRing, KeyRing) {

@@ -8,6 +8,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 pub const KEY: &str = "rbk_0123456789abcdefghijABCDEFGHIJ0123456789abc";
+/// A signing secret that a service takes.
+pub const SECRET: &str = "whsec_t9Iu17CQUB91WZZiPLt2TUScuZ21l6aI5BIkx/iyoWg=";
 
 /// A running node. Killed when dropped.
 pub struct Node {
