@@ -229,7 +229,7 @@ impl Feed {
     /// The next bytes; None at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if std::mem::take(&mut self.hello) {
-            return Some(Bytes::from_static(HELLO));
+            return Some(self.hello());
         }
         loop {
             if let Some((cursor, event)) = self.page.pop_front() {
@@ -247,6 +247,14 @@ impl Feed {
             if self.rest().await? {
                 return Some(self.sign_of_life());
             }
+        }
+    }
+
+    /// With the place to come back to, lest a stream from `now` that breaks before its first event begins at a later one.
+    fn hello(&self) -> Bytes {
+        match self.told_to {
+            Cursor::START => Bytes::from_static(HELLO),
+            begun => format!("retry: 2000\nid: {begun}\n\n").into(),
         }
     }
 

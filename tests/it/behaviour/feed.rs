@@ -9,6 +9,7 @@ both_engines! {
     a_reader_comes_back_with_its_cursor,
     types_and_account_narrow_it,
     a_stream_goes_on_where_it_was_cut,
+    a_stream_from_now_begins_with_its_place,
     a_stream_of_some_types_tells_how_far_it_is,
     what_is_past_its_retention_is_gone,
     a_revoked_key_and_a_stop_end_it,
@@ -127,6 +128,19 @@ async fn a_stream_goes_on_where_it_was_cut(site: &Site) {
     publish(&app, "e").await;
     publish(&app, "d").await;
     assert_eq!(event(&mut now).await.1, "d");
+}
+
+/// Who was cut off before the first event would begin at a later `now` without a place to come back to.
+async fn a_stream_from_now_begins_with_its_place(site: &Site) {
+    let app = site.start().await;
+    publish(&app, "a").await;
+    let mut now = open(&app, "?after=now", None).await;
+    let hello = now.block().await.unwrap();
+    let place = hello.strip_prefix("retry: 2000\nid: ").unwrap_or_else(|| panic!("{hello}"));
+    drop(now);
+    publish(&app, "b").await;
+    let mut again = open(&app, "?after=now", Some(place)).await;
+    assert_eq!(event(&mut again).await.1, "b");
 }
 
 async fn a_stream_of_some_types_tells_how_far_it_is(site: &Site) {
