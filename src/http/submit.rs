@@ -104,15 +104,16 @@ async fn operate(
     app: &App,
     key: &Key<JobsWrite>,
     route: &Route,
-    (head, waiting): (Head, Waiting),
+    (mut head, waiting): (Head, Waiting),
     body: Bytes256,
 ) -> Result<Response, Problem> {
     let (kind, status_path) = (route.kind.clone(), route.polled_at());
+    rules::name("/type", &kind, 128).map_err(|_| Problem::new(ProblemCode::NotFound))?;
+    head.queue = queue(route, &head)?;
     // Configured paths are aliases of the operation, so a key counts for both.
     let idempotency = head.idempotency(&format!("POST /v1/operations/{kind}"), &body.bytes);
-    rules::name("/type", &kind, 128).map_err(|_| Problem::new(ProblemCode::NotFound))?;
     let mut wish =
-        SubmitJob { kind, input: input(&body)?, queue: queue(route, &head)?, ..SubmitJob::default() };
+        SubmitJob { kind, input: input(&body)?, queue: head.queue.clone(), ..SubmitJob::default() };
     match (&head.callback_url, &head.callback_events) {
         (None, None) => {}
         (Some(url), None) => wish.callback_url = Some(url.clone()),

@@ -29,10 +29,10 @@ pub struct Head {
     pub callback_url: Option<String>,
     /// `Callback-Events`, split at its commas.
     pub callback_events: Option<Vec<String>>,
-    /// `Queue`.
+    /// `Queue`, or the one that the route fixes.
     pub queue: Option<String>,
-    /// `Queue` and the `Callback-*` fields as the fingerprint takes them.
-    option_fields: Vec<u8>,
+    /// The `Callback-*` fields as the fingerprint takes them.
+    callback_fields: Vec<u8>,
 }
 
 impl FromRequestParts<App> for Head {
@@ -48,7 +48,7 @@ impl FromRequestParts<App> for Head {
             callback_url: single(headers, "Callback-Url")?,
             callback_events: list(headers, "Callback-Events")?,
             queue: single(headers, "Queue")?,
-            option_fields: option_fields(headers),
+            callback_fields: callback_fields(headers),
         })
     }
 }
@@ -56,14 +56,18 @@ impl FromRequestParts<App> for Head {
 impl Head {
     /// What recognises a repeat of this request on `route`, if the client gave a key.
     ///
-    /// The fingerprint is SHA-256 of the raw body and the option fields.
+    /// The fingerprint is SHA-256 of the raw body, the `Callback-*` fields and the queue: aliases share their keys, and
+    /// one of them may lead to a queue of its own.
     pub fn idempotency(&self, route: &str, body: &[u8]) -> Option<Idempotency> {
         let key = self.key.clone()?;
         let mut hash = Sha256::new();
         // The length keeps a body from being read as a field, or the other way round.
         hash.update((body.len() as u64).to_be_bytes());
         hash.update(body);
-        hash.update(&self.option_fields);
+        hash.update(&self.callback_fields);
+        if let Some(queue) = &self.queue {
+            hash.update(format!("queue:{queue}\n"));
+        }
         Some(Idempotency { route: route.to_owned(), key, fingerprint: hash.finalize().into() })
     }
 }
@@ -141,10 +145,10 @@ fn list(headers: &HeaderMap, name: &'static str) -> Result<Option<Vec<String>>, 
     Ok((!lines.is_empty()).then(|| names.map(str::to_owned).collect()))
 }
 
-fn option_fields(headers: &HeaderMap) -> Vec<u8> {
+fn callback_fields(headers: &HeaderMap) -> Vec<u8> {
     let mut fields: Vec<(&str, &[u8])> = headers
         .iter()
-        .filter(|(name, _)| name.as_str() == "queue" || name.as_str().starts_with("callback-"))
+        .filter(|(name, _)| name.as_str().starts_with("callback-"))
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
         .collect();
     fields.sort_unstable();
@@ -369,20 +373,22 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_holds_body_and_callback_fields() {
-        let head = |fields: Vec<u8>| Head {
+    fn the_fingerprint_holds_body_queue_and_callback_fields() {
+        let head = |fields: &[u8], queue: Option<&str>| Head {
             key: Some("k".to_owned()),
             prefer: Prefer::default(),
             traceparent: None,
             callback_url: None,
             callback_events: None,
-            queue: None,
-            option_fields: fields,
+            queue: queue.map(str::to_owned),
+            callback_fields: fields.to_vec(),
         };
-        let print =
-            |fields: &[u8], body: &[u8]| head(fields.to_vec()).idempotency("r", body).unwrap().fingerprint;
-        assert_eq!(print(b"", b"{}"), print(b"", b"{}"));
-        assert_ne!(print(b"", b"{}"), print(b"", b"{ }"));
-        assert_ne!(print(b"", b"ab"), print(b"b", b"a"));
+        let print = |fields: &[u8], queue: Option<&str>, body: &[u8]| {
+            head(fields, queue).idempotency("r", body).unwrap().fingerprint
+        };
+        assert_eq!(print(b"", None, b"{}"), print(b"", None, b"{}"));
+        assert_ne!(print(b"", None, b"{}"), print(b"", None, b"{ }"));
+        assert_ne!(print(b"", None, b"ab"), print(b"b", None, b"a"));
+        assert_ne!(print(b"", None, b"{}"), print(b"", Some("q"), b"{}"));
     }
 }

@@ -13,6 +13,7 @@ both_engines! {
     twenty_at_once_make_one_job,
     aliases_and_quotes_share_the_key,
     operations_count_their_callback_headers,
+    an_operations_queue_counts_whoever_fixes_it,
     a_batch_repeats_as_a_whole,
     another_batch_is_refused_whichever_entries_are_bad,
     a_repeat_is_answered_though_the_time_has_moved_on,
@@ -98,6 +99,24 @@ async fn operations_count_their_callback_headers(site: &Site) {
     let first = ask("https://a.example.com/").await.ok(202);
     assert_eq!(ask("https://a.example.com/").await.ok(202)["jobId"], first["jobId"]);
     ask("https://b.example.com/").await.refused(422, "idempotency-key-reused", "");
+}
+
+/// A path of one's own shares its keys with the operation, and may lead elsewhere.
+async fn an_operations_queue_counts_whoever_fixes_it(site: &Site) {
+    let route = "[[routes]]\npath = \"/api/t\"\ntype = \"t\"\nqueue = \"secret\"\n";
+    let app = site.start_configured(route).await;
+    let ask = |path: &str| keyed(&app, path, "k", &json!({}));
+    let wish = json!({"scopes": ["jobs:write"], "queues": ["default"]});
+    let narrow = id(&app.post("/v1/keys", &wish).await.ok(201)["key"]);
+
+    let first = ask("/api/t").await.ok(202);
+    let other = ask("/v1/operations/t").key(&narrow).await;
+    other.refused(422, "idempotency-key-reused", "");
+    for path in ["/api/t", "/v1/operations/t"] {
+        let again = ask(path).header("queue", "secret").await.ok(202);
+        assert_eq!(again["jobId"], first["jobId"], "{path}");
+        ask(path).header("queue", "secret").key(&narrow).await.refused(403, "forbidden", "");
+    }
 }
 
 async fn a_batch_repeats_as_a_whole(site: &Site) {
