@@ -1,7 +1,5 @@
 //! Reading JSON bodies strictly: two readers of one body must never see two different things. Writing long ones.
 
-mod strict;
-
 use axum::response::{IntoResponse, Response};
 use http::header;
 use serde::Serialize;
@@ -11,8 +9,8 @@ use serde_path_to_error::Segment;
 use super::problem::Problem;
 use crate::types::api::Json;
 use crate::types::problem::{Invalid, ProblemCode};
+pub use crate::types::strict::scan;
 use crate::types::submit::escape;
-pub use strict::scan;
 
 /// Makes a `T` of text that [`scan`] let through; the error points to the member at fault.
 ///

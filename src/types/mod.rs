@@ -19,6 +19,7 @@ pub mod problem;
 pub mod push;
 pub mod retry;
 pub mod signature;
+pub mod strict;
 pub mod submit;
 pub mod target;
 pub mod time;

@@ -8,7 +8,7 @@ use crate::types::api::{self, Format, Payload};
 use crate::types::endpoint::Endpoint;
 use crate::types::job::{Job, JobEvent, Outcome};
 use crate::types::key::{AccessToken, TokenKey};
-use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis};
+use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis, strict};
 
 /// A JSON result up to this size stands in the webhook itself, bytes.
 const INLINE_RESULT: usize = 64 * 1024;
@@ -116,14 +116,15 @@ struct ForReceiver<'a> {
     context: Option<&'a api::Json>,
 }
 
-/// The callback wants the result inline and it is JSON of a size that fits.
+/// The callback wants the result inline and it is JSON of a size that fits, which every receiver reads alike: what came
+/// as bytes has been looked at by nobody.
 fn inline(outcome: &Outcome, payload: Payload) -> Option<api::Json> {
     let Outcome::Bytes { content_type, bytes } = outcome else { return None };
     let json = api::ending(content_type) == Some("json");
     if payload == Payload::Thin || !json || bytes.len() > INLINE_RESULT {
         return None;
     }
-    serde_json::from_slice(bytes).ok()
+    serde_json::from_str(strict::scan(bytes).ok()?).ok()
 }
 
 /// What is told of a dead letter.

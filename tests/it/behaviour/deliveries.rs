@@ -13,7 +13,7 @@ use crate::support::receiver::{Received, Receiver};
 both_engines! {
     a_callback_has_these_headers_and_no_others,
     the_body_is_the_job_as_it_stood,
-    a_result_is_inlined_as_json_up_to_64_kib,
+    a_result_is_inlined_as_sound_json_up_to_64_kib,
     only_the_four_ends_are_told_by_default,
     events_on_request_are_numbered_as_in_the_history,
     every_unhappy_end_is_told,
@@ -109,15 +109,20 @@ async fn the_body_is_the_job_as_it_stood(site: &Site) {
     app.get(&format!("/v1/jobs/{other}")).key(&token).await.refused(404, "job-not-found", "");
 }
 
-async fn a_result_is_inlined_as_json_up_to_64_kib(site: &Site) {
+async fn a_result_is_inlined_as_sound_json_up_to_64_kib(site: &Site) {
     let app = site.start().await;
     let receiver = Receiver::start().await;
     let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
     let (most, more) = (text(64 * 1024), text(64 * 1024 + 1));
+    let nest = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let (deep, deeper) = (nest(64), nest(65));
     for (n, (payload, content_type, result, inlined, ending)) in [
         ("full", "application/json", "{\"a\" : 1.50}", true, "json"),
         ("full", "application/json", &most, true, "json"),
         ("full", "application/json", &more, false, "json"),
+        ("full", "application/json", &deep, true, "json"),
+        ("full", "application/json", &deeper, false, "json"),
+        ("full", "application/json", "{\"a\":1,\"a\":2}", false, "json"),
         ("full", "text/csv", "[1]", false, "csv"),
         ("thin", "application/json", "[1]", false, "json"),
     ]
