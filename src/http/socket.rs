@@ -122,6 +122,7 @@ fn speaks(headers: &HeaderMap) -> bool {
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
     params(("Sec-WebSocket-Protocol" = String, Header, example = "ringback.v1")),
     responses((status = 101, description = "The connection speaks WebSocket from here on"),
+        (status = 404, description = "job-not-found"), (status = 410, description = "job-expired"),
         (status = 426, description = "upgrade-required"), (status = 429, description = "rate-limited")))]
 pub async fn open(
     State(app): State<App>,
