@@ -215,6 +215,7 @@ pub(super) fn log(d: &ClaimedDelivery, a: &Attempted) {
                 Outcome::Failed(fault) => (None, Some(fault.kind()), Some(ms)),
             }
         }
+        None if a.counts => (None, Some(DeadReason::Unsignable.as_str()), None),
         None => (None, Some("not-sent"), None),
     };
     let verdict = word(&a.verdict);

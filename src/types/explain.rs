@@ -175,7 +175,11 @@ fn pending(facts: &Facts) -> Said {
     let due = facts.due_at.unwrap_or(facts.now);
     let attempt = |why: String, next, at| Said { why, step: NextStep::Attempt, next, at };
     if due > facts.now {
-        let why = match (facts.delivery.attempt, &facts.delivery.last_error) {
+        let why = match (facts.delivery.attempt, facts.delivery.last_error.as_deref()) {
+            (_, Some(error)) if error == DeadReason::Unsignable.as_str() => {
+                "a node had no usable key to sign it with, which its log tells; it is tried again in its time"
+                    .to_owned()
+            }
             (0, _) => "it is not due yet".to_owned(),
             (n, None) => format!("request {n} was not delivered; the next one waits its time"),
             (n, Some(error)) => format!("request {n} failed ({error}); the next one waits its time"),

@@ -122,6 +122,13 @@ fn what_is_held_says_who_lets_it_go() {
 }
 
 #[test]
+fn what_could_not_be_signed_says_so() {
+    let mut waits = Facts { due_at: Some(LATER), ..facts(DeliveryState::Pending) };
+    waits.delivery.last_error = Some("unsignable".to_owned());
+    told(waits, NextStep::Attempt, Some(LATER), "no usable key to sign it with");
+}
+
+#[test]
 fn what_has_ended_says_why() {
     let ended = |state| Facts { due_at: None, ..facts(state) };
     let delivered = {

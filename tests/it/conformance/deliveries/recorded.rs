@@ -153,6 +153,13 @@ async fn what_was_not_sent_is_no_attempt(bed: &Bed) {
     bed.pass_seconds(5);
     let held = bed.claim_one().await;
     assert_eq!((held.number, held.used), (2, 1), "the number is given again");
+    let unsigned = Attempted { exchange: None, counts: true, ..attempted(&held, 0, in_five(bed)) };
+    assert!(bed.record(unsigned).await);
+    let told = bed.store.delivery(bed.tenant, held.id, bed.now()).await.unwrap();
+    assert_eq!((told.last_error.as_deref(), told.attempt), (Some("unsignable"), 1), "it spent an attempt");
+    bed.pass_seconds(5);
+    let held = bed.claim_one().await;
+    assert_eq!((held.number, held.used), (2, 2));
     let dead = Attempted {
         exchange: None,
         counts: false,
