@@ -143,7 +143,7 @@ pub fn show(job: &api::Job, out: Out) -> anyhow::Result<()> {
             ("progress", progress),
             ("message", job.message.clone()),
             ("attempt", Some(format!("{}/{}", job.attempt, job.max_attempts))),
-            ("error", job.error.clone()),
+            ("error", job.error.clone().or_else(|| job.error_info.as_ref()?.message.clone())),
             ("error code", job.error_info.as_ref().and_then(|info| info.code.clone())),
             ("result", job.result_url.clone()),
             ("callback", job.callback_state.map(|state| state.as_str().to_owned())),

@@ -319,7 +319,7 @@ fn again(
     job.sequence += 1;
     let event = match error {
         Some((text, info)) => {
-            job.error_info = Some(info.clone());
+            job.error_info = Some(ErrorInfo { message: Some(text.clone()), ..info.clone() });
             work.error = Some((text, info));
             JobEvent::Retrying
         }

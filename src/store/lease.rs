@@ -22,7 +22,7 @@ use super::rows::held;
 use super::submit::READ_JOBS;
 use super::{Inner, Store, seconds};
 use crate::args;
-use crate::types::job::{Job, JobEvent, JobState};
+use crate::types::job::{Job, JobEvent, JobState, LOST};
 use crate::types::{JobId, Millis, TenantId, api};
 pub use offers::Offer;
 pub(super) use offers::{Offers, Waiting};
@@ -330,6 +330,7 @@ fn retrying(out: &mut Outbox<'_>, job: &Job, at: Millis, sequence: i64, now: Mil
     before.sequence = job.sequence - 1;
     before.error_info = Some(api::ErrorInfo {
         code: Some("worker-lost".to_owned()),
+        message: Some(LOST.to_owned()),
         retryable: true,
         attempt: before.attempt,
     });

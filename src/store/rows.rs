@@ -116,8 +116,12 @@ fn document(row: &Row) -> Result<Job> {
     let state = row.text(18)?;
     let attempt = row.count(19)?;
     let error_code = row.text_opt(28)?;
-    let error_info =
-        row.int_opt(29)?.map(|retryable| ErrorInfo { code: error_code, retryable: retryable == 1, attempt });
+    let error_info = row.int_opt(29)?.map(|retryable| ErrorInfo {
+        code: error_code,
+        message: None,
+        retryable: retryable == 1,
+        attempt,
+    });
     let word = |w: &str| Error::Bug(format!("unknown word {w}"));
     Ok(Job {
         id: row.id(0)?,
@@ -188,8 +192,9 @@ fn from_queue(job: &mut Job, row: &Row, phase: Phase, now: Millis) -> Result<()>
     job.cancel_reason = row.text_opt(48)?;
     // The error of the attempt before; `error` itself is only for jobs that have ended.
     let code = row.text_opt(50)?;
-    job.error_info = row.text_opt(49)?.filter(|_| phase == Phase::Retry).map(|_| ErrorInfo {
+    job.error_info = row.text_opt(49)?.filter(|_| phase == Phase::Retry).map(|text| ErrorInfo {
         code,
+        message: Some(text),
         retryable: true,
         attempt: job.attempt,
     });

@@ -3,7 +3,7 @@
 mod decide;
 mod state;
 
-pub use decide::{CANCEL_GRACE, Change, Failure, Next, Outcome, RELEASED, decide, job_backoff_seconds};
+pub use decide::{CANCEL_GRACE, Change, Failure, LOST, Next, Outcome, RELEASED, decide, job_backoff_seconds};
 pub use state::{CallbackState, JobEvent, JobState, Status, WorkerKind};
 
 use serde::{Deserialize, Serialize};

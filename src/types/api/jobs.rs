@@ -225,6 +225,8 @@ pub struct ErrorInfo {
     /// The worker's word, or `worker-lost`, `timeout`, `cancelled`, `deadline-passed`, `released`; with a push worker also
     /// `worker-unreachable`, `http-` and its status, `result-too-large`, `content-type`, `content-encoding`.
     pub code: Option<String>,
+    /// What was said of it, while the job is to be tried again; at its end that stands in `error`.
+    pub message: Option<String>,
     /// Whether the worker said that another attempt may help.
     pub retryable: bool,
     /// The attempt that ended so.

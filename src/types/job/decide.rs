@@ -113,6 +113,8 @@ pub enum Next {
 pub const CANCEL_GRACE: std::time::Duration = std::time::Duration::from_secs(30);
 /// The error code of an external job that its holder gave back.
 pub const RELEASED: &str = "released";
+/// Why an attempt ended whose holder was not heard of in time.
+pub const LOST: &str = "the worker was lost: its lease ran out";
 
 /// Seconds before attempt `n + 1` of a job: 5, 20, 80, 320, then every 10 minutes.
 pub fn job_backoff_seconds(attempt: u32) -> u32 {
@@ -143,13 +145,9 @@ pub fn decide(job: &Job, change: Change, now: Millis) -> Next {
         Change::Cancel { reason } if job.state == JobState::Processing => Next::TellHolder { reason },
         Change::Cancel { reason } => cancelled(reason),
         Change::CancelOverdue => cancelled(job.cancel_reason.clone()),
-        Change::WorkerLost => end(
-            job,
-            JobState::Failed,
-            "the worker was lost: its lease ran out".to_owned(),
-            "worker-lost",
-            job.worker != WorkerKind::External,
-        ),
+        Change::WorkerLost => {
+            end(job, JobState::Failed, LOST.to_owned(), "worker-lost", job.worker != WorkerKind::External)
+        }
         Change::TimedOut => {
             let error = format!("the attempt ran longer than {} s", job.timeout_seconds);
             let failure = Failure {
@@ -169,7 +167,7 @@ pub fn decide(job: &Job, change: Change, now: Millis) -> Next {
 fn fail(job: &Job, failure: Failure, now: Millis) -> Next {
     // An external job has one attempt and no queue to go back to.
     let retryable = failure.retryable && job.worker != WorkerKind::External;
-    let info = api::ErrorInfo { code: failure.code, retryable, attempt: job.attempt };
+    let info = api::ErrorInfo { code: failure.code, message: None, retryable, attempt: job.attempt };
     if !failure.retryable || job.attempt >= job.max_attempts || job.worker == WorkerKind::External {
         let error = Some(failure.error);
         return Next::End { state: JobState::Failed, error, info: Some(info), outcome: None };
@@ -179,7 +177,7 @@ fn fail(job: &Job, failure: Failure, now: Millis) -> Next {
 }
 
 fn end(job: &Job, state: JobState, error: String, code: &str, retryable: bool) -> Next {
-    let info = api::ErrorInfo { code: Some(code.to_owned()), retryable, attempt: job.attempt };
+    let info = api::ErrorInfo { code: Some(code.to_owned()), message: None, retryable, attempt: job.attempt };
     Next::End { state, error: Some(error), info: Some(info), outcome: None }
 }
 

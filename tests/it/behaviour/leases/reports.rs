@@ -147,8 +147,10 @@ async fn a_failed_attempt_waits_and_the_last_one_ends_the_job(site: &Site) {
 
         assert_eq!((&told["status"], &told["state"]), (&json!("queued"), &json!("retrying")));
         assert_eq!(told["runAt"], in_seconds(&app, wait), "attempt {attempt}");
-        let info = json!({"code": "no_data", "retryable": true, "attempt": attempt});
-        assert_eq!(told["errorInfo"], info);
+        let info = json!({"code": "no_data", "message": "no data", "retryable": true, "attempt": attempt});
+        assert_eq!((&told["errorInfo"], &app.job(&job).await["errorInfo"]), (&info, &info));
+        let event = app.items(&format!("/v1/jobs/{job}/events")).await.pop().unwrap();
+        assert_eq!((&event["type"], &event["data"]["errorInfo"]), (&json!("job.retrying"), &info));
         assert!(told.get("error").is_none(), "it has not ended: {told}");
         app.pass(wait - 1);
         assert!(app.claim(1).await.is_empty(), "not before its time");

@@ -107,7 +107,11 @@ async fn a_202_that_never_completes_times_out_and_is_sent_again(site: &Site) {
 
     app.pass(60);
     let seen = in_state(&app, &job, "retrying").await;
-    assert_eq!(seen["errorInfo"], json!({"code": "timeout", "retryable": true, "attempt": 1}));
+    let why = "the attempt ran longer than 60 s";
+    assert_eq!(
+        seen["errorInfo"],
+        json!({"code": "timeout", "message": why, "retryable": true, "attempt": 1})
+    );
     app.pass(5);
 
     assert_eq!(requests(&receiver, 2).await[1].header("ringback-attempt"), "2");

@@ -22,7 +22,8 @@ async fn a_500_is_tried_again_after_the_jobs_backoff(site: &Site) {
     let job = submit(&app, json!({})).await;
 
     let seen = in_state(&app, &job, "retrying").await;
-    assert_eq!(seen["errorInfo"], json!({"code": "http-500", "retryable": true, "attempt": 1}));
+    let info = json!({"code": "http-500", "message": "boom", "retryable": true, "attempt": 1});
+    assert_eq!(seen["errorInfo"], info);
     app.pass(5);
     requests(&receiver, 2).await;
     let seen = in_state(&app, &job, "retrying").await;
@@ -91,7 +92,9 @@ async fn a_worker_that_is_not_there_harms_no_other_queue(site: &Site) {
 
     let job = of_dead(3).await;
     let seen = in_state(&app, &job, "retrying").await;
-    assert_eq!(seen["errorInfo"], json!({"code": "worker-unreachable", "retryable": true, "attempt": 1}));
+    let why = "the push worker did not answer: no connection could be made";
+    let info = json!({"code": "worker-unreachable", "message": why, "retryable": true, "attempt": 1});
+    assert_eq!(seen["errorInfo"], info);
     let second = of_dead(1).await;
     let living = submit(&app, json!({})).await;
 
