@@ -50,6 +50,16 @@ pub enum Error {
     /// A sealed secret cannot be opened.
     #[error("a sealed secret cannot be opened: {0}")]
     Seal(#[from] super::seal::SealError),
+    /// A later release has been at the store.
+    #[error(
+        "the store is at schema version {at} and this release knows up to {known}: start the newer release, or restore a backup of before"
+    )]
+    Newer {
+        /// The store's version.
+        at: i64,
+        /// The last that this release knows.
+        known: i64,
+    },
     /// A defect of ours.
     #[error("defect: {0}")]
     Bug(String),

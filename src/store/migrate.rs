@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::SqlSafeStr as _;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
 use tokio::task::spawn_blocking;
 
@@ -60,12 +60,18 @@ fn bug(e: impl std::fmt::Display) -> Error {
     Error::Bug(format!("migration: {e}"))
 }
 
+/// A store that a later release has been at: what this one would do to it, nobody knows.
+fn newer(at: i64) -> Error {
+    let known = POSTGRES.last().map_or(0, |(version, _, _)| *version);
+    Error::Newer { at, known }
+}
+
 /// The file's `user_version` is the last version that it was brought to.
 fn sqlite(conn: &mut rusqlite::Connection) -> Result<()> {
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let at: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if SQLITE.iter().all(|(version, _, _)| *version < at) {
-        return Err(bug(format_args!("version {at} was previously applied but is missing")));
+        return Err(newer(at));
     }
     for (version, _, text) in SQLITE.iter().filter(|(version, _, _)| *version > at) {
         tx.execute_batch(text).map_err(bug)?;
@@ -81,7 +87,10 @@ async fn postgres(mut conn: Box<PgConnection>) -> Result<()> {
     let migrator = Migrator::with_migrations(POSTGRES.iter().map(migration).collect());
     // A migration may take longer than a verb.
     let _ = sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0").execute(&mut *conn).await;
-    migrator.run_direct(None, &mut *conn, false).await.map_err(bug)?;
+    migrator.run_direct(None, &mut *conn, false).await.map_err(|e| match e {
+        MigrateError::VersionMissing(at) => newer(at),
+        e => bug(e),
+    })?;
     Ok(sqlx::raw_sql(SETTLE).execute(&mut *conn).await.map(drop)?)
 }
 

@@ -10,11 +10,12 @@ use ringback::types::Millis;
 use tokio::time::Instant;
 
 use crate::support::postgres::Server;
-use crate::support::store::{Bed, both_stores, hold, key, open};
+use crate::support::store::{Bed, beside, both_stores, hold, key, open};
 
 both_stores! {
     bad_data_fails_only_the_call_that_brought_it,
     migrations_run_twice_change_nothing,
+    a_store_of_a_later_release_is_left_alone,
 }
 
 async fn bad_data_fails_only_the_call_that_brought_it(bed: &Bed) {
@@ -50,6 +51,21 @@ async fn migrations_run_twice_change_nothing(bed: &Bed) {
             .len(),
         1
     );
+    bed.spoil(); // the store of this bed is closed
+}
+
+async fn a_store_of_a_later_release_is_left_alone(bed: &Bed) {
+    bed.store.close().await;
+    let later = match bed.engine() {
+        Engine::Sqlite => "PRAGMA user_version = 99",
+        Engine::Postgres => {
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (99, 'later', true, '', 0)"
+        }
+    };
+    beside(&bed.url).await.all(later, vec![]).await.unwrap();
+    let refused = Store::migrate(&bed.url).await.unwrap_err();
+    assert!(matches!(refused, Error::Newer { at: 99, known: 1 }), "{refused}");
     bed.spoil(); // the store of this bed is closed
 }
 
