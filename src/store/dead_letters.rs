@@ -53,7 +53,9 @@ static NOW_DUE: Sql = Sql::plain(
 static NEW_ROUND_LEASED: Sql =
     Sql::plain("UPDATE delivery_queue SET again = 1 WHERE delivery_id = $1 AND phase = 'leased'");
 static REOPEN: Sql = Sql::plain(
-    "UPDATE deliveries SET state = 'owed', version = version + 1, ended_at = NULL, discarded_at = NULL, remove_at = NULL
+    "UPDATE deliveries SET state = 'owed', version = version + 1, ended_at = NULL, discarded_at = NULL, remove_at = NULL,
+         -- with one that has passed it would be laid down again unsent
+         expires_at = CASE WHEN expires_at > $2 THEN expires_at END
      WHERE id = $1 AND state IN ('dead', 'delivered', 'cancelled')
        -- nobody would be there to take it: its claim would only cancel it, and the letter would be lost
        AND (endpoint_id IS NULL OR EXISTS (SELECT 1 FROM endpoints e WHERE e.id = deliveries.endpoint_id
@@ -143,7 +145,9 @@ impl Store {
             Some(DeliveryState::Delivered) => f.push(" AND d.state = 'delivered'"),
             Some(DeliveryState::Dead) => f.push(" AND d.state = 'dead'"),
             Some(DeliveryState::Cancelled) => f.push(" AND d.state = 'cancelled'"),
-            Some(DeliveryState::InFlight) => f.and("(q.phase = 'leased' AND q.due_at > {})", now),
+            Some(DeliveryState::InFlight) => {
+                f.and("d.state = 'owed' AND q.phase = 'leased' AND q.due_at > {}", now)
+            }
             Some(DeliveryState::Held) => {
                 f.and("(d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {}))", now);
                 f.and(concat!("(", held_until!(), " > {} OR ep.state <> 'enabled')"), now);
@@ -256,7 +260,7 @@ pub(super) async fn lock(tx: &mut Tx, tenant: TenantId, id: DeliveryId) -> Resul
 /// A terminal delivery is owed again; the letter leaves the list, the history stays. False, and nothing is changed, if
 /// it goes to an endpoint that is deleted.
 pub(super) async fn reopen(tx: &mut Tx, id: DeliveryId, now: Millis) -> Result<bool> {
-    if tx.run(&REOPEN, args![id]).await? == 0 {
+    if tx.run(&REOPEN, args![id, now]).await? == 0 {
         return Ok(false);
     }
     tx.run(&QUEUE_AGAIN, args![id, now]).await?;

@@ -10,6 +10,7 @@ use crate::support::store::{Bed, attempted, both_stores, callback};
 both_stores! {
     a_parked_delivery_ends_when_it_expires_and_its_failure_url_is_told,
     a_request_under_way_is_left_to_its_holder_until_the_lease_is_over,
+    what_is_sent_again_expires_no_more,
     one_step_ends_so_many_and_no_more,
 }
 
@@ -66,6 +67,18 @@ async fn a_request_under_way_is_left_to_its_holder_until_the_lease_is_over(bed: 
     let attempts = told.attempts.unwrap();
     assert_eq!(attempts.len(), 1, "the request that may have been seen stands there");
     assert_eq!((attempts[0].number, attempts[0].error.as_deref()), (1, Some("unknown")));
+}
+
+/// Who sends it again means it, though its time is over.
+async fn what_is_sent_again_expires_no_more(bed: &Bed) {
+    bed.submit(bed.job_with(|j| j.callback = Some(short(bed, "https://hooks.example.com/a")))).await;
+    bed.pass_seconds(60);
+    assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), 1);
+    let id = bed.rows("SELECT delivery_id FROM dead_letters").await[0].id(0).unwrap();
+    bed.store.retry_delivery(bed.tenant, id, bed.now()).await.unwrap();
+    assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), 0);
+    let again = bed.claim_one().await;
+    assert_eq!((again.id, again.expires_at), (id, None));
 }
 
 async fn one_step_ends_so_many_and_no_more(bed: &Bed) {
