@@ -213,7 +213,7 @@ where
     F: Future<Output = Result<Reply, Failure>> + Send + 'static,
 {
     let (id, token, attempt) = (job.job_id, job.lease_token, job.attempt);
-    tracing::info!(job.id = %id, job.kind = %job.kind, attempt, "claimed job {id}");
+    tracing::info!(job.id = %id, job.type = %job.kind, attempt, "claimed job {id}");
     let hold = Hold::new(&shared.client, id, token, shared.options.lease);
     let task = Task { job, progress: hold.progress(), stop: hold.stop().clone() };
     let handled = handle(Arc::clone(&shared), task);

@@ -9,7 +9,7 @@ use crate::app;
 use crate::clock::Clock;
 use crate::dice::Dice;
 use crate::types::key::Scopes;
-use crate::types::{KeyId, Millis, api};
+use crate::types::{KeyId, Millis, TenantId, api};
 
 /// API keys.
 #[derive(Debug, clap::Args)]
@@ -100,6 +100,10 @@ async fn create_in_store(store: &str, create: CreateArgs, out: Out) -> anyhow::R
         .tenant
         .clone()
         .ok_or_else(|| Usage("--store (or RINGBACK_STORE) needs --tenant".to_owned()))?;
+    if tenant.parse::<TenantId>().is_ok() {
+        // As a name it would make another tenant, in which there is nothing.
+        return Err(Usage("--tenant takes the tenant's name, not its id".to_owned()).into());
+    }
     super::check_store(store)?;
     let scopes = create.scopes;
     let key = app::create_key(store, &tenant, create.wish(), Clock::system(), Dice::Os).await?;

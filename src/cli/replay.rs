@@ -52,7 +52,8 @@ pub(super) struct FilterArgs {
     /// Of this event type, such as `job.completed`.
     #[arg(long = "type", env = "RINGBACK_TYPE", value_name = "TYPE")]
     kind: Option<String>,
-    /// Given up for this reason: exhausted, gone, aborted, expired, refused, poison or unsignable.
+    /// Given up for this reason (exhausted, gone, aborted, expired, refused, poison or unsignable) or with this last
+    /// error, such as `timeout` or `status 503`.
     #[arg(long, env = "RINGBACK_REASON")]
     reason: Option<String>,
     /// Given up at or after this instant.

@@ -62,7 +62,7 @@ pub enum BadSecret {
     )]
     Ed25519,
     /// What follows the prefix does not decode.
-    #[error("must be its prefix and standard base64 with padding")]
+    #[error("must be `whsec_`, `whpk_` or `whsk_` and standard base64 with padding")]
     Base64,
     /// It decodes to fewer than 24 or more than 64 bytes.
     #[error("must hold 24 to 64 bytes, holds {0}")]

@@ -12,7 +12,7 @@ pub enum SchemeArg {
     V1,
     /// `x-hub-signature-256`, over the body alone; takes one secret.
     Github,
-    /// `stripe-signature`; needs --timestamp, takes no --id.
+    /// `stripe-signature`, over a timestamp and the body, without an id.
     Stripe,
 }
 

@@ -24,6 +24,8 @@ fn the_first_key_is_made_in_the_store_and_works() {
     let files = [std::fs::read(dir.path().join("k.db")).unwrap()].concat();
     assert!(!files.windows(key.len()).any(|bytes| bytes == key.as_bytes()), "it is not stored");
     create(&["--scopes", "work"]).refused(2, "needs --tenant");
+    let id = "ten_01JDAAAAAAAAAAAAAAAAAAAAAA";
+    create(&["--tenant", id, "--scopes", "work"]).refused(2, "takes the tenant's name, not its id");
     create(&["--tenant", "acme"]).refused(2, "--scopes");
     create(&["--tenant", "acme", "--scopes", "fly"]).refused(2, "fly");
 
