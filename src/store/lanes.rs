@@ -1,6 +1,6 @@
 //! Lanes and the nodes that own them.
 
-mod fleet;
+pub(super) mod fleet;
 mod free;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ mod hand_over;
 mod history;
 mod keys;
 mod lanes;
+mod late;
 mod lease;
 mod letters;
 mod push;

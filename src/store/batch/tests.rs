@@ -4,8 +4,8 @@ use crate::store::change::write;
 use crate::store::db::{Call, Target};
 use crate::store::emit::rows as emit;
 use crate::store::{
-    Store, change, deliveries, expiry, fan_out, health, idempotency, lanes, lease, record, secrets, submit,
-    subscribers, sweep,
+    Store, change, deliveries, expiry, fan_out, health, idempotency, lanes, lanes::fleet, lease, record,
+    secrets, submit, subscribers, sweep,
 };
 
 /// What SQLite says of a statement, in one column of its answer.
@@ -260,5 +260,37 @@ async fn fan_outs_read_no_table_whole_on_postgres() {
             assert!(!walked && !scanned, "{}\n{plan}", sql.text(Engine::Postgres));
         }
     }
+    scratch.remove().await.unwrap();
+}
+
+static FIGURES: Sql = Sql::plain(fleet::FIGURES);
+
+#[test]
+fn the_oldest_that_waits_is_found_by_indexes_on_sqlite() {
+    let plan = explained("EXPLAIN QUERY PLAN", &FIGURES, 3);
+    let queues = plan.iter().filter(|line| ["SEARCH q ", "SCAN q"].iter().any(|scan| line.starts_with(scan)));
+    assert!(
+        queues.clone().count() >= 7 && queues.clone().all(|line| line.contains("delivery_queue_")),
+        "{plan:#?}"
+    );
+    let lanes: Vec<_> = plan.iter().filter(|line| line.contains(" l ")).collect();
+    assert!(lanes.len() == 2 && lanes.iter().all(|line| line.contains("lanes_1 (id=?)")), "{plan:#?}");
+}
+
+#[tokio::test]
+async fn the_oldest_that_waits_is_found_by_indexes_on_postgres() {
+    let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
+    let scratch = Scratch::beside(&server, &format!("oldest_{}", std::process::id())).await.unwrap();
+    Store::migrate(&scratch.url).await.unwrap();
+    let target = Target::parse(&scratch.url).unwrap();
+    target.connect(false).await.unwrap().call(Call::Script(FULL.to_owned())).await.unwrap();
+    let plan = plan_on(target, &FIGURES).await;
+    let lines: Vec<_> = plan.lines().collect();
+    for pair in lines.windows(2) {
+        let asked = [" on delivery_queue", " on lanes"].iter().any(|of| pair[0].contains(of));
+        assert!(!asked || pair[0].contains(" using ") && pair[1].contains("Index Cond"), "{plan}");
+    }
+    assert!(!plan.contains("Sort"), "{plan}");
+    assert!(plan.contains("delivery_queue_due") && plan.contains("delivery_queue_lane"), "{plan}");
     scratch.remove().await.unwrap();
 }
