@@ -6,20 +6,18 @@ use axum::response::Response;
 use http::Uri;
 
 use super::app::App;
-use super::extract::{
-    FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, page_of, paged,
-};
+use super::extract::{FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, paged_by};
 use super::jobs::page;
 use super::problem::Problem;
 use super::queues::coming;
-use crate::store::{LaneFilter, PageOf};
+use crate::store::{LaneFilter, LaneOrder};
 use crate::types::api::{Lane, LaneState, Page, PauseLane};
 use crate::types::{LaneId, Millis, id};
 
 /// How lanes are listed.
 pub struct ListQuery {
     filter: LaneFilter,
-    page: PageOf<id::Lane>,
+    limit: u32,
 }
 
 impl FromQuery for ListQuery {
@@ -28,8 +26,11 @@ impl FromQuery for ListQuery {
     fn from_params(params: &Params) -> Result<Self, Problem> {
         let state = params.word("state", LaneState::from_word)?;
         let sort = params.word("sort", |word| (word == "oldestDue").then_some(()))?;
-        let filter = LaneFilter { state, oldest_first: sort.is_some() };
-        Ok(ListQuery { filter, page: params.page()? })
+        let order = match sort {
+            None => LaneOrder::Youngest(params.cursor()?),
+            Some(()) => LaneOrder::OldestDue(params.cursor()?),
+        };
+        Ok(ListQuery { filter: LaneFilter { state, order }, limit: params.limit()? })
     }
 }
 
@@ -46,9 +47,13 @@ pub async fn list(
     uri: Uri,
 ) -> Result<Response, Problem> {
     key.whole()?;
-    let verb = app.store.lanes(key.tenant(), &query.filter, page_of(&query.page), app.now());
-    let rows = app.ask(verb).await?;
-    Ok(page(paged(rows, query.page.limit, |lane| lane.lane_id, &uri, app.store.urls())))
+    let ListQuery { filter, limit } = query;
+    let rows = app.ask(app.store.lanes(key.tenant(), &filter, limit + 1, app.now())).await?;
+    let place = |lane: &Lane| match filter.order {
+        LaneOrder::Youngest(_) => lane.lane_id.to_string(),
+        LaneOrder::OldestDue(_) => lane.place().to_string(),
+    };
+    Ok(page(paged_by(rows, limit, place, &uri, app.store.urls())))
 }
 
 /// Pause a lane: nothing more is sent, and its deliveries are held, which costs no attempt.

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use crate::types::job::{Change, Job};
 use crate::types::key::{LeaseToken, Scopes};
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, KeyId, LaneId, Millis, RedriveId, TenantId, api};
-pub use lanes::{InLane, LaneFilter, LaneSettings, LaneState, Matched, OutageFilter, OwnedLane, ReplayOf};
+pub use lanes::{
+    InLane, LaneFilter, LaneOrder, LaneSettings, LaneState, Matched, OutageFilter, OwnedLane, ReplayOf,
+};
 
 /// A page of a list: at most `limit` rows after the row named by `after`.
 #[derive(Clone, Copy)]

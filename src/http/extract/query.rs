@@ -105,8 +105,12 @@ impl Params {
 
     /// `limit` and `cursor`.
     pub fn page<K: Kind>(&self) -> Result<PageOf<K>, Problem> {
-        let after = self.text("cursor").map(open_cursor).transpose()?;
-        Ok(PageOf { after, limit: self.limit()? })
+        Ok(PageOf { after: self.cursor()?, limit: self.limit()? })
+    }
+
+    /// The place that `cursor` holds.
+    pub fn cursor<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+        self.text("cursor").map(open_cursor).transpose()
     }
 
     /// The name that `cursor` holds, in a list ordered by name.
@@ -130,13 +134,13 @@ impl Params {
     }
 }
 
-fn open_cursor<K: Kind>(text: &str) -> Result<Id<K>, Problem> {
+fn open_cursor<T: FromStr>(text: &str) -> Result<T, Problem> {
     let refused = || bad("cursor", "is not a cursor of this list");
     if text.len() > 128 {
         return Err(refused());
     }
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| refused())?;
-    std::str::from_utf8(&bytes).ok().and_then(|id| id.parse().ok()).ok_or_else(refused)
+    std::str::from_utf8(&bytes).ok().and_then(|place| place.parse().ok()).ok_or_else(refused)
 }
 
 /// Asks the store for one row more than the page holds: only then is there a next page.
@@ -268,7 +272,7 @@ mod tests {
         let (link, page) = paged(ids.clone(), 2, |id| *id, &uri, &Urls::new("https://api.example.com"));
         let cursor = page.next_cursor.unwrap();
         assert_eq!(page.items.len(), 2);
-        assert_eq!(open_cursor::<id::Job>(&cursor).unwrap(), ids[1]);
+        assert_eq!(open_cursor::<crate::types::JobId>(&cursor).unwrap(), ids[1]);
         let wanted =
             format!("<https://api.example.com/v1/jobs?limit=2&state=a+b&cursor={cursor}>; rel=\"next\"");
         assert_eq!(link.unwrap(), wanted.as_str());

@@ -6,12 +6,13 @@ use super::super::db::{Row, Value};
 use super::super::due::{by_rank, of_rank};
 use super::super::error::{Error, Result};
 use super::super::jobs::Filter;
-use super::super::model::{LaneFilter, PageOf};
+use super::super::model::{LaneFilter, LaneOrder, PageOf};
 use super::clear;
 use crate::args;
+use crate::types::api::LanePlace;
 use crate::types::delivery::HeldReason;
 use crate::types::lane::MOST_IN_FLIGHT;
-use crate::types::{LaneId, Millis, TenantId, api, id};
+use crate::types::{LaneId, Millis, TenantId, api};
 
 /// Until when the lane `l` is held, by someone or by what its owner found out.
 macro_rules! held_until {
@@ -126,12 +127,12 @@ static PAUSE: Sql = Sql::plain(
 );
 
 impl Store {
-    /// The tenant's lanes: the youngest first, or those first whose oldest delivery waits longest.
+    /// A page of the tenant's lanes.
     pub async fn lanes(
         &self,
         tenant: TenantId,
         filter: &LaneFilter,
-        page: PageOf<id::Lane>,
+        limit: u32,
         now: Millis,
     ) -> Result<Vec<api::Lane>> {
         let mut f = Filter::new(LIST, args![tenant, now]);
@@ -152,7 +153,10 @@ impl Store {
                 );
             }
         }
-        let (sql, args) = if filter.oldest_first { by_oldest(f, page) } else { f.page("l.id", page) };
+        let (sql, args) = match filter.order {
+            LaneOrder::Youngest(after) => f.page("l.id", PageOf { after, limit }),
+            LaneOrder::OldestDue(after) => by_oldest(f, after, limit),
+        };
         self.read(sql, args).await?.iter().map(|row| lane(row, now)).collect()
     }
 
@@ -180,16 +184,17 @@ impl Store {
     }
 }
 
-/// Ordered by the oldest waiting delivery; lanes where nothing waits come last.
-fn by_oldest(mut f: Filter, page: PageOf<id::Lane>) -> (&'static str, Vec<Value>) {
-    let oldest = |lane: &str| format!("COALESCE({}, {})", oldest_due!().replace("l.id", lane), i64::MAX);
-    if let Some(after) = page.after {
-        f.args.push(after.into());
-        let last = format!("${}", f.args.len());
-        f.push(&format!(" AND ({}, l.id) > ({}, {last})", oldest("l.id"), oldest(&last)));
+/// Ordered by the oldest waiting delivery; lanes where nothing waits come last. It goes on behind a place, not behind a lane:
+/// the one that was last may have moved since.
+fn by_oldest(mut f: Filter, after: Option<LanePlace>, limit: u32) -> (&'static str, Vec<Value>) {
+    let oldest = format!("COALESCE({}, {})", oldest_due!(), Millis::MAX.0);
+    if let Some(LanePlace { oldest_due, lane_id }) = after {
+        f.args.extend(args![oldest_due, lane_id]);
+        let last = f.args.len();
+        f.push(&format!(" AND ({oldest}, l.id) > (${}, ${last})", last - 1));
     }
-    f.args.push(page.limit.into());
-    f.push(&format!(" ORDER BY {}, l.id LIMIT ${}", oldest("l.id"), f.args.len()));
+    f.args.push(limit.into());
+    f.push(&format!(" ORDER BY {oldest}, l.id LIMIT ${}", f.args.len()));
     f.finish()
 }
 

@@ -1,6 +1,7 @@
 //! What the verbs about lanes and replays take and give.
 
 use super::DueDelivery;
+use crate::types::api::LanePlace;
 use crate::types::lane::Limits;
 use crate::types::{EndpointId, LaneId, Millis, api};
 
@@ -40,8 +41,23 @@ pub struct OutageFilter {
 pub struct LaneFilter {
     /// In this state.
     pub state: Option<api::LaneState>,
+    /// In which order, and from where on.
+    pub order: LaneOrder,
+}
+
+/// The order of a list of lanes, and behind which one of the page before it goes on.
+#[derive(Debug, Clone, Copy)]
+pub enum LaneOrder {
+    /// The youngest first.
+    Youngest(Option<LaneId>),
     /// Those first whose oldest delivery waits longest.
-    pub oldest_first: bool,
+    OldestDue(Option<LanePlace>),
+}
+
+impl Default for LaneOrder {
+    fn default() -> LaneOrder {
+        LaneOrder::Youngest(None)
+    }
 }
 
 /// What is kept of a lane between owners.

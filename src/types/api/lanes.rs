@@ -1,5 +1,8 @@
 //! Lanes, and why a delivery stands where it stands.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use serde_with::skip_serializing_none;
 use utoipa::ToSchema;
@@ -80,6 +83,42 @@ pub struct Lane {
     pub ordered: bool,
     /// Infrastructure failures in a row.
     pub failures: u32,
+}
+
+impl Lane {
+    /// Its place among lanes by what waits longest; where nothing waits it is one of the last.
+    pub fn place(&self) -> LanePlace {
+        LanePlace { oldest_due: self.oldest_due.unwrap_or(Millis::MAX), lane_id: self.lane_id }
+    }
+}
+
+/// A place in a list of lanes by what waits longest. It stays where it is when its lane moves on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LanePlace {
+    /// When the oldest that waited in it was due.
+    pub oldest_due: Millis,
+    /// The lane that was there.
+    pub lane_id: LaneId,
+}
+
+/// The text is no place in a list of lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadPlace;
+
+impl fmt::Display for LanePlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.oldest_due, self.lane_id)
+    }
+}
+
+impl FromStr for LanePlace {
+    type Err = BadPlace;
+
+    fn from_str(text: &str) -> Result<LanePlace, BadPlace> {
+        let (due, lane) = text.split_once(' ').ok_or(BadPlace)?;
+        let (oldest_due, lane_id) = (due.parse().map_err(|_| BadPlace)?, lane.parse().map_err(|_| BadPlace)?);
+        Ok(LanePlace { oldest_due, lane_id })
+    }
 }
 
 /// What happens to a delivery next.

@@ -1,14 +1,16 @@
 //! Lanes and the nodes that own them.
 
+use std::time::Duration;
+
 use ringback::args;
-use ringback::store::{LaneFilter, LaneState, PageOf};
+use ringback::store::{LaneFilter, LaneOrder, LaneState};
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
 use ringback::types::{DeliveryId, LaneId, Millis, api};
 
-use crate::support::store::{Bed, attempted, beside, both_stores, callback, complete, page};
+use crate::support::store::{Bed, attempted, beside, both_stores, callback, complete};
 
-const ALL: LaneFilter = LaneFilter { state: None, oldest_first: false };
+const ALL: LaneFilter = LaneFilter { state: None, order: LaneOrder::Youngest(None) };
 
 both_stores! {
     a_lane_has_one_owner_at_a_time,
@@ -20,6 +22,7 @@ both_stores! {
     a_lane_is_owned_whatever_became_of_the_delivery_that_named_it,
     lanes_are_shown_with_their_depth,
     lanes_are_found_by_state_and_by_what_waits_longest,
+    a_list_by_what_waits_longest_goes_on_although_its_last_lane_moved,
     lanes_are_shared_out_among_living_nodes,
     old_leases_are_void_where_no_other_node_can_be,
     lanes_of_a_killed_node_are_free_where_no_other_can_be,
@@ -230,15 +233,12 @@ async fn a_lane_is_owned_whatever_became_of_the_delivery_that_named_it(bed: &Bed
 
 async fn lanes_are_shown_with_their_depth(bed: &Bed) {
     let first = lane(bed).await;
-    assert!(
-        bed.store.lanes(bed.tenant, &ALL, page(9), bed.now()).await.unwrap().is_empty(),
-        "nobody owns one yet"
-    );
+    assert!(bed.store.lanes(bed.tenant, &ALL, 9, bed.now()).await.unwrap().is_empty(), "nobody owns one yet");
     let mut state = own(bed, bed.node, first).await.remove(0);
     let sent = bed.claim_one().await;
     bed.completed().await;
     bed.completed().await;
-    let show = async || bed.store.lanes(bed.tenant, &ALL, page(9), bed.now()).await.unwrap().remove(0);
+    let show = async || bed.store.lanes(bed.tenant, &ALL, 9, bed.now()).await.unwrap().remove(0);
     let shown = show().await;
     assert_eq!((shown.kind.as_str(), shown.state.as_str()), ("origin", "open"));
     assert_eq!(shown.origin.as_deref(), Some("https://hooks.example.com"));
@@ -273,34 +273,57 @@ async fn own_all(bed: &Bed, node: NodeId) -> Vec<LaneState> {
     owned.into_iter().map(|lane| lane.state).collect()
 }
 
+/// The origins of all lanes by what waits longest, two on a page; each page is followed by `meanwhile` with its last lane.
+async fn by_oldest(bed: &Bed, meanwhile: impl AsyncFn(LaneId)) -> Vec<String> {
+    let (mut seen, mut after) = (Vec::new(), None);
+    loop {
+        let filter = LaneFilter { order: LaneOrder::OldestDue(after), ..ALL };
+        let lanes = bed.store.lanes(bed.tenant, &filter, 2, bed.now()).await.unwrap();
+        let Some(last) = lanes.last() else { return seen };
+        after = Some(last.place());
+        meanwhile(last.lane_id).await;
+        seen.extend(lanes.into_iter().map(|lane| lane.origin.unwrap()));
+    }
+}
+
+async fn a_list_by_what_waits_longest_goes_on_although_its_last_lane_moved(bed: &Bed) {
+    for n in 0..5 {
+        told(bed, n).await;
+        bed.pass_seconds(1);
+    }
+    own_all(bed, bed.node).await;
+    let seen = by_oldest(bed, async |last| {
+        let due = bed.store.due(Millis(0), bed.now(), 50).await.unwrap();
+        let of_last = due.into_iter().filter(|d| d.lane == last).collect();
+        let sent = bed.store.claim(of_last, bed.node, Duration::from_secs(30), bed.now()).await.unwrap();
+        for sent in sent {
+            assert!(bed.record(attempted(&sent, 200, Verdict::Delivered)).await);
+        }
+    })
+    .await;
+    for n in 0..5 {
+        assert!(seen.contains(&format!("https://hooks{n}.example.com")), "{seen:?}");
+    }
+}
+
 async fn lanes_are_found_by_state_and_by_what_waits_longest(bed: &Bed) {
     for n in 0..5 {
         told(bed, n).await;
         bed.pass_seconds(1);
     }
     let mut states = own_all(bed, bed.node).await;
-    let origins = async |filter: LaneFilter, page| {
-        let lanes = bed.store.lanes(bed.tenant, &filter, page, bed.now()).await.unwrap();
-        lanes.into_iter().map(|l| (l.origin.unwrap(), l.lane_id)).collect::<Vec<_>>()
-    };
-    let oldest = LaneFilter { oldest_first: true, ..ALL };
     let wanted: Vec<String> = (0..5).map(|n| format!("https://hooks{n}.example.com")).collect();
-
-    let mut seen = origins(oldest, page(2)).await;
-    while let Some((_, last)) = seen.last().filter(|_| seen.len() < 5) {
-        let next = origins(oldest, PageOf { after: Some(*last), limit: 2 }).await;
-        assert!(!next.is_empty(), "{seen:?}");
-        seen.extend(next);
-    }
-    assert_eq!(seen.iter().map(|(origin, _)| origin.clone()).collect::<Vec<_>>(), wanted);
+    let seen = by_oldest(bed, async |_| {}).await;
+    assert_eq!(seen, wanted);
 
     for (state, reason) in states.iter_mut().zip(["breaker", "retry-after"]) {
         (state.held_until, state.held_reason) = (Some(Millis(bed.now().0 + 1_000)), Some(reason.to_owned()));
         bed.store.save_lanes(bed.node, &[(state.clone(), false)]).await.unwrap();
     }
     let in_state = async |state| {
-        let ids = origins(LaneFilter { state: Some(state), ..ALL }, page(9)).await;
-        ids.into_iter().map(|(_, id)| id).collect::<Vec<_>>()
+        let filter = LaneFilter { state: Some(state), ..ALL };
+        let lanes = bed.store.lanes(bed.tenant, &filter, 9, bed.now()).await.unwrap();
+        lanes.into_iter().map(|lane| lane.lane_id).collect::<Vec<_>>()
     };
     assert_eq!(in_state(api::LaneState::Broken).await, [states[0].id]);
     assert_eq!(in_state(api::LaneState::Paused).await, [states[1].id]);

@@ -227,6 +227,16 @@ async fn lanes_show_who_waits_and_why(site: &Site) {
     }
     let due = &app.items("/v1/deliveries?state=pending").await[0]["nextAttemptAt"];
     assert_eq!((&open["oldestDue"], idle.get("oldestDue")), (due, None));
+    let page = app.get("/v1/lanes?sort=oldestDue&limit=2").await.ok(200);
+    let cursor = id(&page["nextCursor"]);
+    let rest = app.get(&format!("/v1/lanes?sort=oldestDue&cursor={cursor}")).await.ok(200);
+    assert_eq!((&rest["items"], &rest["nextCursor"]), (&json!([idle]), &Value::Null));
+    let youngest = app.get("/v1/lanes?limit=1").await.ok(200);
+    for foreign in
+        [format!("cursor={cursor}"), format!("sort=oldestDue&cursor={}", id(&youngest["nextCursor"]))]
+    {
+        app.get(&format!("/v1/lanes?{foreign}")).await.refused(400, "invalid-request", "?cursor");
+    }
     assert_eq!(lanes("state=paused").await, std::slice::from_ref(held));
     assert_eq!(lanes("state=open").await.len(), 2);
     assert_eq!(lanes("state=broken").await, Vec::<Value>::new());
@@ -243,6 +253,8 @@ async fn what_is_not_understood_is_refused(site: &Site) {
         ("deliveries?cursor=x", "?cursor"),
         ("lanes?state=held", "?state"),
         ("lanes?sort=depth", "?sort"),
+        ("lanes?sort=oldestDue&cursor=x", "?cursor"),
+        ("lanes?sort=oldestDue&cursor=MSBsYW5lXzE", "?cursor"),
     ] {
         app.get(&format!("/v1/{query}")).await.refused(400, "invalid-request", pointer);
     }
