@@ -1,9 +1,10 @@
 //! What any node may do now and then: end what is overdue, remove what is past its retention.
 
+mod needed;
+
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use uuid::Uuid;
 
 use super::Store;
 use super::batch::{Col, Sql};
@@ -17,6 +18,9 @@ use super::parking::drain_due;
 use super::redrive::step_due;
 use crate::args;
 use crate::types::Millis;
+#[cfg(test)]
+pub(super) use needed::{PASSING, POSTPONE};
+use needed::{needed, put_off};
 
 /// Rows per bite.
 pub(super) const BITE: u32 = 500;
@@ -34,11 +38,7 @@ const KEEP_TRACES: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEEP_LANES: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What is still needed is put off for so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(24 * 3600);
-/// ... and that before its time has come, for a reader takes what is past its time for gone.
-const AHEAD: Duration = Duration::from_secs(120);
 
-/// Jobs that one look passes whose time is about to come.
-const PASSED: u32 = 2_000;
 /// Overdue jobs that are handed to the committer at a time: requests wait behind them.
 const TOGETHER: usize = 64;
 /// When one that cannot be ended is looked at again.
@@ -82,35 +82,6 @@ pub(super) const ANYTHING: &str = concat!(
     ")"
 );
 
-// Who is told only later may still want to read the job.
-macro_rules! needed {
-    () => {
-        "EXISTS (SELECT 1 FROM deliveries d WHERE d.job_id = jobs.id
-                 AND (d.state = 'owed' OR EXISTS (SELECT 1 FROM dead_letters x WHERE x.delivery_id = d.id))
-                 UNION ALL SELECT 1 FROM fan_outs f WHERE f.job_id = jobs.id)"
-    };
-}
-
-// Each condition is asked of the row itself, not only of the list: a retry may have reopened it since.
-pub(super) static POSTPONE: Sql = Sql::plain(concat!(
-    "UPDATE jobs SET remove_at = $2
-     WHERE id IN (SELECT j.id FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NULL ORDER BY j.remove_at LIMIT $3)
-       AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed' AND ",
-    needed!()
-));
-// Those of the next minutes, of which most may be needed no more.
-pub(super) const PASSING: &str = concat!(
-    "SELECT id, remove_at, CASE WHEN state <> 'owed' AND ",
-    needed!(),
-    " THEN CAST(1 AS BIGINT) ELSE 0 END
-     FROM jobs WHERE (remove_at, id) > ($1, $2) AND remove_at <= $3 AND purged_at IS NULL ORDER BY remove_at, id LIMIT $4"
-);
-static POSTPONE_THESE: Sql = Sql::batch(
-    "UPDATE jobs SET remove_at = $2 FROM {b}
-     WHERE jobs.id = b.id AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed'",
-    2,
-    &[("id", Col::Uuid)],
-);
 pub(super) static PURGE: Sql = Sql::plain(concat!(
     "UPDATE jobs
      SET input = NULL, callback = NULL, sealed = NULL, metadata = '{}', error = NULL, result = NULL, result_type = NULL,
@@ -328,31 +299,6 @@ impl Store {
         Ok(letters + jobs + deliveries + events)
     }
 
-    /// Puts off the removal of jobs whose time comes within minutes and that something still refers to, however many others
-    /// pass beside them: a reader takes what is past its time for gone.
-    pub async fn keep_needed(&self, now: Millis) -> Result<()> {
-        let until = now.plus(AHEAD);
-        let mut after = (now, Uuid::nil());
-        loop {
-            let rows = self.scout(PASSING, args![after.0, after.1, until, PASSED]).await?;
-            let mut needed = Vec::new();
-            for row in &rows {
-                if row.int(2)? == 1 {
-                    needed.push(args![row.uuid(0)?]);
-                }
-            }
-            if !needed.is_empty() {
-                let mut tx = self.0.writers.begin().await?;
-                tx.batch(&POSTPONE_THESE, args![until, until.plus(LOOK_AGAIN)], needed).await?;
-                tx.commit().await?;
-            }
-            match rows.last() {
-                Some(last) if rows.len() == PASSED as usize => after = (last.time(1)?, last.uuid(0)?),
-                Some(_) | None => return Ok(()),
-            }
-        }
-    }
-
     async fn retain_letters(&self, now: Millis) -> Result<u64> {
         let old = self.scout(OLD_LETTERS, args![now.minus(KEEP_LETTERS), BITE]).await?;
         let ids = || old.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<Vec<_>>>();
@@ -387,7 +333,7 @@ impl Store {
     async fn retain_jobs(&self, now: Millis) -> Result<u64> {
         let mut tx = self.0.writers.begin().await?;
         let mut gone = tx.run(&DROP_STUBS, args![now, BITE]).await?;
-        gone += tx.run(&POSTPONE, args![now.plus(AHEAD), now.plus(AHEAD).plus(LOOK_AGAIN), BITE]).await?;
+        gone += put_off(&mut tx, now).await?;
         let purged = tx.all(&PURGE, args![now, now.plus(KEEP_STUBS), BITE]).await?;
         gone += purged.len() as u64;
         let ids = || purged.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<Vec<_>>>();

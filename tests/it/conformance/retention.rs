@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ringback::store::{DeliveryFilter, Error, What};
-use ringback::types::Millis;
 use ringback::types::delivery::{DeadReason, Verdict};
 use ringback::types::id::NodeId;
+use ringback::types::job::NewJob;
+use ringback::types::{JobId, Millis};
 
 use crate::support::store::{Bed, both_stores, callback, complete, failure, page};
 
@@ -15,6 +16,8 @@ both_stores! {
     an_ended_job_is_purged_then_forgotten,
     owed_jobs_stay_however_old,
     a_job_that_a_dead_letter_needs_stays_with_it,
+    a_job_goes_soon_after_its_last_delivery,
+    what_stays_owed_is_looked_at_ever_less_often,
     more_than_one_bite_spares_what_is_needed,
     what_is_needed_is_found_among_many_that_pass,
     a_kept_job_keeps_its_callback_state,
@@ -99,6 +102,42 @@ async fn a_job_that_a_dead_letter_needs_stays_with_it(bed: &Bed) {
     retain(bed).await;
     assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
     assert_eq!([bed.count("deliveries").await, bed.count("bodies").await, bed.count("events").await], [0; 3]);
+}
+
+/// Completes a job that is kept for a minute and has a callback.
+async fn kept_for_a_minute(bed: &Bed) -> JobId {
+    let id = bed.submit(NewJob { retain_seconds: 60, ..bed.called_back() }).await.job.id;
+    let held = bed.lease_one().await;
+    bed.held(&held, complete()).await.unwrap();
+    id
+}
+
+async fn a_job_goes_soon_after_its_last_delivery(bed: &Bed) {
+    let id = kept_for_a_minute(bed).await;
+    bed.store.keep_needed(bed.now()).await.unwrap();
+    bed.pass_seconds(90);
+    retain(bed).await;
+    assert_eq!(bed.get(id).await.callback_state.as_str(), "pending");
+    bed.deliver(200, Verdict::Delivered).await;
+    bed.pass_seconds(330);
+    retain(bed).await;
+    assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
+}
+
+async fn what_stays_owed_is_looked_at_ever_less_often(bed: &Bed) {
+    let id = kept_for_a_minute(bed).await;
+    let due = bed.now().plus(Duration::from_secs(60));
+    let mut looks = 0;
+    while bed.now().since(due) < Duration::from_secs(3 * DAY) {
+        bed.store.keep_needed(bed.now()).await.unwrap();
+        looks += 1;
+        let next = bed.rows("SELECT remove_at FROM jobs").await[0].time(0).unwrap();
+        let (overdue, wait) = (bed.now().since(due).as_secs(), next.since(bed.now()).as_secs());
+        assert!(wait <= (overdue + 240).clamp(420, DAY + 120), "{wait} s at {overdue} s");
+        bed.set_now(next.minus(Duration::from_secs(60)));
+    }
+    assert!(looks < 15, "{looks}");
+    assert_eq!(bed.get(id).await.callback_state.as_str(), "pending");
 }
 
 async fn more_than_one_bite_spares_what_is_needed(bed: &Bed) {
