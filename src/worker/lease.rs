@@ -16,7 +16,7 @@ use crate::types::{JobId, api};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// The longest between two heartbeats: a cancel that its holder does not confirm within 30 s is enforced.
 const BEAT: Duration = Duration::from_secs(20);
-/// How long a heartbeat is waited for, whatever the lease.
+/// How long a heartbeat is waited for: a quarter of the lease, within these.
 const ANSWER_MIN: Duration = Duration::from_secs(1);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// Progress is sent at most so often.
@@ -78,11 +78,11 @@ struct Heart {
 
 impl Heart {
     async fn beat(mut self) {
-        let usual = (self.lease / 3).min(BEAT);
+        let usual = usual(self.lease);
         let mut every = usual;
         loop {
             // News of the handler goes out at once, the next ones not before this pause is over.
-            let rest = PROGRESS_EVERY.min(every / 2);
+            let rest = rest(every);
             self.news(every - rest).await;
             match self.beat_once().await {
                 Ok(alive) => {
@@ -102,7 +102,7 @@ impl Heart {
                 // While nobody can reach the service nobody else can get the job: go on, and knock more often.
                 Err(error) => {
                     tracing::warn!(job.id = %self.id, "no heartbeat: {error}");
-                    every = (usual / 3).max(PROGRESS_EVERY);
+                    every = hurried(self.lease);
                 }
             }
             tokio::time::sleep(rest).await;
@@ -128,9 +128,7 @@ impl Heart {
             message: mark.message,
             extend_seconds: Some(whole_seconds(self.lease)),
         };
-        // One that hangs must leave the lease time for another.
-        let patience = (self.lease / 4).clamp(ANSWER_MIN, ANSWER_MAX);
-        client::within(patience, self.client.heartbeat(self.id, &beat)).await
+        client::within(patience(self.lease), self.client.heartbeat(self.id, &beat)).await
     }
 
     /// Waits for a word of the handler, `longest` at the most.
@@ -144,6 +142,26 @@ impl Heart {
         };
         let _ = tokio::time::timeout(longest, news).await;
     }
+}
+
+/// Between two heartbeats.
+fn usual(lease: Duration) -> Duration {
+    (lease / 3).min(BEAT)
+}
+
+/// Between two where the last one was not answered.
+fn hurried(lease: Duration) -> Duration {
+    usual(lease) / 3
+}
+
+/// How much of the time between two nothing is told in.
+fn rest(every: Duration) -> Duration {
+    PROGRESS_EVERY.min(every / 2)
+}
+
+/// How long one is waited for: one that hangs must leave the lease time for another.
+fn patience(lease: Duration) -> Duration {
+    (lease / 4).clamp(ANSWER_MIN, ANSWER_MAX).min(lease / 3)
 }
 
 /// Runs the handler to its end. `None` if it was stopped and did not come to one in time.
@@ -165,5 +183,33 @@ pub(super) async fn watch(
     tokio::select! {
         ended = work => Some(ended),
         () = unwanted => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_that_hangs_leaves_time_for_another() {
+        for lease in [1, 2, 3, 4, 6, 9, 30, 60, 3_600].map(Duration::from_secs) {
+            let (usual, hurried) = (usual(lease), hurried(lease));
+            let next = usual + patience(lease) + rest(usual) + (hurried - rest(hurried));
+            assert!(next < lease * 9 / 10, "{lease:?}: {next:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_fails_is_followed_sooner_than_one_that_does_not() {
+        for lease in [1, 2, 3, 9, 30, 3_600].map(Duration::from_secs) {
+            assert!(hurried(lease) < usual(lease), "{lease:?}");
+        }
+        let rhythm = |seconds| {
+            let lease = Duration::from_secs(seconds);
+            [usual(lease), hurried(lease), patience(lease)].map(|time| time.as_millis())
+        };
+        assert_eq!(rhythm(1), [333, 111, 333]);
+        assert_eq!(rhythm(30), [10_000, 3_333, 7_500]);
+        assert_eq!(rhythm(3_600), [20_000, 6_666, 30_000]);
     }
 }
