@@ -223,7 +223,7 @@ where
         return;
     }
     // Whatever became of the report has been logged, and there is nobody else to tell.
-    let _ = hold.tell(report::Outcome::of(ended, shared.hurry.is_cancelled())).await;
+    let _ = hold.tell(report::Outcome::of(ended, shared.hurry.is_cancelled()), &shared.hurry).await;
 }
 
 /// In a task of its own, so that a handler that panics fails its job and nothing else.

@@ -54,12 +54,17 @@ impl Hold {
     /// The lease is kept meanwhile. A service that cannot be reached is told again for as long as the lease, for a
     /// minute at least.
     pub async fn report(self, ended: Result<Reply, Failure>) -> Result<api::Job, Error> {
-        let job = self.tell(Outcome::of(Some(ended), false)).await?;
+        let job = self.tell(Outcome::of(Some(ended), false), &CancellationToken::new()).await?;
         job.ok_or_else(|| Error::BadReply("a report was answered without the job".to_owned()))
     }
 
-    pub(super) async fn tell(self, outcome: Outcome) -> Result<Option<api::Job>, Error> {
+    /// [`Hold::report`] of a worker, which `hurry` tells that the grace of its stop is over.
+    pub(super) async fn tell(
+        self,
+        outcome: Outcome,
+        hurry: &CancellationToken,
+    ) -> Result<Option<api::Job>, Error> {
         self.keeper.report();
-        report::send(&self.client, self.id, self.token, outcome, self.lease).await
+        report::send(&self.client, self.id, self.token, outcome, self.lease, hurry).await
     }
 }

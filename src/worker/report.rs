@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Failure, ProblemCode, Reply, passing, pause};
+use super::{CancellationToken, Failure, ProblemCode, Reply, passing, pause};
 use crate::client::{Client, Error};
 use crate::dice::Dice;
 use crate::types::content::is_media_type;
@@ -41,14 +41,18 @@ impl Outcome {
 }
 
 /// Reports `outcome`, and gives the job as it stands then. Repeating is safe: the same token gets the same answer.
+///
+/// When `hurry` fires its next try is not put off any longer, and the pauses begin anew: the worker has not long to live.
 pub(super) async fn send(
     client: &Client,
     id: JobId,
     token: LeaseToken,
     outcome: Outcome,
     lease: Duration,
+    hurry: &CancellationToken,
 ) -> Result<Option<api::Job>, Error> {
     let mut outcome = sendable(outcome);
+    let mut hurried = hurry.is_cancelled();
     let limit = tokio::time::sleep(lease.max(KEEP_TELLING));
     tokio::pin!(limit);
     let mut failures = 0;
@@ -65,6 +69,7 @@ pub(super) async fn send(
                     tracing::error!(job.id = %id, "gave up reporting an outcome: {error}");
                     return Err(error);
                 }
+                () = hurry.cancelled(), if !hurried => (hurried, failures) = (true, 0),
                 () = tokio::time::sleep(pause(failures, Dice::Os.bytes())) => {}
             }
             continue;

@@ -27,6 +27,22 @@ async fn a_stop_ends_soon_after_its_grace_although_nobody_takes_the_outcome() {
     with_worker(&fake, handler, fake.hears("complete", 1)).await;
 }
 
+#[tokio::test]
+async fn an_outcome_that_waits_for_its_next_try_is_told_once_more_before_the_worker_ends() {
+    let fake = Fake::with_job();
+    (0..3).for_each(|_| fake.answer("complete", 503, page()));
+    let handler = async |_: Task| Ok(Reply::text("done"));
+    let began = std::cell::Cell::new(None);
+    let script = async {
+        fake.hears("complete", 3).await;
+        began.set(Some(tokio::time::Instant::now()));
+    };
+    with_worker(&fake, handler, script).await;
+    // The grace is 0.3 s, and without the stop the next try would come after 1 s at the least.
+    let took = began.get().unwrap().elapsed();
+    assert!(fake.told("complete").len() == 4 && took < Duration::from_secs(1), "{took:?}");
+}
+
 /// What is told in place of a result that is not sent at all.
 async fn told_instead_of(reply: Reply) -> Value {
     let fake = Fake::with_job();
