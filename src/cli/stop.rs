@@ -1,4 +1,7 @@
-//! SIGTERM and SIGINT: the first asks for a graceful end, the second ends at once. SIGHUP: read again what may change.
+//! SIGTERM and SIGINT: the first asks for a graceful end, the second ends at once. SIGHUP: read again what may change, or where
+//! there is nothing to read the end of a terminal.
+
+use std::future::pending;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -8,6 +11,16 @@ use super::child;
 /// A token that fires at the first signal. A second signal ends the process with 130, as shells do, and the commands that it
 /// runs with it.
 pub fn on_signal() -> anyhow::Result<CancellationToken> {
+    stop_at(None)
+}
+
+/// The same, at a SIGHUP too unless `nohup` or the like had it ignored. One that comes later hurries nothing: of a terminal that
+/// closes there are two.
+pub fn on_signal_or_hangup() -> anyhow::Result<CancellationToken> {
+    stop_at((!ignores_hangups()).then(hangups).transpose()?)
+}
+
+fn stop_at(mut hangups: Option<Signal>) -> anyhow::Result<CancellationToken> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let stop = CancellationToken::new();
@@ -19,7 +32,16 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
                 _ = int.recv() => {}
             }
         };
-        next().await;
+        let hung_up = async {
+            match &mut hangups {
+                Some(hangups) => hangups.recv().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = next() => {}
+            _ = hung_up => {}
+        }
         fired.cancel();
         next().await;
         // Their groups do not hear the terminal, and nothing is dropped from here on.
@@ -32,4 +54,37 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
 /// SIGHUPs, one after the other; from here on they no longer end the process.
 pub fn hangups() -> anyhow::Result<Signal> {
     Ok(signal(SignalKind::hangup())?)
+}
+
+/// Whether SIGHUP is ignored, as far as the system tells: where it does not it may be.
+fn ignores_hangups() -> bool {
+    std::fs::read_to_string("/proc/self/status").map_or(true, |status| ignored(&status, 1))
+}
+
+/// Whether a process of that status (proc(5)) ignores that signal.
+fn ignored(status: &str, signal: u32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_none_or(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_ignores_is_read_from_its_status() {
+        let status =
+            |mask| format!("Name:\tringback\nSigBlk:\t0000000000000000\nSigIgn:\t{mask}\nSigCgt:\t0\n");
+        for (mask, hangups) in [
+            ("0000000000000000", false),
+            ("0000000000000001", true),
+            ("0000000000001000", false),
+            ("0000000000001001", true),
+            ("?", true),
+        ] {
+            assert_eq!(ignored(&status(mask), 1), hangups, "{mask}");
+        }
+        assert!(ignored("", 1), "nobody knows");
+    }
 }

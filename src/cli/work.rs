@@ -14,7 +14,8 @@ use crate::worker;
 /// RINGBACK_ATTEMPT in its environment, but none of the variables that carry keys and secrets. What
 /// it prints is the result (JSON if it is JSON); a line `::progress 40 some words` on standard error
 /// tells how far it is. Any exit code but 0 fails the attempt, with the last lines of standard error
-/// as the reason. On a cancel it gets SIGTERM, and SIGKILL 5 s later.
+/// as the reason. On a cancel it gets SIGTERM, and SIGKILL 5 s later. SIGTERM, SIGINT and, unless it is
+/// ignored, SIGHUP stop the worker.
 #[derive(Debug, clap::Args)]
 pub struct WorkArgs {
     #[command(flatten)]
@@ -47,7 +48,7 @@ pub struct WorkArgs {
 
 /// Runs `ringback work` until a signal comes.
 pub async fn run(args: WorkArgs) -> anyhow::Result<ExitCode> {
-    let stop = stop::on_signal()?;
+    let stop = stop::on_signal_or_hangup()?;
     let client = args.remote.client()?;
     let options = worker::Options {
         queue: args.queue,

@@ -141,6 +141,49 @@ async fn a_second_signal_ends_the_commands_too() {
 }
 
 #[tokio::test]
+async fn a_hangup_stops_the_worker_and_its_commands() {
+    let desk = Desk::open();
+    desk.gate();
+    assert!(Command::new("mkfifo").arg(desk.dir.path().join("alive")).status().unwrap().success());
+    let script = "exec 3> alive; echo '::progress 40 on' >&2; cat gate";
+    let mut worker = desk.work(script, &["--grace-seconds", "0"]);
+    let job = desk.submit(&[]);
+    let alive = File::open(desk.dir.path().join("alive")).unwrap();
+    desk.job(&job, |job| job["progress"] == 40).await;
+
+    worker.signal("HUP");
+
+    assert_eq!(worker.ended(), 0);
+    let (send, receive) = channel();
+    std::thread::spawn(move || send.send(std::io::read_to_string(alive).unwrap()));
+    receive.recv_timeout(SOON).expect("the command and what it started have ended");
+    assert_eq!(desk.job_in(&job, "queued").await["attempt"], 0, "given back");
+}
+
+#[tokio::test]
+async fn a_hangup_that_is_ignored_from_the_start_stays_so() {
+    let desk = Desk::open();
+    let command = desk.command(&["work", "--exec", "cat"]);
+    let mut ignoring = Command::new("sh");
+    ignoring
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let set = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    ignoring.envs(set);
+    let mut worker = Process::start(&mut ignoring, desk.dir.path(), "work.log");
+    let before = desk.submit(&[]);
+    desk.job_in(&before, "complete").await;
+
+    worker.signal("HUP");
+
+    let after = desk.submit(&[]);
+    desk.job_in(&after, "complete").await;
+    worker.signal("TERM");
+    assert_eq!(worker.ended(), 0);
+}
+
+#[tokio::test]
 async fn a_worker_takes_only_its_queue_and_types() {
     let desk = Desk::open();
     let _worker = desk.work("cat", &["--queue", "mine", "--types", "t,u"]);
