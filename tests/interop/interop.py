@@ -120,6 +120,14 @@ def cloud_events(node, deliveries):
     say("cloudevents (Python)", len(clouds))
 
 
+def forged(headers):
+    """The headers as someone sends them who cannot sign: without one of them, or with something else in it."""
+    for name in ["webhook-id", "webhook-timestamp", "webhook-signature"]:
+        yield {key: value for key, value in headers.items() if key != name}
+        for value in ["", "abc", "-1", "1e999", "9" * 5000, "v1", "v1,", "v1,é", "v1a,é"]:
+            yield {**headers, name: value}
+
+
 def page_snippets(page, deliveries):
     """The Python code of docs/signatures.md, as a reader would paste it."""
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
@@ -133,6 +141,10 @@ def page_snippets(page, deliveries):
         assert found["verify"](secret, headers, body)
 
     held_against("the page's Python, by hand", deliveries, by_hand)
+    # What is forged is refused, not stumbled over.
+    for d in deliveries:
+        for headers in forged(d["headers"]):
+            assert found["verify"](d["secrets"][0], headers, d["body"]) is False, headers
 
     def by_library(secret, headers, body):
         found["webhook"] = standardwebhooks.Webhook(secret)

@@ -56,6 +56,13 @@ await heldAgainst(
 const require = createRequire(import.meta.url);
 const blocks = [...readFileSync(page, "utf8").matchAll(/```js\n(.*?)```/gs)].map((match) => match[1]);
 
+// What is forged is refused, not stumbled over.
+function forged(headers) {
+  const spoilt = ["webhook-id", "webhook-timestamp", "webhook-signature"].flatMap((name) =>
+    [undefined, "", "abc", "-1", "1e999", "9".repeat(5000), "v1", "v1,", "v1,é", "v1a,é"].map((value) => [name, value]));
+  return spoilt.map(([name, value]) => ({ ...headers, [name]: value }));
+}
+
 // No library verifies v1a yet; Node's own Ed25519 does.
 const publicly = blocks.find((block) => block.includes("function verifyV1a("));
 const verifyV1a = new Function("require", `${publicly}; return verifyV1a;`)(require);
@@ -63,6 +70,7 @@ for (const row of endpoints) {
   for (const key of row.keys) {
     const good = (body) => verifyV1a([key], row.headers, body);
     assert.ok(good(row.body) && !good(spoilt(row.body)), `v1a, ${row.name}`);
+    for (const headers of forged(row.headers)) assert.equal(verifyV1a([key], headers, row.body), false, `v1a, ${row.name}`);
   }
 }
 console.log(`interop: ${endpoints.length} deliveries held against the page's Node (v1a)`);
@@ -82,6 +90,9 @@ const byHand = blocks.find((block) => block.includes("function verify("));
 const served = blocks.find((block) => block.includes("createServer("));
 const verify = new Function("require", `${byHand}; return verify;`)(require);
 await heldAgainst("the page's Node, by hand", deliveries, (secret, row, body) => verify(secret, row.headers, body));
+for (const row of deliveries) {
+  for (const headers of forged(row.headers)) assert.equal(verify(row.secrets[0], headers, row.body), false, row.name);
+}
 
 const standard = deliveries.filter((row) => !row.cloud);
 await heldAgainst("the page's Node, with a library", standard, async (secret, row, body) => {
