@@ -64,14 +64,17 @@ struct Desk {
 pub async fn run(args: ListenArgs, out: Out) -> anyhow::Result<ExitCode> {
     if !args.listen.ip().is_loopback() {
         let why = "listen takes webhooks of this machine only";
-        return Err(Usage(format!("--listen {}: {why}", args.listen)).into());
+        return Err(Usage(format!("--listen (or RINGBACK_LISTEN) {}: {why}", args.listen)).into());
     }
     let forward = args.forward_to.as_deref().map(Forward::to).transpose()?;
     // Before anything is asked of a service: what cannot be read is wrong usage.
     Verifiers::parse(&args.secrets)?;
     let stop = stop::on_signal()?;
     let listener = TcpListener::bind(args.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
+    // In the environment it may be meant for a service, whose port is taken then.
+    let listener = listener.with_context(|| {
+        format!("cannot listen on {}, as --listen (or RINGBACK_LISTEN) says", args.listen)
+    })?;
     let here = format!("http://{}", listener.local_addr()?);
     let standing = args.wanted.stand(&here).await?;
     let own = standing.as_ref().and_then(|standing| standing.secret.parse().ok());

@@ -116,7 +116,7 @@ enum ConfigWhat {
 pub async fn dev(args: DevArgs, out: Out) -> anyhow::Result<ExitCode> {
     if !args.listen.ip().is_loopback() {
         let why = "dev listens on loopback only, because its key may do everything; use serve";
-        return Err(Usage(format!("--listen {}: {why}", args.listen)).into());
+        return Err(Usage(format!("--listen (or RINGBACK_LISTEN) {}: {why}", args.listen)).into());
     }
     super::check_store(&args.store)?;
     let key = args.api_key.as_ref().and_then(SecretText::given).map(ApiKey::parse).transpose();

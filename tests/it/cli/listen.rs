@@ -144,8 +144,16 @@ fn what_the_environment_says_for_other_commands_is_left_out() {
 
 #[test]
 fn only_this_machine_is_listened_to() {
+    let service = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = service.local_addr().unwrap().to_string();
     let listen = |args: &[&str]| run(ringback().arg("listen").args(args));
     listen(&["--listen", "0.0.0.0:0"]).refused(2, "of this machine only");
+    // What is meant for a service is refused by its name: nobody typed the flag.
+    for (address, code, why) in [("0.0.0.0:8080", 2, "machine only"), (&*taken, 1, "cannot listen on")] {
+        let ran = run(ringback().arg("listen").env("RINGBACK_LISTEN", address));
+        ran.refused(code, why);
+        ran.refused(code, "RINGBACK_LISTEN");
+    }
     listen(&["--forward-to", "ftp://x"]).refused(2, "http(s)");
     listen(&["--secret", "canary"]).refused(2, "--secret number 1");
     listen(&["--public-url", "https://x"]).refused(2, "--public-url needs --events");
