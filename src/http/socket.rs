@@ -117,7 +117,8 @@ fn speaks(headers: &HeaderMap) -> bool {
 /// goes on. The node closes with 4401 when the key or the access token does not count (also at once, if the opening is
 /// sound but for that) or the token's job is gone, with 4429
 /// when the client does not take what it is sent, with 1000 when it followed no job for 60 s, and with 1001 when
-/// it stops. 429 to who has too many open, or opens them too often.
+/// it stops. An access token whose job is gone already opens none: 404, or 410 after its retention. 429 to who has too
+/// many open, or opens them too often.
 #[utoipa::path(get, path = "/v1/ws", tag = "jobs", operation_id = "openSocket",
     security(("apiKey" = ["jobs:read"]), ("accessToken" = []), ("accessTokenQuery" = [])),
     params(("Sec-WebSocket-Protocol" = String, Header, example = "ringback.v1")),

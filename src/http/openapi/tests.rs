@@ -125,6 +125,22 @@ fn what_stops_a_body_or_a_hurry_is_described() {
     assert_eq!(hurried.iter().map(String::as_str).collect::<Vec<_>>(), wanted);
 }
 
+#[test]
+fn what_becomes_of_an_access_tokens_job_is_described_wherever_one_is_taken() {
+    let doc = describe(&described().split_for_parts().1, &[], &Urls::new("https://api.example.com"));
+    let mut doc: Value = serde_json::from_slice(&doc.json).unwrap();
+    let mut open = 0;
+    for (path, method, operation) in operations(&mut doc) {
+        if operation["security"].to_string().contains("accessToken") {
+            for status in ["404", "410"] {
+                assert!(operation["responses"].get(status).is_some(), "{method} {path}: no {status}");
+            }
+            open += 1;
+        }
+    }
+    assert!(open >= 6, "{open}");
+}
+
 /// Reads an example as a client does, and says what is left of it: a member that no answer has is lost.
 fn as_read<T: serde::de::DeserializeOwned + serde::Serialize>(example: &Value) -> Value {
     let read: T = serde_json::from_str(&example.to_string()).unwrap_or_else(|e| panic!("{e}: {example}"));
