@@ -115,8 +115,12 @@ impl Dispatcher {
             return Ok(());
         }
         let since = last.unwrap_or(now).min(now).minus(HEED_AGAIN);
-        for (lane, set) in inner.store.lanes_set(inner.node, since).await? {
+        for (lane, set, set_at) in inner.store.lanes_set(inner.node, since).await? {
             inner.lanes().set(lane, set, now);
+            // Where this node did it, its hand was emptied at once.
+            if !inner.lanes().was_emptied(lane, set_at) {
+                inner.empty_hand(lane, set_at);
+            }
         }
         inner.looked().heeded = Some(now);
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Inner;
 use crate::store::{ClaimedDelivery, HandOver, OwnedLane, Place, Reserved};
 use crate::types::id::NodeId;
-use crate::types::{DeliveryId, LaneId};
+use crate::types::{DeliveryId, LaneId, Millis};
 
 /// A slot of a lane and of the node; dropped it is free again.
 pub(super) struct Slot {
@@ -110,6 +110,18 @@ impl HandOver for Desk {
         if let Some(inner) = self.0.upgrade() {
             inner.lanes().disown(lanes);
         }
+    }
+
+    fn empty_hand(&self, lane: LaneId) {
+        if let Some(inner) = self.0.upgrade() {
+            inner.empty_hand(lane, Millis::default());
+        }
+    }
+
+    fn cancelled(&self, lane: LaneId, delivery: DeliveryId) -> bool {
+        let Some(inner) = self.0.upgrade() else { return false };
+        inner.lanes().unblock(lane);
+        inner.drop_cancelled(lane, delivery)
     }
 
     fn node(&self) -> NodeId {

@@ -12,7 +12,7 @@ use super::lanes::{FromHand, LONGEST};
 use super::{Inner, attempt};
 use crate::store::ClaimedDelivery;
 use crate::types::delivery::Verdict;
-use crate::types::{LaneId, Millis};
+use crate::types::{DeliveryId, LaneId, Millis};
 
 /// By lane, the oldest first.
 pub(super) type Hand = HashMap<LaneId, VecDeque<ClaimedDelivery>>;
@@ -27,7 +27,14 @@ impl Inner {
         let lane = claimed.lane;
         self.hand_bytes.fetch_add(claimed.body.len(), Ordering::Relaxed);
         self.largest_body.fetch_max(claimed.body.len(), Ordering::Relaxed);
-        self.hand().entry(lane).or_default().push_back(claimed);
+        let mut hand = self.hand();
+        // Asked while the hand is held: who empties it finds this one there, or is seen here.
+        if self.lanes().was_emptied(lane, claimed.started_at) {
+            drop(hand);
+            return self.out_of_hand(lane, VecDeque::from([claimed]), self.clock.now());
+        }
+        hand.entry(lane).or_default().push_back(claimed);
+        drop(hand);
         // Asked only now: a stop empties the hands once, and nobody else would put back what comes later.
         match self.stopping.is_cancelled() {
             true => self.empty_hands(),
@@ -82,6 +89,34 @@ impl Inner {
         for (lane, back) in hand {
             self.out_of_hand(lane, back, self.clock.now());
         }
+    }
+
+    /// Puts back what a lane has in hand, and what is on its way there: it was claimed under what was set before.
+    /// That was at `set_at`, by this node's clock or another's.
+    pub(super) fn empty_hand(self: &Arc<Self>, lane: LaneId, set_at: Millis) {
+        let now = self.clock.now();
+        let mut hand = self.hand();
+        self.lanes().emptied(lane, now.max(set_at));
+        let back = hand.remove(&lane);
+        drop(hand);
+        if let Some(back) = back {
+            self.out_of_hand(lane, back, now);
+        }
+    }
+
+    /// Takes out of the hand what somebody has cancelled. False if it is not there.
+    pub(super) fn drop_cancelled(self: &Arc<Self>, lane: LaneId, id: DeliveryId) -> bool {
+        let mut hand = self.hand();
+        let Some(waiting) = hand.get_mut(&lane) else { return false };
+        let place = waiting.iter().position(|claimed| claimed.id == id);
+        let Some(cancelled) = place.and_then(|place| waiting.remove(place)) else { return false };
+        if waiting.is_empty() {
+            hand.remove(&lane);
+        }
+        drop(hand);
+        self.hand_bytes.fetch_sub(cancelled.body.len(), Ordering::Relaxed);
+        self.lanes().out_of_hand(lane, 1);
+        true
     }
 
     fn out_of_hand(self: &Arc<Self>, lane: LaneId, back: VecDeque<ClaimedDelivery>, now: Millis) {

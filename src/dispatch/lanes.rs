@@ -117,6 +117,14 @@ impl Lanes {
         }
     }
 
+    /// Something of a lane is not owed any more: if it was next in order, the others need not wait for its time.
+    pub fn unblock(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.set.limits.ordered) else { return };
+        lane.waits = None;
+        self.stirred(id);
+        self.rouse(id);
+    }
+
     fn keep(&mut self, due: DueDelivery) {
         self.call_up(due.lane);
         let Some(lane) = self.lanes.get_mut(&due.lane) else { return };
@@ -270,6 +278,9 @@ impl Lanes {
         self.call_up(lane);
         let Some(lane) = self.lanes.get_mut(&lane) else { return };
         lane.behind.clear();
+        // Stirred while it was read, it is read again.
+        let next = read.waits.filter(|_| !lane.more);
+        lane.waits = next.map(|next| (next.turn, next.due_at.min(now.plus(BLOCKED))));
         if read.more {
             lane.more = true;
             lane.behind.extend(read.others.iter().chain(&read.oldest).map(|due| due.turn));
@@ -278,7 +289,6 @@ impl Lanes {
         let unread = read.firsts.len() >= FIRSTS || read.oldest.iter().all(|due| due.attempt == 0);
         lane.firsts = read.more && unread;
         lane.turn = read.turn;
-        lane.waits = read.waits.map(|next| (next.turn, next.due_at.min(now.plus(BLOCKED))));
         // Those of other URLs first: they are the few. Then those that retries would hide.
         for due in read.others.into_iter().chain(read.firsts).chain(read.oldest) {
             self.keep(due);

@@ -2,7 +2,8 @@ use super::*;
 use crate::dice::Dice;
 use crate::egress;
 use crate::store::seal::KeyRing;
-use crate::store::{self, HandOver as _, NewEndpoint, Place};
+use crate::store::{self, ClaimedDelivery, HandOver as _, NewEndpoint, Place};
+use crate::types::DeliveryId;
 use crate::types::api::{self, Urls};
 use crate::types::delivery::Outcome;
 use crate::types::endpoint;
@@ -37,9 +38,8 @@ async fn dispatcher() -> (Dispatcher, tempfile::TempDir) {
     (Dispatcher::new(store, sender, clock, wake, metrics, node, Options::default()), dir)
 }
 
-#[tokio::test]
-async fn what_comes_to_hand_after_a_stop_has_emptied_it_goes_back_at_once() {
-    let (dispatcher, _dir) = dispatcher().await;
+/// A delivery that is claimed, and has a place in the hand of its lane.
+async fn on_its_way_to_the_hand(dispatcher: &Dispatcher) -> ClaimedDelivery {
     let (inner, store) = (&dispatcher.0, &dispatcher.0.store);
     let wish = api::NewEndpoint { url: "https://hooks.example.com/".to_owned(), ..Default::default() };
     let settings = endpoint::check(wish, &UrlPolicy::default()).unwrap();
@@ -55,14 +55,46 @@ async fn what_comes_to_hand_after_a_stop_has_emptied_it_goes_back_at_once() {
     inner.lanes().learn((lane, 0, id), &good, Duration::ZERO, NOW);
     let desk = Desk(Arc::downgrade(inner));
     while desk.reserve(lane, 0, 1).unwrap().place != Place::Hand {}
+    claimed
+}
+
+/// It went back, and costs no attempt.
+async fn is_back(dispatcher: &Dispatcher, id: DeliveryId) {
+    let inner = &dispatcher.0;
+    inner.sends.close();
+    inner.sends.wait().await;
+    let due = inner.store.due(Millis(0), NOW, 9).await.unwrap();
+    assert_eq!(due.iter().map(|d| (d.id, d.attempt)).collect::<Vec<_>>(), [(id, 0)]);
+    assert_eq!(inner.lanes().in_hand(), 0);
+}
+
+#[tokio::test]
+async fn what_comes_to_hand_after_a_stop_has_emptied_it_goes_back_at_once() {
+    let (dispatcher, _dir) = dispatcher().await;
+    let claimed = on_its_way_to_the_hand(&dispatcher).await;
+    let (inner, id) = (&dispatcher.0, claimed.id);
 
     inner.stopping.cancel();
     inner.empty_hands();
+    Desk(Arc::downgrade(inner)).take(claimed, Place::Hand);
+
+    is_back(&dispatcher, id).await;
+}
+
+#[tokio::test]
+async fn what_was_claimed_before_its_endpoint_was_changed_does_not_come_to_hand() {
+    let (dispatcher, _dir) = dispatcher().await;
+    let claimed = on_its_way_to_the_hand(&dispatcher).await;
+    let (desk, id) = (Desk(Arc::downgrade(&dispatcher.0)), claimed.id);
+
+    dispatcher
+        .0
+        .store
+        .set_endpoint_paused(claimed.tenant, claimed.endpoint.as_ref().unwrap().id, true, NOW)
+        .await
+        .unwrap();
+    assert!(desk.reserve(claimed.lane, 0, 1).is_none(), "it would go back at once");
     desk.take(claimed, Place::Hand);
 
-    inner.sends.close();
-    inner.sends.wait().await;
-    let due = store.due(Millis(0), NOW, 9).await.unwrap();
-    assert_eq!(due.iter().map(|d| (d.id, d.attempt)).collect::<Vec<_>>(), [(id, 0)], "and costs no attempt");
-    assert_eq!(inner.lanes().in_hand(), 0);
+    is_back(&dispatcher, id).await;
 }

@@ -68,7 +68,7 @@ static QUEUE_AGAIN: Sql = Sql::plain(
 );
 static DROP_LETTER: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1");
 static CANCEL_QUEUE: Sql =
-    Sql::plain("DELETE FROM delivery_queue WHERE delivery_id = $1 RETURNING fence, attempt");
+    Sql::plain("DELETE FROM delivery_queue WHERE delivery_id = $1 RETURNING fence, attempt, lane_id, phase");
 static CANCEL: Sql = Sql::plain(
     "UPDATE deliveries SET state = 'cancelled', version = version + 1, fence = $2, attempt = $3, ended_at = $4, remove_at = $5
      WHERE id = $1 AND state = 'owed'",
@@ -212,6 +212,13 @@ impl Store {
             queue.first().map_or(Ok((0, 0)), |r| Ok::<_, Error>((r.int(0)?, r.int(1)?)))?;
         tx.run(&CANCEL, args![id, fence, attempt, now, now.plus(KEEP_DELIVERIES)]).await?;
         tx.commit().await?;
+        if let (Some(row), Some(desk)) = (queue.first(), self.0.desk.get()) {
+            let lane = row.id(2)?;
+            // Claimed and not in hand it may be on its way there.
+            if !desk.cancelled(lane, id) && row.text(3)? == "leased" {
+                desk.empty_hand(lane);
+            }
+        }
         self.delivery(tenant, id, now).await
     }
 

@@ -168,7 +168,7 @@ impl Store {
             clear(&mut tx, lane_of(id), now).await?;
         }
         tx.commit().await?;
-        self.0.subscribers.changed();
+        self.endpoint_changed(id);
         self.endpoint(tenant, id).await
     }
 
@@ -185,9 +185,11 @@ impl Store {
         if changed > 0 && !paused {
             tx.run(&SLOW_START, args![lane_of(id)]).await?;
             clear(&mut tx, lane_of(id), now).await?;
+        } else if changed > 0 {
+            touch(&mut tx, tenant, id, now).await?;
         }
         tx.commit().await?;
-        self.0.subscribers.changed();
+        self.endpoint_changed(id);
         self.endpoint(tenant, id).await
     }
 
@@ -199,26 +201,35 @@ impl Store {
         url: &str,
         now: Millis,
     ) -> Result<()> {
-        self.one_line(&VERIFIED, args![id, tenant, url, now]).await.map(drop)
+        let mut tx = self.0.writers.begin().await?;
+        tx.run(&VERIFIED, args![id, tenant, url, now]).await?;
+        tx.commit().await?;
+        self.0.subscribers.changed();
+        Ok(())
     }
 
     /// Deletes an endpoint and its secrets. Its deliveries that are owed end cancelled: those that are looked at
     /// at once, the others by and by, see `parking`.
     pub async fn delete_endpoint(&self, tenant: TenantId, id: EndpointId, now: Millis) -> Result<()> {
-        if self.one_line(&DELETE, args![id, tenant, now]).await? == 0 {
+        let mut tx = self.0.writers.begin().await?;
+        if tx.run(&DELETE, args![id, tenant, now]).await? == 0 {
+            tx.rollback().await?;
             return Err(Error::NotFound);
         }
+        touch(&mut tx, tenant, id, now).await?;
+        tx.commit().await?;
+        self.endpoint_changed(id);
         // What the first step leaves or meets in use the sweep ends.
         let _ = self.step_drain_of(id, now).await;
         Ok(())
     }
 
-    async fn one_line(&self, sql: &Sql, args: Vec<Value>) -> Result<u64> {
-        let mut tx = self.0.writers.begin().await?;
-        let changed = tx.run(sql, args).await?;
-        tx.commit().await?;
+    /// Before who changed it is answered: this node goes by it at once.
+    fn endpoint_changed(&self, id: EndpointId) {
         self.0.subscribers.changed();
-        Ok(changed)
+        if let Some(desk) = self.0.desk.get() {
+            desk.empty_hand(lane_of(id));
+        }
     }
 
     /// The headers that an endpoint adds.

@@ -105,7 +105,8 @@ pub(super) static SAVE: Sql = Sql::batch(
 
 macro_rules! set {
     () => {
-        "SELECT l.id, l.paused_until, l.cleared_at, ep.max_in_flight, ep.rate_per_second, COALESCE(ep.ordered, 0) FROM "
+        "SELECT l.id, l.paused_until, l.cleared_at, ep.max_in_flight, ep.rate_per_second, COALESCE(ep.ordered, 0),
+          l.set_at FROM "
     };
 }
 static SET: Sql = Sql::batch(
@@ -264,10 +265,15 @@ impl Store {
         }
     }
 
-    /// What was set since then for lanes of this node.
-    pub async fn lanes_set(&self, node: NodeId, since: Millis) -> Result<Vec<(LaneId, LaneSettings)>> {
+    /// What was set since then for lanes of this node, and when.
+    pub async fn lanes_set(
+        &self,
+        node: NodeId,
+        since: Millis,
+    ) -> Result<Vec<(LaneId, LaneSettings, Millis)>> {
         let rows = self.scout(SET_SINCE, args![node, since]).await?;
-        rows.iter().map(settings).collect()
+        let set = |row| settings(row).and_then(|(lane, set)| Ok((lane, set, row.time(6)?)));
+        rows.iter().map(set).collect()
     }
 
     /// Writes down how lanes stand, and lets go of those marked so. Gives those of `node` that it could not write, as

@@ -86,7 +86,7 @@ use crate::metrics::Metrics;
 use crate::types::api::Urls;
 use crate::types::id::NodeId;
 use crate::types::key::AccessToken;
-use crate::types::{JobId, LaneId, Millis, TenantId};
+use crate::types::{DeliveryId, JobId, LaneId, Millis, TenantId};
 
 /// Handle to the store. Cheap to clone.
 #[derive(Clone)]
@@ -152,6 +152,12 @@ pub trait HandOver: Send + Sync {
     fn avoid(&self, lanes: &[LaneId]);
     /// There is no such commit. One that something else is under way of meanwhile sends nothing new until the next beat.
     fn disown(&self, lanes: &[LaneId]);
+    /// What is set for the lane has changed, after the commit: what is in hand and has not begun goes back to the store,
+    /// which knows what becomes of it.
+    fn empty_hand(&self, lane: LaneId);
+    /// After the commit that cancelled a delivery: it is not sent from the hand, nor do others wait for its time. False if it
+    /// was not in hand.
+    fn cancelled(&self, lane: LaneId, delivery: DeliveryId) -> bool;
 }
 
 /// What is reserved for a delivery that is about to be made.

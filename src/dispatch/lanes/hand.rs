@@ -80,6 +80,18 @@ impl Lanes {
         self.rouse(id);
     }
 
+    /// What was claimed for a lane by then goes back from its hand, or on its way there.
+    pub fn emptied(&mut self, id: LaneId, at: Millis) {
+        if let Some(lane) = self.lanes.get_mut(&id) {
+            lane.emptied_at = lane.emptied_at.max(at);
+        }
+    }
+
+    /// Whether a lane's hand was emptied then or since.
+    pub fn was_emptied(&self, id: LaneId, since: Millis) -> bool {
+        self.lanes.get(&id).is_some_and(|lane| lane.emptied_at >= since)
+    }
+
     /// What waits in memory for a slot.
     pub fn in_hand(&self) -> usize {
         self.in_hand

@@ -37,6 +37,8 @@ pub(super) struct Lane {
     pub(super) in_flight: usize,
     /// What was handed over and waits in memory for a slot.
     pub(super) in_hand: usize,
+    /// What was claimed by then is not taken in hand: something was set since.
+    pub(super) emptied_at: Millis,
     pub(super) standing: Standing,
     /// How soon its receiver answers of late.
     answers_in: Duration,
@@ -84,6 +86,7 @@ impl Lane {
             slots: f64::from(state.concurrency).clamp(1.0, f64::from(set.limits.ceiling())),
             in_flight: 0,
             in_hand: 0,
+            emptied_at: Millis::default(),
             standing: if state.failures > 0 { Standing::Failing } else { Standing::Unknown },
             answers_in: Duration::ZERO,
             ready: Ready::default(),

@@ -2,6 +2,7 @@
 
 mod explained;
 mod hand;
+mod recalled;
 mod repeats;
 mod shown;
 

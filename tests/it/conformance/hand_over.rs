@@ -10,7 +10,7 @@ use ringback::store::{ClaimedDelivery, Error, HandOver, JobChange, OwnedLane, Pl
 use ringback::types::api::ClaimedJob;
 use ringback::types::delivery::Verdict;
 use ringback::types::id::NodeId;
-use ringback::types::{LaneId, Millis};
+use ringback::types::{DeliveryId, LaneId, Millis};
 use serde_json::json;
 
 use super::endpoints::endpoint_of;
@@ -28,6 +28,7 @@ both_stores! {
     what_is_set_for_a_lane_comes_with_it,
     a_failed_transaction_owns_no_lane,
     what_goes_to_an_endpoint_that_cannot_be_read_is_handed_over_to_nobody,
+    what_is_claimed_and_cancelled_may_be_on_its_way_to_the_hand,
 }
 
 /// A dispatcher with a few slots that writes down what it is given.
@@ -48,6 +49,10 @@ struct State {
     owned: Vec<OwnedLane>,
     foreign: Vec<LaneId>,
     avoided: Vec<LaneId>,
+    /// Whose hand it was to empty.
+    emptied: Vec<LaneId>,
+    /// What it was told is cancelled.
+    cancelled: Vec<DeliveryId>,
 }
 
 impl Desk {
@@ -116,6 +121,15 @@ impl HandOver for Desk {
     fn disown(&self, lanes: &[LaneId]) {
         let mut state = self.state.lock().unwrap();
         state.lanes.as_mut().unwrap().retain(|lane| !lanes.contains(lane));
+    }
+
+    fn empty_hand(&self, lane: LaneId) {
+        self.state.lock().unwrap().emptied.push(lane);
+    }
+
+    fn cancelled(&self, _: LaneId, delivery: DeliveryId) -> bool {
+        self.state.lock().unwrap().cancelled.push(delivery);
+        false
     }
 }
 
@@ -272,6 +286,19 @@ async fn a_failed_transaction_owns_no_lane(bed: &Bed) {
     assert_eq!(bed.count("lanes").await, 0);
     bed.held(&held, complete()).await.unwrap();
     assert_eq!(desk.state.lock().unwrap().taken.len(), 1);
+}
+
+async fn what_is_claimed_and_cancelled_may_be_on_its_way_to_the_hand(bed: &Bed) {
+    let desk = Desk::at(bed, 1);
+    bed.completed().await;
+    bed.completed().await;
+    let claimed = desk.state.lock().unwrap().taken.remove(0);
+    let waiting = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0).id;
+    for id in [waiting, claimed.id] {
+        bed.store.cancel_delivery(bed.tenant, id, bed.now()).await.unwrap();
+    }
+    let state = desk.state.lock().unwrap();
+    assert_eq!((&state.cancelled[..], &state.emptied[..]), (&[waiting, claimed.id][..], &[claimed.lane][..]));
 }
 
 async fn what_goes_to_an_endpoint_that_cannot_be_read_is_handed_over_to_nobody(bed: &Bed) {

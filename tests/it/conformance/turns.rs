@@ -237,7 +237,7 @@ async fn a_pause_is_seen_by_the_owner_and_outlives_it(bed: &Bed) {
     assert_eq!((shown.state.as_str(), shown.held_reason.as_deref()), ("paused", Some("paused")));
     assert_eq!(shown.held_until, None, "until someone resumes it");
     let paused = LaneSettings { paused_until: Some(Millis::MAX), ..LaneSettings::default() };
-    assert_eq!(set(bed.now()).await, [(lane.0, paused)]);
+    assert_eq!(set(bed.now()).await, [(lane.0, paused, bed.now())]);
     assert_eq!(set(Millis(bed.now().0 + 1)).await, []);
     let held = bed.store.delivery(bed.tenant, lane.1, bed.now()).await.unwrap();
     assert_eq!((held.state.as_str(), held.held_reason.unwrap().as_str()), ("held", "paused"));
@@ -249,7 +249,7 @@ async fn a_pause_is_seen_by_the_owner_and_outlives_it(bed: &Bed) {
     let shown = bed.store.pause_lane(bed.tenant, lane.0, None, bed.now()).await.unwrap();
     assert_eq!((shown.state.as_str(), shown.held_reason, shown.max_in_flight), ("open", None, 1), "a ramp");
     let resumed = LaneSettings { cleared_at: Some(bed.now()), ..LaneSettings::default() };
-    assert_eq!(set(bed.now()).await, [(lane.0, resumed)]);
+    assert_eq!(set(bed.now()).await, [(lane.0, resumed, bed.now())]);
     let until = Millis(bed.now().0 + 5_000);
     let shown = bed.store.pause_lane(bed.tenant, lane.0, Some(until), bed.now()).await.unwrap();
     assert_eq!(shown.held_until, Some(until));
@@ -298,7 +298,16 @@ async fn limits_of_an_endpoint_reach_the_owner_of_its_lane(bed: &Bed) {
     let edit = |settings: Settings| settings.changed(change, &UrlPolicy::default());
     bed.store.change_endpoint(bed.tenant, to.id, edit, 50, bed.now()).await.unwrap();
     let limits = Limits { rate_per_second: Some(9), ..limits };
-    assert_eq!(bed.store.lanes_set(bed.node, bed.now()).await.unwrap(), [(to.lane(), set(None, limits))]);
+    let told = async || bed.store.lanes_set(bed.node, bed.now()).await.unwrap();
+    assert_eq!(told().await, [(to.lane(), set(None, limits), bed.now())]);
+    for paused in [true, false] {
+        bed.pass_seconds(1);
+        bed.store.set_endpoint_paused(bed.tenant, to.id, paused, bed.now()).await.unwrap();
+        assert_eq!(told().await.len(), 1, "what it has in hand it puts back");
+    }
+    bed.pass_seconds(1);
+    bed.store.delete_endpoint(bed.tenant, to.id, bed.now()).await.unwrap();
+    assert_eq!(told().await.len(), 1);
     bed.store.set_endpoint_paused(bed.tenant, to.id, true, bed.now()).await.unwrap();
     let shown = bed.store.lane(bed.tenant, to.lane(), bed.now()).await.unwrap();
     assert_eq!((shown.state.as_str(), shown.held_reason.as_deref()), ("paused", Some("paused")));

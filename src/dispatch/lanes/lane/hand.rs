@@ -87,7 +87,8 @@ impl Lane {
 
     /// Whether what it has no slot for may wait in memory: it answers, its pace is its own, and nobody's turn is passed over.
     fn may_keep(&self, now: Millis) -> bool {
-        self.keeps() && self.is_open(now)
+        // What is claimed in the instant in which the hand was emptied would go back at once.
+        self.keeps() && self.is_open(now) && now > self.emptied_at
     }
 
     fn keeps(&self) -> bool {

@@ -278,6 +278,27 @@ fn an_ordered_lane_that_waits_for_its_next_is_not_read_before() {
     assert_eq!(book.hungry(after(25), 9).len(), 1, "someone has it sent at once");
 }
 
+#[test]
+fn an_ordered_lane_whose_next_is_taken_back_is_read_at_once() {
+    let limits = Limits { ordered: true, ..Limits::default() };
+    let mut book = owning_with(&[1], limited(limits));
+    let waits = || InLane {
+        waits: Some(DueDelivery { due_at: after(3_600), ..to(1, due(1, 1)) }),
+        ..InLane::default()
+    };
+    book.stir(&[(lane_id(1), due(1, 2).id)], NOW);
+    assert_eq!(book.hungry(NOW, 9).len(), 1);
+    book.refill(lane_id(1), waits(), NOW);
+    assert!(book.pick(NOW).is_empty() && book.hungry(NOW, 9).is_empty());
+
+    book.unblock(lane_id(1));
+
+    assert_eq!(book.hungry(NOW, 9).len(), 1);
+    book.unblock(lane_id(1));
+    book.refill(lane_id(1), waits(), NOW);
+    assert_eq!(book.hungry(NOW, 9).len(), 1, "what was read before it was taken back is not believed");
+}
+
 fn retry(n: u128) -> DueDelivery {
     DueDelivery { attempt: 1, ..due(1, n) }
 }
