@@ -84,7 +84,7 @@ fn path(name: &str) -> Box<dyn Fn(u32)> {
                 TokenKey::derive(&[7; 32]),
             );
             let bytes = Bytes::from_static(br#"{"doneAtMicros":1790000000000000,"text":"done"}"#);
-            let outcome = Outcome::Bytes { content_type: "application/json".to_owned(), bytes };
+            let outcome = Outcome::json(bytes);
             Box::new(move |n| {
                 let now = NOW.plus(Duration::from_millis(n.into()));
                 drop(black_box(hot::reply(&job, &outcome, &urls, &key, now).expect("a body")));

@@ -155,7 +155,7 @@ fn raw_outcome(worker: &Worker, raw: &Raw<sizes::Result>) -> Result<(LeaseToken,
     };
     let content_type = content_type(&raw.headers)?;
     whole(&raw.headers, &raw.bytes)?;
-    Ok((token, Outcome::Bytes { content_type, bytes: raw.bytes.clone() }))
+    Ok((token, Outcome::raw(content_type, raw.bytes.clone())))
 }
 
 /// The worker's content type as it will be given out again.
@@ -186,10 +186,9 @@ fn outcome(result: Option<api::Json>, url: Option<String>) -> Result<Outcome, In
     match (result, url) {
         (Some(_), Some(_)) => Err(Invalid::member("/resultUrl", "cannot be given together with result")),
         (None, Some(url)) => rules::result_url("/resultUrl", &url).map(Outcome::Elsewhere),
-        (result, None) => Ok(Outcome::Bytes {
-            content_type: "application/json".to_owned(),
-            bytes: result.map_or(Bytes::from_static(b"null"), |json| json.get().to_owned().into()),
-        }),
+        (result, None) => {
+            Ok(Outcome::json(result.map_or(Bytes::from_static(b"null"), |json| json.get().to_owned().into())))
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::api;
 use super::content::{UNKNOWN_BYTES, is_media_type};
 use super::delivery::{Exchange, Fault, Outcome as Answer, Phase};
@@ -80,14 +82,13 @@ fn is_encoded(exchange: &Exchange) -> bool {
 
 /// The answer's bytes with their content type, which is given out again as it came.
 fn result(exchange: &Exchange) -> Verdict {
-    let done = |content_type: &str, bytes: &bytes::Bytes| {
-        Verdict::Done(Outcome::Bytes { content_type: content_type.to_owned(), bytes: bytes.clone() })
-    };
+    let done =
+        |content_type: &str| Verdict::Done(Outcome::raw(content_type.to_owned(), exchange.body.clone()));
     let mut given = exchange.headers.iter().filter(|(name, _)| name == "content-type").map(|(_, text)| text);
     match (given.next(), given.next()) {
-        _ if exchange.body.is_empty() => done("application/json", &bytes::Bytes::from_static(b"null")),
-        (None, _) => done(UNKNOWN_BYTES, &exchange.body),
-        (Some(text), None) if is_media_type(text) => done(text, &exchange.body),
+        _ if exchange.body.is_empty() => Verdict::Done(Outcome::json(Bytes::from_static(b"null"))),
+        (None, _) => done(UNKNOWN_BYTES),
+        (Some(text), None) if is_media_type(text) => done(text),
         (Some(_), _) => failed(
             "the Content-Type of the push worker's answer is not a media type".to_owned(),
             "content-type",
@@ -163,7 +164,7 @@ mod tests {
             (None, b"x", UNKNOWN_BYTES, b"x"),
             (Some("pdf"), b"", "application/json", b"null"),
         ] {
-            let Verdict::Done(Outcome::Bytes { content_type, bytes }) =
+            let Verdict::Done(Outcome::Bytes { content_type, bytes, .. }) =
                 judge(&exchange(answered(200), content_type, body), DEADLINE)
             else {
                 panic!("{want_type}");

@@ -8,10 +8,7 @@ use crate::types::api::{self, Format, Payload};
 use crate::types::endpoint::Endpoint;
 use crate::types::job::{Job, JobEvent, Outcome};
 use crate::types::key::{AccessToken, TokenKey};
-use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis, strict};
-
-/// A JSON result up to this size stands in the webhook itself, bytes.
-const INLINE_RESULT: usize = 64 * 1024;
+use crate::types::{DeliveryId, EndpointId, EventId, JobId, Millis};
 
 /// An event of a job on its way to its receivers.
 pub(super) struct Told<'a> {
@@ -116,15 +113,12 @@ struct ForReceiver<'a> {
     context: Option<&'a api::Json>,
 }
 
-/// The callback wants the result inline and it is JSON of a size that fits, which every receiver reads alike: what came
-/// as bytes has been looked at by nobody.
+/// The result, where the receiver wants it inline and it may stand there.
 fn inline(outcome: &Outcome, payload: Payload) -> Option<api::Json> {
-    let Outcome::Bytes { content_type, bytes } = outcome else { return None };
-    let json = api::ending(content_type) == Some("json");
-    if payload == Payload::Thin || !json || bytes.len() > INLINE_RESULT {
-        return None;
+    match (outcome, payload) {
+        (Outcome::Bytes { bytes, inline: true, .. }, Payload::Full) => serde_json::from_slice(bytes).ok(),
+        (Outcome::Bytes { .. } | Outcome::Elsewhere(_), _) => None,
     }
-    serde_json::from_str(strict::scan(bytes).ok()?).ok()
 }
 
 /// What is told of a dead letter.

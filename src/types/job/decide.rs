@@ -1,7 +1,12 @@
 //! What may happen to a job that is owed, and the pure decision what becomes of it.
 
+use bytes::Bytes;
+
 use super::{Job, JobState, WorkerKind};
-use crate::types::{Millis, api};
+use crate::types::{Millis, api, strict};
+
+/// A JSON result up to this size stands in the webhook itself, bytes.
+const INLINE_MAX: usize = 64 * 1024;
 
 /// What a worker, a client or the sweep wants to happen to a job that is still owed.
 #[derive(Debug, Clone)]
@@ -38,10 +43,28 @@ pub enum Outcome {
         /// The content type as the worker gave it.
         content_type: String,
         /// At most 1 MiB.
-        bytes: bytes::Bytes,
+        bytes: Bytes,
+        /// Whether a webhook may hold it.
+        inline: bool,
     },
     /// Kept elsewhere.
     Elsewhere(String),
+}
+
+impl Outcome {
+    /// JSON that [`strict::scan`] let through.
+    pub fn json(bytes: Bytes) -> Outcome {
+        let inline = bytes.len() <= INLINE_MAX;
+        Outcome::Bytes { content_type: "application/json".to_owned(), bytes, inline }
+    }
+
+    /// Bytes that nobody has looked at, of whatever type. They are the result in any case, but what not every receiver
+    /// reads alike would spoil all that stands around it in a webhook.
+    pub fn raw(content_type: String, bytes: Bytes) -> Outcome {
+        let fits = bytes.len() <= INLINE_MAX && api::ending(&content_type) == Some("json");
+        let inline = fits && strict::scan(&bytes).is_ok();
+        Outcome::Bytes { content_type, bytes, inline }
+    }
 }
 
 /// Why an attempt went wrong.

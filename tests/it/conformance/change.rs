@@ -79,9 +79,8 @@ async fn progress_is_told_twice_a_second_at_the_most(bed: &Bed) {
 }
 
 async fn results_are_bytes_json_or_elsewhere(bed: &Bed) {
-    let bytes = |content_type: &str, bytes: &'static [u8]| Outcome::Bytes {
-        content_type: content_type.to_owned(),
-        bytes: Bytes::from_static(bytes),
+    let bytes = |content_type: &str, bytes: &'static [u8]| {
+        Outcome::raw(content_type.to_owned(), Bytes::from_static(bytes))
     };
     for (outcome, stored, link) in [
         (bytes("application/json", b"{\"n\": 1.0}"), Some(&b"{\"n\": 1.0}"[..]), ".json"),

@@ -322,8 +322,7 @@ pub fn key(route: &str, key: &str, fingerprint: u8) -> Idempotency {
 }
 
 pub fn json(text: &'static str) -> Outcome {
-    let bytes = Bytes::from_static(text.as_bytes());
-    Outcome::Bytes { content_type: "application/json".to_owned(), bytes }
+    Outcome::json(Bytes::from_static(text.as_bytes()))
 }
 
 pub fn complete() -> What {

@@ -8,6 +8,7 @@ use crate::support::receiver::{Answer, Receiver};
 
 both_engines! {
     a_json_answer_is_the_result_and_goes_into_the_callback,
+    a_json_answer_that_is_not_read_alike_everywhere_stays_out_of_the_callback,
     bytes_keep_their_content_type,
     an_empty_answer_is_the_json_value_null,
     a_202_leaves_the_lease_with_the_worker,
@@ -39,6 +40,22 @@ async fn a_json_answer_is_the_result_and_goes_into_the_callback(site: &Site) {
     figure(&app, "ringback_push_attempts_total{queue=\"q\",word=\"complete\"} 1").await;
     figure(&app, "ringback_push_seconds_count{queue=\"q\"} 1").await;
     figure(&app, "ringback_push_in_flight{queue=\"q\"} 0").await;
+}
+
+async fn a_json_answer_that_is_not_read_alike_everywhere_stays_out_of_the_callback(site: &Site) {
+    let twice = r#"{"paid":true,"paid":false}"#;
+    let receiver = Receiver::start().await;
+    let json = vec![("content-type", "application/json".to_owned())];
+    receiver.script("/work", vec![Answer::Body(200, json, twice.into())]);
+    let app = running(site, &receiver, "").await;
+
+    let job = submit(&app, json!({"callbackUrl": receiver.url("/hook")})).await;
+
+    let told = receiver.wait("/hook", 1, LIMIT).await.remove(0).json();
+    assert_eq!((&told["type"], told["data"].get("result")), (&json!("job.completed"), None));
+    assert_eq!(told["data"]["resultUrl"], format!("{}/results/{job}.json", app.url));
+    let result = app.get(&format!("/v1/jobs/{job}/result")).await;
+    assert_eq!((result.status, &result.body[..]), (200, twice.as_bytes()));
 }
 
 async fn bytes_keep_their_content_type(site: &Site) {
