@@ -15,6 +15,8 @@ use super::signature::Secret;
 use super::target::{CallbackUrl, UrlPolicy};
 use super::{EndpointId, JobId, Millis, TenantId};
 
+/// The queue of a job that names none.
+pub const DEFAULT_QUEUE: &str = "default";
 /// How far ahead `runAt` may lie.
 const RUN_AT_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// How far ahead `deadlineAt` and a callback's `expiresAt` may lie.
@@ -61,7 +63,7 @@ fn refuse<T>(pointer: &str, detail: impl Into<String>) -> Checked<T> {
 /// The first broken rule is reported, with the JSON pointer of its member.
 pub fn check(wish: SubmitJob, rules: &Rules<'_>, stamp: Stamp) -> Checked<NewJob> {
     name("/type", &wish.kind, 128)?;
-    let queue = wish.queue.unwrap_or_else(|| "default".to_owned());
+    let queue = wish.queue.unwrap_or_else(|| DEFAULT_QUEUE.to_owned());
     name("/queue", &queue, 64)?;
     optional_text("/ref", wish.reference.as_deref(), 255)?;
     let priority = range("/priority", wish.priority, 0, -2..=2)?;

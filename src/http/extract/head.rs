@@ -11,6 +11,7 @@ use crate::http::app::App;
 use crate::http::problem::Problem;
 use crate::types::job::Idempotency;
 use crate::types::problem::ProblemCode;
+use crate::types::submit::DEFAULT_QUEUE;
 
 /// The longest deliberate wait a client may ask for, seconds.
 pub const WAIT_MAX: u32 = 60;
@@ -65,7 +66,7 @@ impl Head {
         hash.update((body.len() as u64).to_be_bytes());
         hash.update(body);
         hash.update(&self.callback_fields);
-        if let Some(queue) = &self.queue {
+        if let Some(queue) = self.queue.as_deref().filter(|queue| *queue != DEFAULT_QUEUE) {
             hash.update(format!("queue:{queue}\n"));
         }
         Some(Idempotency { route: route.to_owned(), key, fingerprint: hash.finalize().into() })

@@ -103,8 +103,9 @@ async fn operations_count_their_callback_headers(site: &Site) {
 
 /// A path of one's own shares its keys with the operation, and may lead elsewhere.
 async fn an_operations_queue_counts_whoever_fixes_it(site: &Site) {
-    let route = "[[routes]]\npath = \"/api/t\"\ntype = \"t\"\nqueue = \"secret\"\n";
-    let app = site.start_configured(route).await;
+    let route = |path, queue| format!("[[routes]]\npath = \"{path}\"\ntype = \"t\"\nqueue = \"{queue}\"\n");
+    let routes = [route("/api/t", "secret"), route("/api/usual", "default")].concat();
+    let app = site.start_configured(&routes).await;
     let ask = |path: &str| keyed(&app, path, "k", &json!({}));
     let wish = json!({"scopes": ["jobs:write"], "queues": ["default"]});
     let narrow = id(&app.post("/v1/keys", &wish).await.ok(201)["key"]);
@@ -117,6 +118,9 @@ async fn an_operations_queue_counts_whoever_fixes_it(site: &Site) {
         assert_eq!(again["jobId"], first["jobId"], "{path}");
         ask(path).header("queue", "secret").key(&narrow).await.refused(403, "forbidden", "");
     }
+    let unnamed = keyed(&app, "/v1/operations/t", "l", &json!({})).await.ok(202);
+    let named = keyed(&app, "/api/usual", "l", &json!({})).await.ok(202);
+    assert_eq!(named["jobId"], unnamed["jobId"], "the same queue, said or not");
 }
 
 async fn a_batch_repeats_as_a_whole(site: &Site) {
