@@ -305,12 +305,12 @@ async fn limits_of_an_endpoint_reach_the_owner_of_its_lane(bed: &Bed) {
         bed.store.set_endpoint_paused(bed.tenant, to.id, paused, bed.now()).await.unwrap();
         assert_eq!(told().await.len(), 1, "what it has in hand it puts back");
     }
-    bed.pass_seconds(1);
-    bed.store.delete_endpoint(bed.tenant, to.id, bed.now()).await.unwrap();
-    assert_eq!(told().await.len(), 1);
     bed.store.set_endpoint_paused(bed.tenant, to.id, true, bed.now()).await.unwrap();
     let shown = bed.store.lane(bed.tenant, to.lane(), bed.now()).await.unwrap();
     assert_eq!((shown.state.as_str(), shown.held_reason.as_deref()), ("paused", Some("paused")));
+    bed.pass_seconds(1);
+    bed.store.delete_endpoint(bed.tenant, to.id, bed.now()).await.unwrap();
+    assert_eq!(told().await.len(), 1);
 }
 
 async fn deliveries_of_an_ordered_endpoint_are_numbered_as_they_are_committed(bed: &Bed) {
