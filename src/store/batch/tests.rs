@@ -243,13 +243,19 @@ const FULL: &str = "
         WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'i');
     END $$";
 
-#[tokio::test]
-async fn fan_outs_read_no_table_whole_on_postgres() {
+/// A database that is [`FULL`].
+async fn full(name: &str) -> (Scratch, Target) {
     let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
-    let scratch = Scratch::beside(&server, &format!("fan_outs_{}", std::process::id())).await.unwrap();
+    let scratch = Scratch::beside(&server, &format!("{name}_{}", std::process::id())).await.unwrap();
     Store::migrate(&scratch.url).await.unwrap();
     let target = Target::parse(&scratch.url).unwrap();
     target.connect(false).await.unwrap().call(Call::Script(FULL.to_owned())).await.unwrap();
+    (scratch, target)
+}
+
+#[tokio::test]
+async fn fan_outs_read_no_table_whole_on_postgres() {
+    let (scratch, target) = full("fan_outs").await;
     for sql in of_fan_outs() {
         let scouted = looks(sql) || std::ptr::eq(sql, &PASSING);
         let plan = plan_on(if scouted { target.clone().pinned() } else { target.clone() }, sql).await;
@@ -279,11 +285,7 @@ fn the_oldest_that_waits_is_found_by_indexes_on_sqlite() {
 
 #[tokio::test]
 async fn the_oldest_that_waits_is_found_by_indexes_on_postgres() {
-    let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
-    let scratch = Scratch::beside(&server, &format!("oldest_{}", std::process::id())).await.unwrap();
-    Store::migrate(&scratch.url).await.unwrap();
-    let target = Target::parse(&scratch.url).unwrap();
-    target.connect(false).await.unwrap().call(Call::Script(FULL.to_owned())).await.unwrap();
+    let (scratch, target) = full("oldest").await;
     let plan = plan_on(target, &FIGURES).await;
     let lines: Vec<_> = plan.lines().collect();
     for pair in lines.windows(2) {

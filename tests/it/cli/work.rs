@@ -119,12 +119,23 @@ async fn a_cancel_reaches_the_command() {
     assert_eq!(ended["status"], "failed");
 }
 
+/// Makes a pipe for a command to write to: it is read to its end once nobody is left who holds it for writing.
+fn alive(desk: &Desk) {
+    assert!(Command::new("mkfifo").arg(desk.dir.path().join("alive")).status().unwrap().success());
+}
+
+/// Waits for that end.
+fn all_end(alive: File) {
+    let (send, receive) = channel();
+    std::thread::spawn(move || send.send(std::io::read_to_string(alive).unwrap()));
+    receive.recv_timeout(SOON).expect("the command and what it started have ended");
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_the_commands_too() {
     let desk = Desk::open();
     desk.gate();
-    // Read to its end once nobody is left who holds it for writing.
-    assert!(Command::new("mkfifo").arg(desk.dir.path().join("alive")).status().unwrap().success());
+    alive(&desk);
     let script = "exec 3> alive; trap '' TERM INT; echo '::progress 40 on' >&2; cat gate";
     let mut worker = desk.work(script, &["--lease-seconds", "3"]);
     let job = desk.submit(&[]);
@@ -135,16 +146,14 @@ async fn a_second_signal_ends_the_commands_too() {
     worker.signal("INT");
 
     assert_eq!(worker.ended(), 130);
-    let (send, receive) = channel();
-    std::thread::spawn(move || send.send(std::io::read_to_string(alive).unwrap()));
-    receive.recv_timeout(SOON).expect("the command and what it started have ended");
+    all_end(alive);
 }
 
 #[tokio::test]
 async fn a_hangup_stops_the_worker_and_its_commands() {
     let desk = Desk::open();
     desk.gate();
-    assert!(Command::new("mkfifo").arg(desk.dir.path().join("alive")).status().unwrap().success());
+    alive(&desk);
     let script = "exec 3> alive; echo '::progress 40 on' >&2; cat gate";
     let mut worker = desk.work(script, &["--grace-seconds", "0"]);
     let job = desk.submit(&[]);
@@ -154,9 +163,7 @@ async fn a_hangup_stops_the_worker_and_its_commands() {
     worker.signal("HUP");
 
     assert_eq!(worker.ended(), 0);
-    let (send, receive) = channel();
-    std::thread::spawn(move || send.send(std::io::read_to_string(alive).unwrap()));
-    receive.recv_timeout(SOON).expect("the command and what it started have ended");
+    all_end(alive);
     assert_eq!(desk.job_in(&job, "queued").await["attempt"], 0, "given back");
 }
 
