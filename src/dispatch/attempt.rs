@@ -215,8 +215,7 @@ pub(super) fn log(d: &ClaimedDelivery, a: &Attempted) {
                 Outcome::Failed(fault) => (None, Some(fault.kind()), Some(ms)),
             }
         }
-        None if a.counts => (None, Some(DeadReason::Unsignable.as_str()), None),
-        None => (None, Some("not-sent"), None),
+        None => (None, Some(a.unsignable().map_or("not-sent", DeadReason::as_str)), None),
     };
     let verdict = word(&a.verdict);
     let next = match a.verdict {

@@ -4,6 +4,7 @@ mod lanes;
 
 use bytes::Bytes;
 
+use crate::types::delivery::DeadReason;
 use crate::types::job::{Change, Job};
 use crate::types::key::{LeaseToken, Scopes};
 use crate::types::{DeliveryId, EndpointId, EventId, JobId, KeyId, LaneId, Millis, RedriveId, TenantId, api};
@@ -361,6 +362,13 @@ pub struct Attempted {
     pub counts: bool,
     /// The endpoint it went to, and the URL that it had.
     pub endpoint: Option<(EndpointId, String)>,
+}
+
+impl Attempted {
+    /// That it could not be signed: nothing else spends an attempt without a request.
+    pub fn unsignable(&self) -> Option<DeadReason> {
+        (self.exchange.is_none() && self.counts).then_some(DeadReason::Unsignable)
+    }
 }
 
 /// A redrive that is running.

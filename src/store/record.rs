@@ -51,7 +51,7 @@ pub(super) static UPDATE_DELIVERIES: Sql = Sql::batch(
     concat!(
         "UPDATE deliveries
          SET state = b.state, version = version + CASE WHEN b.state = 'owed' THEN 0 ELSE 1 END, fence = b.fence,
-             attempt = b.attempt,  last_status = COALESCE(b.last_status, deliveries.last_status),
+             attempt = b.attempt, last_status = COALESCE(b.last_status, deliveries.last_status),
              first_error = COALESCE(first_error, b.error), last_error = COALESCE(b.error, last_error),
              ended_at = b.ended_at, remove_at = b.remove_at,
              discarded_at = CASE WHEN b.state = 'dead' AND event_kind IN (",
@@ -254,9 +254,8 @@ fn delivery_row(ours: &Ours<'_>, now: Millis) -> Vec<Value> {
     let a = ours.attempted;
     let (status, error) = match &a.exchange {
         Some(exchange) => status_and_error(exchange),
-        // What spends an attempt without a request is only what cannot be signed.
         None => {
-            let reason = dead_reason(ours.verdict).or(a.counts.then_some(DeadReason::Unsignable));
+            let reason = dead_reason(ours.verdict).or(a.unsignable());
             (None, reason.map(|r| r.as_str().to_owned()))
         }
     };
