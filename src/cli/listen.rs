@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::exit::{Exit, Usage};
+use super::exit::Exit;
 use super::print::{self, Out};
 use super::sign::{SecretText, Seen, Verifiers};
 use super::stop;
@@ -62,10 +62,7 @@ struct Desk {
 
 /// Runs `ringback listen` until it is told to stop.
 pub async fn run(args: ListenArgs, out: Out) -> anyhow::Result<ExitCode> {
-    if !args.listen.ip().is_loopback() {
-        let why = "listen takes webhooks of this machine only";
-        return Err(Usage(format!("--listen (or RINGBACK_LISTEN) {}: {why}", args.listen)).into());
-    }
+    super::check_loopback(args.listen, "listen takes webhooks of this machine only")?;
     let forward = args.forward_to.as_deref().map(Forward::to).transpose()?;
     // Before anything is asked of a service: what cannot be read is wrong usage.
     Verifiers::parse(&args.secrets)?;

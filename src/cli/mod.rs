@@ -30,6 +30,7 @@ mod stop;
 mod submit;
 mod work;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -115,6 +116,14 @@ impl Remote {
 fn service_url(text: &str) -> Result<String, &'static str> {
     let fine = |url: url::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
     if url::Url::parse(text).is_ok_and(fine) { Ok(text.to_owned()) } else { Err("must be an http(s) URL") }
+}
+
+/// Refuses an address that others than this machine reach. In the environment it may be meant for `serve`.
+fn check_loopback(listen: SocketAddr, why: &str) -> Result<(), Usage> {
+    if listen.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(Usage(format!("--listen (or RINGBACK_LISTEN) {listen}: {why}")))
 }
 
 /// Refuses what cannot be a store before anything is opened.

@@ -114,10 +114,8 @@ enum ConfigWhat {
 
 /// Runs `ringback dev`.
 pub async fn dev(args: DevArgs, out: Out) -> anyhow::Result<ExitCode> {
-    if !args.listen.ip().is_loopback() {
-        let why = "dev listens on loopback only, because its key may do everything; use serve";
-        return Err(Usage(format!("--listen (or RINGBACK_LISTEN) {}: {why}", args.listen)).into());
-    }
+    let why = "dev listens on loopback only, because its key may do everything; use serve";
+    super::check_loopback(args.listen, why)?;
     super::check_store(&args.store)?;
     let key = args.api_key.as_ref().and_then(SecretText::given).map(ApiKey::parse).transpose();
     let key = key.map_err(|e| Usage(format!("--api-key: {e}")))?;
