@@ -1,8 +1,11 @@
 //! The only file that knows everyone: puts a node together and takes it apart.
 
+mod checked;
 mod push;
 pub mod ring;
 mod sends;
+
+pub use checked::{Checked, check_config};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -130,17 +133,7 @@ impl Running {
 
 /// Starts a node; it is ready when this returns.
 pub async fn start(config: Config, clock: Clock, dice: Dice) -> anyhow::Result<Running> {
-    let file = config.file.as_deref().map(File::read).transpose()?.unwrap_or_default();
-    let workers = push::profiles(&file, config.mode == Mode::Dev)?;
-    if config.mode == Mode::Dev {
-        ensure!(
-            config.listen.ip().is_loopback(),
-            "dev listens on loopback only; use serve for {}",
-            config.listen
-        );
-    }
-    let ring_path = ring::path(&config)?;
-    let ring = ring::load(&ring_path, config.mode, &dice)?;
+    let Checked { file, workers, ring_path, ring } = check_config(&config, &dice)?;
     let listener = TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("cannot listen on {}", config.listen))?;

@@ -14,7 +14,7 @@ use super::sign::SecretText;
 use super::{files, stop};
 use crate::app::{self, Mode, Role, Running};
 use crate::clock::Clock;
-use crate::config::{self, File};
+use crate::config;
 use crate::dice::Dice;
 use crate::http::Route;
 use crate::types::key::ApiKey;
@@ -108,7 +108,8 @@ pub struct ConfigArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ConfigWhat {
-    /// Show what `serve` with the same flags, environment and file would go by, redacted.
+    /// Show what `serve` with the same flags, environment and files would go by, redacted; refuse what it would refuse
+    /// before it listens and opens the store.
     Print(NodeArgs),
 }
 
@@ -145,9 +146,8 @@ pub fn dev_config(
     }
 }
 
-/// Runs `ringback serve`.
-pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
-    let node = args.node;
+/// What `serve` goes by. Errors: wrong usage.
+fn serve_config(node: NodeArgs) -> Result<app::Config, Usage> {
     check_public_url(node.public_url.as_deref())?;
     let missing = |flag: &str| Usage(format!("{flag} is required"));
     let store = node.store.ok_or_else(|| missing("--store"))?;
@@ -155,7 +155,7 @@ pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
         Usage("--key-ring is required; `ringback keyring create FILE` makes one".to_owned())
     })?;
     super::check_store(&store)?;
-    let config = app::Config {
+    Ok(app::Config {
         mode: Mode::Serve,
         listen: node.listen,
         public_url: node.public_url,
@@ -168,8 +168,12 @@ pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
         allow_ports: node.allow_port,
         allow_http: node.allow_http,
         metrics_listen: node.metrics_listen,
-    };
-    up(config, out).await
+    })
+}
+
+/// Runs `ringback serve`.
+pub async fn serve(args: ServeArgs, out: Out) -> anyhow::Result<ExitCode> {
+    up(serve_config(args.node)?, out).await
 }
 
 /// Refuses what does not become another URL by adding a path. Not a parser of the argument: the complaint would quote
@@ -272,18 +276,18 @@ pub async fn check(args: CheckArgs, out: Out) -> anyhow::Result<ExitCode> {
 /// Runs `ringback config print`.
 pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
     let ConfigWhat::Print(node) = args.what;
-    check_public_url(node.public_url.as_deref())?;
-    let file = node.config.as_deref().map(File::read).transpose()?.unwrap_or_default().redacted();
+    let node = serve_config(node)?;
+    let file = app::check_config(&node, &Dice::Os)?.file.redacted();
     let texts = |items: Vec<String>| (!items.is_empty()).then(|| items.join(","));
     let mut shown = vec![
         ("listen", Some(node.listen.to_string())),
         ("public_url", Some(node.public_url.unwrap_or_else(|| format!("http://{}", node.listen)))),
-        ("store", node.store.as_deref().map(config::redact_store)),
+        ("store", Some(config::redact_store(&node.store))),
         ("key_ring", node.key_ring.map(|path| path.display().to_string())),
-        ("config", node.config.map(|path| path.display().to_string())),
-        ("role", texts(node.role.iter().map(|role| format!("{role:?}").to_lowercase()).collect())),
-        ("allow_cidr", texts(node.allow_cidr.iter().map(ToString::to_string).collect())),
-        ("allow_port", texts(node.allow_port.iter().map(ToString::to_string).collect())),
+        ("config", node.file.map(|path| path.display().to_string())),
+        ("role", texts(node.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect())),
+        ("allow_cidr", texts(node.allow_cidrs.iter().map(ToString::to_string).collect())),
+        ("allow_port", texts(node.allow_ports.iter().map(ToString::to_string).collect())),
         ("allow_http", Some(node.allow_http.to_string())),
         ("metrics_listen", node.metrics_listen.map(|addr| addr.to_string())),
     ];

@@ -56,6 +56,7 @@ fn config_print_shows_what_counts_and_no_password() {
     let dir = tempfile::tempdir().unwrap();
     let route = "[[routes]]\npath = '/mine'\ntype = 'm'\nqueue = 'slow'\n[endpoints]\nper_account = 77\n";
     std::fs::write(dir.path().join("r.toml"), route).unwrap();
+    run(ringback().args(["keyring", "create", "ring"]).current_dir(dir.path())).done();
     let print = |more: &[&str]| {
         let mut command = ringback();
         command.args(["config", "print", "--key-ring", "ring"]).args(more).env("RINGBACK_CONFIG", "r.toml");
@@ -107,7 +108,39 @@ fn config_print_shows_what_counts_and_no_password() {
     let words = |with: &str| line(with).split_whitespace().collect::<Vec<_>>();
     assert_eq!(words("/mine"), ["/mine", "m", "slow", "/v1/jobs/{jobId}"], "{table:?}");
     assert_eq!(words("per_account"), ["endpoints.per_account", "77"], "{table:?}");
-    print(&["--config", "none.toml"]).refused(1, "none.toml");
+}
+
+#[test]
+fn config_print_refuses_what_serve_refuses_and_in_the_same_words() {
+    let dir = tempfile::tempdir().unwrap();
+    run(ringback().args(["keyring", "create", "ring"]).current_dir(dir.path())).done();
+    for (name, text) in [
+        ("bad.toml", "[[route]]\n"),
+        ("push.toml", "[queues.q.worker]\nurl = 'http://w.example.org/'\n"),
+        ("ring.bad", "nonsense\n"),
+    ] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let store = ["--store", "sqlite://x.db"];
+    let whole = [&store[..], &["--key-ring", "ring"]].concat();
+    let refused: [(&[&str], i32, &str); 8] = [
+        (&[], 2, "--store is required"),
+        (&store, 2, "--key-ring is required"),
+        (&[&store[..], &["--key-ring", "none"]].concat(), 1, "cannot read the key ring none"),
+        (&[&store[..], &["--key-ring", "ring.bad"]].concat(), 1, "key ring, line 1"),
+        (&["--store", "mysql://x", "--key-ring", "ring"], 2, "sqlite:// or postgres://"),
+        (&[&whole[..], &["--config", "none.toml"]].concat(), 1, "none.toml"),
+        (&[&whole[..], &["--config", "bad.toml"]].concat(), 1, "bad.toml"),
+        (&[&whole[..], &["--config", "push.toml"]].concat(), 1, "plain http needs `allow_http = true`"),
+    ];
+    for (flags, code, says) in refused {
+        let told = |command: &[&str]| run(ringback().args(command).args(flags).current_dir(dir.path()));
+        let (served, printed) = (told(&["serve", "--listen", "127.0.0.1:0"]), told(&["config", "print"]));
+        printed.refused(code, says);
+        assert_eq!((served.code, served.err), (printed.code, printed.err), "{flags:?}");
+    }
+    run(ringback().args(["config", "print"]).args(whole).current_dir(dir.path())).done();
+    assert!(!dir.path().join("x.db").exists(), "it opens no store");
 }
 
 #[test]
