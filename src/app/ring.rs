@@ -82,9 +82,9 @@ pub async fn rotate_keys(
 ) -> anyhow::Result<Tally> {
     let mut sealed_anew = 0;
     let mut sum = Tally::default();
+    let mut pass = Rotation::begin(store, ring.clone(), dice.clone()).await?;
     for _ in 0..PASSES {
         sum = Tally::default();
-        let mut pass = Rotation::begin(store, ring.clone(), dice.clone())?;
         while let Some(place) = pass.place() {
             let began = Instant::now();
             let bite = step(&mut pass, per_second).await?;
@@ -97,6 +97,7 @@ pub async fn rotate_keys(
         if sum.is_clean() {
             break;
         }
+        pass.again();
     }
     Ok(Tally { sealed_anew, ..sum })
 }

@@ -195,7 +195,7 @@ impl From<store::Error> for Problem {
                 }
                 ProblemCode::StorageUnavailable
             }
-            E::Data(_) | E::Seal(_) | E::Newer { .. } | E::Bug(_) => {
+            E::Data(_) | E::Seal(_) | E::Newer { .. } | E::Older { .. } | E::Bug(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a store verb failed");
                 ProblemCode::Internal
             }

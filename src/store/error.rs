@@ -60,6 +60,16 @@ pub enum Error {
         /// The last that this release knows.
         known: i64,
     },
+    /// This release has not been at the store yet.
+    #[error(
+        "the store is at schema version {at} and this release needs {known}: `ringback migrate --store URL` brings it there"
+    )]
+    Older {
+        /// The store's version; 0 where nothing was ever stored.
+        at: i64,
+        /// The one of this release.
+        known: i64,
+    },
     /// A defect of ours.
     #[error("defect: {0}")]
     Bug(String),

@@ -6,6 +6,7 @@
 
 use super::db::{Call, Conn, Target};
 use super::error::{Error, Result};
+use super::migrate;
 use crate::args;
 use crate::types::JobId;
 
@@ -104,6 +105,7 @@ pub struct Finding {
 /// Asks every question. Empty `broken` everywhere: the invariants hold.
 pub async fn check(url: &str) -> Result<Vec<Finding>> {
     let target = Target::parse(url)?;
+    migrate::check(&target).await?;
     let mut conn = target.connect(true).await?;
     let mut findings = Vec::with_capacity(QUESTIONS.len());
     for question in QUESTIONS {

@@ -1,5 +1,6 @@
 //! The schema's versions, and the lock that keeps a second process off a SQLite file.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::PgConnection;
 use tokio::task::spawn_blocking;
 
-use super::db::{Conn, Target};
+use super::db::{Call, Conn, Engine, Target};
 use super::error::{Error, Result};
+use crate::args;
 
 /// Version, name and text of each migration; the two lists hold the same versions.
 pub const SQLITE: &[(i64, &str, &str)] =
@@ -60,18 +62,47 @@ fn bug(e: impl std::fmt::Display) -> Error {
     Error::Bug(format!("migration: {e}"))
 }
 
-/// A store that a later release has been at: what this one would do to it, nobody knows.
-fn newer(at: i64) -> Error {
-    let known = POSTGRES.last().map_or(0, |(version, _, _)| *version);
-    Error::Newer { at, known }
+/// Refuses a store that is not of this release. What a later one has been at: what this one would do to it, nobody knows.
+fn fits(at: i64) -> Result<()> {
+    let known = version();
+    match at.cmp(&known) {
+        Ordering::Less => Err(Error::Older { at, known }),
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(Error::Newer { at, known }),
+    }
+}
+
+/// The last version that this release knows.
+pub(super) fn version() -> i64 {
+    POSTGRES.last().map_or(0, |(version, _, _)| *version)
+}
+
+/// Refuses a store whose schema is not this release's, for who goes to it as it is. Reads only, and makes no file.
+pub(super) async fn check(target: &Target) -> Result<()> {
+    let ask = async {
+        let conn = target.connect(true).await?;
+        let ask = async |conn: Conn, sql| conn.call(Call::All(sql, args![])).await;
+        let done = match target.engine() {
+            Engine::Sqlite => ask(conn, "SELECT user_version FROM pragma_user_version").await?.1,
+            Engine::Postgres => {
+                const MADE: &str = "SELECT 1::BIGINT WHERE to_regclass('_sqlx_migrations') IS NOT NULL";
+                const AT: &str = "SELECT MAX(version) FROM _sqlx_migrations WHERE success";
+                let (conn, made) = ask(conn, MADE).await?;
+                if made.rows.is_empty() { made } else { ask(conn, AT).await?.1 }
+            }
+        };
+        fits(done.rows.first().map_or(Ok(None), |row| row.int_opt(0))?.unwrap_or(0))
+    };
+    let late = |_| Error::Down("no answer in 10 s".to_owned());
+    tokio::time::timeout(Duration::from_secs(10), ask).await.map_err(late)?
 }
 
 /// The file's `user_version` is the last version that it was brought to.
 fn sqlite(conn: &mut rusqlite::Connection) -> Result<()> {
     let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let at: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if SQLITE.iter().all(|(version, _, _)| *version < at) {
-        return Err(newer(at));
+    if let Err(newer @ Error::Newer { .. }) = fits(at) {
+        return Err(newer);
     }
     for (version, _, text) in SQLITE.iter().filter(|(version, _, _)| *version > at) {
         tx.execute_batch(text).map_err(bug)?;
@@ -88,7 +119,7 @@ async fn postgres(mut conn: Box<PgConnection>) -> Result<()> {
     // A migration may take longer than a verb.
     let _ = sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0").execute(&mut *conn).await;
     migrator.run_direct(None, &mut *conn, false).await.map_err(|e| match e {
-        MigrateError::VersionMissing(at) => newer(at),
+        MigrateError::VersionMissing(at) => Error::Newer { at, known: version() },
         e => bug(e),
     })?;
     Ok(sqlx::raw_sql(SETTLE).execute(&mut *conn).await.map(drop)?)

@@ -275,7 +275,7 @@ impl Store {
         let target = db::Target::parse(url)?;
         let _lock = migrate::lock_file(&target)?;
         migrate::migrate(&target).await?;
-        Ok(migrate::POSTGRES.iter().map(|(version, _, _)| *version).max().unwrap_or(0))
+        Ok(migrate::version())
     }
 
     /// Lets the dispatcher of this node take over new deliveries. Once.

@@ -14,7 +14,7 @@ use super::db::{Row, Target, Value};
 use super::error::Result;
 use super::pool::Pool;
 use super::seal::{Aad, KeyRing, sealed_by};
-use super::{endpoints, secrets, submit};
+use super::{endpoints, migrate, secrets, submit};
 use crate::args;
 use crate::dice::Dice;
 
@@ -102,12 +102,18 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// Begins a pass. Opens no connection yet and takes no lock: the schema must be this release's.
-    pub fn begin(url: &str, ring: KeyRing, dice: Dice) -> Result<Rotation> {
+    /// Begins a pass. Takes no lock; the schema must be this release's.
+    pub async fn begin(url: &str, ring: KeyRing, dice: Dice) -> Result<Rotation> {
         let target = Target::parse(url)?;
+        migrate::check(&target).await?;
         let readers = Pool::new(target.clone(), 1, true, WAIT);
         let writers = Pool::new(target, 1, false, WAIT);
         Ok(Rotation { readers, writers, ring, dice, at: (0, Uuid::nil()) })
+    }
+
+    /// Begins another pass.
+    pub fn again(&mut self) {
+        self.at = (0, Uuid::nil());
     }
 
     /// The next bite: one look, and at most `most` values. Nothing once the pass is over.
@@ -206,7 +212,9 @@ enum Standing {
 
 /// How many values each key has sealed, by its id. Reads only, beside a running service or after it.
 pub async fn census(url: &str) -> Result<BTreeMap<String, u64>> {
-    let readers = Pool::new(Target::parse(url)?, 1, true, WAIT);
+    let target = Target::parse(url)?;
+    migrate::check(&target).await?;
+    let readers = Pool::new(target, 1, true, WAIT);
     let mut count = BTreeMap::new();
     for place in &PLACES {
         let mut after = Some(Uuid::nil());

@@ -52,6 +52,24 @@ fn check_makes_no_store() {
 }
 
 #[test]
+fn what_goes_to_a_store_as_it_is_says_how_it_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |args: &[&str]| run(ringback().args(args).current_dir(dir.path()));
+    told(&["keyring", "create", "ring"]).done();
+    std::fs::write(dir.path().join("old.db"), "").unwrap();
+    let store = ["--store", "sqlite://old.db"];
+    let commands: [&[&str]; 3] =
+        [&["check"], &["rotate-keys", "--key-ring", "ring"], &["keyring", "list", "ring"]];
+    for command in commands {
+        told(&[command, &store[..]].concat()).refused(1, "`ringback migrate --store URL`");
+    }
+    told(&[&["migrate"], &store[..]].concat()).done();
+    for command in commands {
+        told(&[command, &store[..]].concat()).done();
+    }
+}
+
+#[test]
 fn config_print_shows_what_counts_and_no_password() {
     let dir = tempfile::tempdir().unwrap();
     let route = "[[routes]]\npath = '/mine'\ntype = 'm'\nqueue = 'slow'\n[endpoints]\nper_account = 77\n";

@@ -4,18 +4,21 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use ringback::dice::Dice;
 use ringback::store::db::{Engine, Target};
-use ringback::store::{Error, Store};
+use ringback::store::seal::KeyRing;
+use ringback::store::{Error, Rotation, Store, census, check};
 use ringback::types::Millis;
 use tokio::time::Instant;
 
 use crate::support::postgres::Server;
-use crate::support::store::{Bed, beside, both_stores, hold, key, open};
+use crate::support::store::{Bed, both_stores, hold, key, open};
 
 both_stores! {
     bad_data_fails_only_the_call_that_brought_it,
     migrations_run_twice_change_nothing,
     a_store_of_a_later_release_is_left_alone,
+    a_store_of_an_earlier_release_is_gone_to_once_it_is_migrated,
 }
 
 async fn bad_data_fails_only_the_call_that_brought_it(bed: &Bed) {
@@ -56,17 +59,53 @@ async fn migrations_run_twice_change_nothing(bed: &Bed) {
 
 async fn a_store_of_a_later_release_is_left_alone(bed: &Bed) {
     bed.store.close().await;
-    let later = match bed.engine() {
+    bed.rows(match bed.engine() {
         Engine::Sqlite => "PRAGMA user_version = 99",
         Engine::Postgres => {
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
              VALUES (99, 'later', true, '', 0)"
         }
-    };
-    beside(&bed.url).await.all(later, vec![]).await.unwrap();
+    })
+    .await;
     let refused = Store::migrate(&bed.url).await.unwrap_err();
     assert!(matches!(refused, Error::Newer { at: 99, known: 1 }), "{refused}");
+    for refused in gone_to(&bed.url).await {
+        assert!(matches!(refused, Err(Error::Newer { at: 99, known: 1 })), "{refused:?}");
+    }
     bed.spoil(); // the store of this bed is closed
+}
+
+async fn a_store_of_an_earlier_release_is_gone_to_once_it_is_migrated(bed: &Bed) {
+    bed.store.close().await;
+    let versions: &[&str] = match bed.engine() {
+        Engine::Sqlite => &["PRAGMA user_version = 0"],
+        // As far as it ever came, and before it came to that.
+        Engine::Postgres => &["DELETE FROM _sqlx_migrations", "DROP TABLE _sqlx_migrations"],
+    };
+    for version in versions {
+        bed.rows(version).await;
+        for refused in gone_to(&bed.url).await {
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, Error::Older { at: 0, known: 1 }), "{refused}");
+            assert!(refused.to_string().contains("`ringback migrate --store URL`"), "{refused}");
+        }
+    }
+    bed.spoil(); // it is no store any more
+
+    let fresh = match bed.engine() {
+        Engine::Sqlite => format!("{}.fresh", bed.url),
+        Engine::Postgres => crate::support::postgres::database().await,
+    };
+    Store::migrate(&fresh).await.unwrap();
+    for fine in gone_to(&fresh).await {
+        fine.unwrap();
+    }
+}
+
+/// What those come to who go to a store as it is.
+async fn gone_to(url: &str) -> [Result<(), Error>; 3] {
+    let rotated = Rotation::begin(url, KeyRing::generate([7; 32]), Dice::seeded(9)).await;
+    [check(url).await.map(drop), census(url).await.map(drop), rotated.map(drop)]
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ async fn an_endpoints_headers_and_keys_are_sealed_anew(bed: &Bed) {
 }
 
 async fn pass(bed: &Bed, ring: &KeyRing, most: usize) -> Tally {
-    let mut rotation = Rotation::begin(&bed.url, ring.clone(), Dice::seeded(99)).unwrap();
+    let mut rotation = Rotation::begin(&bed.url, ring.clone(), Dice::seeded(99)).await.unwrap();
     let mut sum = Tally::default();
     while rotation.place().is_some() {
         sum.add(rotation.step(most).await.unwrap());
@@ -113,7 +113,7 @@ async fn everything_is_sealed_anew_and_opens(bed: &Bed) {
 async fn a_rotation_that_stopped_is_begun_again(bed: &Bed) {
     let (_, both, new) = rings();
     let values = fill(bed, 20).await;
-    let mut first = Rotation::begin(&bed.url, both.clone(), Dice::seeded(99)).unwrap();
+    let mut first = Rotation::begin(&bed.url, both.clone(), Dice::seeded(99)).await.unwrap();
     for _ in 0..4 {
         first.step(5).await.unwrap();
     }
@@ -139,7 +139,7 @@ async fn a_store_at_work_is_not_disturbed(bed: &Bed) {
     };
     let rotate = async {
         let mut busy = 0;
-        let mut rotation = Rotation::begin(&bed.url, both.clone(), Dice::seeded(99)).unwrap();
+        let mut rotation = Rotation::begin(&bed.url, both.clone(), Dice::seeded(99)).await.unwrap();
         while rotation.place().is_some() {
             // Another's turn is no failure: the same bite is asked for again.
             busy += usize::from(rotation.step(1).await.is_err());
