@@ -67,6 +67,8 @@ pub struct Config {
     pub store: String,
     /// The file with the keys that seal secrets; in development made beside the store when left out.
     pub key_ring: Option<PathBuf>,
+    /// Ids of keys that are lost for good: the ring may lack them although they sealed what the store needs.
+    pub lost_keys: Vec<String>,
     /// The key of `dev`; a new one when left out.
     pub api_key: Option<ApiKey>,
     /// The configuration file.
@@ -260,7 +262,7 @@ fn http_options(config: &Config, file: &File) -> http::Options {
     }
 }
 
-/// What a mode needs before it serves: `dev` its key and secret, `serve` that someone has a key.
+/// What a mode needs before it serves: `dev` its key and secret, `serve` that someone has a key and the ring is the store's.
 async fn prepare(
     config: &Config,
     store: &Store,
@@ -274,6 +276,7 @@ async fn prepare(
                 any,
                 "production needs an API key; make one with `ringback keys create --store URL --tenant NAME --scopes ...`"
             );
+            ring::suits(store, config).await?;
             Ok((None, None))
         }
         Mode::Dev => {

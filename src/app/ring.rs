@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::time::Instant;
 
 use super::{Config, Mode, Running};
 use crate::dice::Dice;
 use crate::store::seal::KeyRing;
-use crate::store::{Error, Rotation, Tally};
+use crate::store::{Error, Rotation, Store, Tally};
 
 /// Passes after which what is still held by someone is left to another run.
 const PASSES: usize = 20;
@@ -48,6 +48,21 @@ pub fn read(path: &Path) -> anyhow::Result<KeyRing> {
         text.with_context(|| format!("cannot read the key ring {}", path.display()))?,
     );
     KeyRing::parse(&text).with_context(|| format!("{}", path.display()))
+}
+
+/// Refuses a ring that lacks a key which the store needs, but for those that are lost. A node without it signs nothing that
+/// was sealed by it: each try would spend an attempt, and nobody would hear of it but those who read the log.
+pub(super) async fn suits(store: &Store, config: &Config) -> anyhow::Result<()> {
+    let mut lacking = store.lacking_keys().await?;
+    lacking.retain(|id| !config.lost_keys.contains(id));
+    let lacking: Vec<String> = lacking.into_iter().collect();
+    ensure!(
+        lacking.is_empty(),
+        "the key ring lacks {ids}, by which secrets in the store are sealed: give this node the ring that has it; \
+         if it is lost for good, --lost-key {ids} starts without",
+        ids = lacking.join(",")
+    );
+    Ok(())
 }
 
 /// Beside a SQLite file; in the working directory for a server, which has no beside.

@@ -63,6 +63,9 @@ struct NodeArgs {
     /// The file with the keys that seal secrets; `ringback keyring create` makes one.
     #[arg(long, env = "RINGBACK_KEY_RING", value_name = "FILE")]
     key_ring: Option<PathBuf>,
+    /// The id of a key that is lost for good: start although it sealed secrets in the store; repeatable.
+    #[arg(long, env = "RINGBACK_LOST_KEY", value_delimiter = ',', value_name = "KEY_ID")]
+    lost_key: Vec<String>,
     /// The configuration file (TOML).
     #[arg(long, env = "RINGBACK_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -136,6 +139,7 @@ pub fn dev_config(
         public_url: None,
         store,
         key_ring: None,
+        lost_keys: Vec::new(),
         api_key,
         file,
         roles: vec![Role::Api, Role::Dispatch],
@@ -161,6 +165,7 @@ fn serve_config(node: NodeArgs) -> Result<app::Config, Usage> {
         public_url: node.public_url,
         store,
         key_ring: Some(key_ring),
+        lost_keys: node.lost_key,
         api_key: None,
         file: node.config,
         roles: node.role,
@@ -284,6 +289,7 @@ pub fn config(args: ConfigArgs, out: Out) -> anyhow::Result<ExitCode> {
         ("public_url", Some(node.public_url.unwrap_or_else(|| format!("http://{}", node.listen)))),
         ("store", Some(config::redact_store(&node.store))),
         ("key_ring", node.key_ring.map(|path| path.display().to_string())),
+        ("lost_key", texts(node.lost_keys)),
         ("config", node.file.map(|path| path.display().to_string())),
         ("role", texts(node.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect())),
         ("allow_cidr", texts(node.allow_cidrs.iter().map(ToString::to_string).collect())),

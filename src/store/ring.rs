@@ -1,9 +1,11 @@
 //! The key ring of a running store, which may be changed under it.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Store;
-use super::seal::KeyRing;
+use super::error;
+use super::seal::{KeyRing, sealed_by};
 use crate::types::key::TokenKey;
 
 /// The ring, and what is derived from it.
@@ -31,7 +33,46 @@ impl LiveKeys {
 #[error("it lacks the key {0}, which seals now; the ring in use stays")]
 pub struct NotAnHeir(pub String);
 
+/// Heads of sealed values that are still needed, of the oldest and the newest 20 of each kind. The index of the key takes
+/// it there: to look at all would take longer than a start may.
+macro_rules! needed {
+    ($of:literal, $id:literal, $document:literal, $and:literal) => {
+        [needed!(@ $of, $id, $document, $and, ""), needed!(@ $of, $id, $document, $and, " DESC")]
+    };
+    (@ $of:literal, $id:literal, $document:literal, $and:literal, $order:literal) => {
+        concat!(
+            "SELECT substr(d.sealed, 1, 66) FROM (SELECT ", $id, " FROM ", $of, " ORDER BY ", $id, $order,
+            " LIMIT 20) q JOIN ", $document, " d ON d.id = q.", $id, " WHERE d.sealed IS NOT NULL", $and
+        )
+    };
+}
+
+const NEEDED: [[&str; 2]; 3] = [
+    // One that was rotated signs for a while more at the most, and is not missed then.
+    needed!("secrets", "id", "secrets", " AND d.expires_at IS NULL"),
+    needed!("job_queue", "job_id", "jobs", ""),
+    needed!("delivery_queue", "delivery_id", "deliveries", ""),
+];
+
 impl Store {
+    /// The ids of keys that the ring lacks although they sealed what is still needed: signing secrets, and what is owed has
+    /// with it. Told by the oldest and the newest of these.
+    pub async fn lacking_keys(&self) -> error::Result<BTreeSet<String>> {
+        let keys = self.0.keys.now();
+        let mut lacking = BTreeSet::new();
+        for sql in NEEDED.as_flattened() {
+            for row in self.scout(sql, vec![]).await? {
+                // One that is damaged says nothing of the ring.
+                if let Ok(key) = sealed_by(&row.bytes(0)?)
+                    && !keys.ring.holds(&key)
+                {
+                    lacking.insert(key);
+                }
+            }
+        }
+        Ok(lacking)
+    }
+
     /// Goes on with another ring. Gives the id of the key that seals from now on.
     ///
     /// The key that sealed so far must be in it: a ring of another deployment would open nothing.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ringback::client::{Client, SubmitOptions};
-use ringback::types::api::{Callback, SubmitJob};
+use ringback::types::api::{Callback, RotateSecret, SubmitJob};
 use serde_json::Value;
 
 use super::{Process, Ran, run};
@@ -205,6 +205,53 @@ async fn a_ring_that_cannot_be_used_changes_nothing() {
     let receiver = Receiver::start().await;
     client.submit(&sealed(&receiver.url("/x")), SubmitOptions::default()).await.unwrap();
     receiver.wait("/x", 1, LIMIT).await[0].verify(SECRET);
+}
+
+#[tokio::test]
+async fn serve_refuses_a_ring_that_lacks_what_sealed_the_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut dev = Node::dev("sqlite://desk.db", 0, dir.path());
+    assert_eq!(dev.terminate(), 0);
+    std::fs::write(dir.path().join("ring"), FOREIGN).unwrap();
+    let ring = std::fs::read_to_string(dir.path().join("desk.db.keyring")).unwrap();
+    let key = ring.lines().next_back().unwrap().split(' ').next().unwrap();
+    let serve = |more: &[&str]| {
+        let mut command = ringback();
+        command.args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--store",
+            "sqlite://desk.db",
+            "--key-ring",
+            "ring",
+        ]);
+        command.args(more).current_dir(dir.path());
+        command
+    };
+    let up = |more: &[&str]| {
+        let node = Process::start(&mut serve(more), dir.path(), "serve.log");
+        let url = node.line().strip_prefix("listening on ").unwrap().to_owned();
+        (node, url)
+    };
+    let down = |mut node: Process| {
+        node.signal("TERM");
+        assert_eq!(node.ended(), 0);
+    };
+
+    run(&mut serve(&[])).refused(1, &format!("the key ring lacks {key}, by which"));
+    run(&mut serve(&["--lost-key", "other"])).refused(1, key);
+
+    // Both keys open what either has sealed.
+    std::fs::write(dir.path().join("ring"), format!("{FOREIGN}\n{ring}")).unwrap();
+    down(up(&[]).0);
+    // A key that is lost is needed no more once there is a new secret.
+    std::fs::write(dir.path().join("ring"), FOREIGN).unwrap();
+    let (node, url) = up(&["--lost-key", &format!("other,{key}")]);
+    let now = RotateSecret { overlap_seconds: Some(0) };
+    Client::new(&url, Some(KEY)).unwrap().rotate_webhook_secret(&now).await.unwrap();
+    down(node);
+    down(up(&[]).0);
 }
 
 const FOREIGN: &str = "foreign AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

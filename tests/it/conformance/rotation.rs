@@ -1,23 +1,25 @@
 //! `rotate-keys`: every sealed value goes to the ring's first key, beside a store that works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ringback::dice::Dice;
 use ringback::store::db::Engine;
 use ringback::store::seal::KeyRing;
 use ringback::store::{Rotation, Tally, census};
+use ringback::types::delivery::Verdict;
 use ringback::types::job::{CallbackSecrets, NewJob};
 
 use super::endpoints::endpoint;
 use crate::support::process::SECRET;
-use crate::support::store::{Bed, beside, both_stores, complete};
+use crate::support::store::{Bed, attempted, beside, both_stores, complete};
 
 both_stores! {
     everything_is_sealed_anew_and_opens,
     a_rotation_that_stopped_is_begun_again,
     a_store_at_work_is_not_disturbed,
     a_value_under_a_foreign_key_stays_as_it_is,
+    a_key_that_is_lacking_is_named_while_something_needs_it,
     a_row_that_someone_holds_is_passed_over,
     an_endpoints_headers_and_keys_are_sealed_anew,
 }
@@ -169,6 +171,31 @@ async fn a_value_under_a_foreign_key_stays_as_it_is(bed: &Bed) {
     assert_eq!(tally.unknown, BTreeMap::from([(old.active_id().to_owned(), values)]));
     assert!(!tally.is_done() && tally.sealed_anew == 0);
     assert_eq!(count(bed, &old).await, values);
+}
+
+async fn a_key_that_is_lacking_is_named_while_something_needs_it(bed: &Bed) {
+    let (old, both, new) = rings();
+    let lacking = async || bed.store.lacking_keys().await.unwrap();
+    let named = BTreeSet::from([old.active_id().to_owned()]);
+    bed.submit(sealed(bed)).await;
+    bed.store.use_ring(both).unwrap();
+    for _ in 0..25 {
+        bed.submit(sealed(bed)).await;
+    }
+    assert_eq!(lacking().await, BTreeSet::new(), "both keys are there");
+    bed.store.use_ring(new).unwrap();
+
+    assert_eq!(lacking().await, named, "the oldest job needs it");
+
+    for job in bed.lease(500).await {
+        bed.held(&job, complete()).await.unwrap();
+    }
+    assert_eq!(lacking().await, named, "its callback needs it");
+    for claimed in bed.claim().await {
+        assert!(bed.record(attempted(&claimed, 200, Verdict::Delivered)).await);
+    }
+    assert_eq!(lacking().await, BTreeSet::new(), "nothing that is owed needs it");
+    assert_eq!(census(&bed.url).await.unwrap()[old.active_id()], 2, "though it is there");
 }
 
 async fn a_row_that_someone_holds_is_passed_over(bed: &Bed) {

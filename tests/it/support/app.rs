@@ -135,6 +135,7 @@ impl Site {
             public_url: None,
             store: self.store.clone(),
             key_ring: Some(ring),
+            lost_keys: vec![],
             api_key: Some(ApiKey::parse(KEY).unwrap()),
             file: None,
             roles: vec![Role::Api, Role::Dispatch],
