@@ -61,11 +61,11 @@ async fn show(
     stop: &CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let url = format!("http://{}", running.addr);
-    story.tell("server", "start", &format!("a server listens on {url}, with a store of its own"))?;
+    story.tell("server", "start", &format!("a server listens on {url}, with a store of its own"));
     let client = Client::new(&url, running.api_key.as_deref())?;
     let secret = client.webhook_secret().await.context("no webhook secret")?.secret;
     let receiver = Receiver::start(Secret::parse(&secret)?, Arc::clone(story)).await?;
-    story.tell("receiver", "start", &format!("a receiver listens on {}", receiver.base()))?;
+    story.tell("receiver", "start", &format!("a receiver listens on {}", receiver.base()));
     let _worker = start_worker(&client, story);
     let stage = Stage { client, receiver, story: Arc::clone(story) };
     let acts = stop.run_until_cancelled(tokio::time::timeout(LIMIT, acts::all(&stage))).await;
@@ -73,7 +73,7 @@ async fn show(
     let exit = summary(&acts, &stage)?;
     if stay {
         let key = running.api_key.as_deref().unwrap_or_default();
-        stay_up(story.out(), &url, key, &secret)?;
+        exit::told(exit, stay_up(story.out(), &url, key, &secret))?;
         stop.cancelled().await;
     }
     Ok(exit)

@@ -28,14 +28,16 @@ impl Story {
         self.clock.now()
     }
 
-    /// One line: whose, which step, and what happened.
-    pub fn tell(&self, act: &str, step: &str, detail: &str) -> anyhow::Result<()> {
+    /// One line: whose, which step, and what happened. Where nobody reads it, the play goes on all the same: whether what it
+    /// came to can be written shows at the end.
+    pub fn tell(&self, act: &str, step: &str, detail: &str) {
         let elapsed = self.clock.now().since(self.began);
-        if self.out.json {
-            let ms = u64::try_from(elapsed.as_millis())?;
+        let _ = if self.out.json {
+            let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
             let line = serde_json::json!({"elapsedMs": ms, "act": act, "step": step, "detail": detail});
-            return self.out.value(&line);
-        }
-        Ok(print::raw(&format!("{:>7.2} s  {act:<9} {detail}\n", elapsed.as_secs_f64()))?)
+            self.out.value(&line)
+        } else {
+            print::raw(&format!("{:>7.2} s  {act:<9} {detail}\n", elapsed.as_secs_f64())).map_err(Into::into)
+        };
     }
 }

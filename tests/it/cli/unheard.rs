@@ -1,5 +1,6 @@
 //! What is said where nobody can hear it changes nothing of what is done.
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use serde_json::json;
@@ -105,4 +106,21 @@ async fn a_failure_whose_reader_has_gone_is_one_all_the_same() {
     let file = format!("sqlite://{}", desk.dir.path().join("desk.db").display());
     beside(&file).await.run("DELETE FROM job_queue", vec![]).await.unwrap();
     assert_eq!(unread(&desk, &check), Some(1));
+}
+
+#[test]
+fn a_demo_whose_reader_has_gone_plays_on_and_one_that_cannot_be_written_fails() {
+    let mut left = ringback().arg("demo").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let full = std::fs::File::options().write(true).open(FULL).unwrap();
+    let full = ringback().arg("demo").stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(left.stdout.take().unwrap()).lines();
+    while !lines.next().unwrap().unwrap().contains("submit -> 202") {}
+    drop(lines);
+
+    let left = left.wait_with_output().unwrap();
+    let full = full.wait_with_output().unwrap();
+
+    assert_eq!((left.status.code(), String::from_utf8(left.stderr).unwrap()), (Some(0), String::new()));
+    assert_eq!(full.status.code(), Some(1));
+    assert!(String::from_utf8(full.stderr).unwrap().starts_with("error: No space left"));
 }
