@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{StatusCode, Uri};
 
 use super::app::App;
-use super::extract::{FromQuery, Key, NoBody, NoQuery, Params, PathId, Query, need, page_of, paged};
+use super::extract::{FromQuery, Key, NoBody, NoQuery, Params, PathId, Query, need, page_of, paged_to};
 use super::jobs::page;
 use super::problem::Problem;
 use crate::store::{DeliveryFilter, Error, Narrow, PageOf};
@@ -84,8 +84,8 @@ async fn listed(
 ) -> Result<Response, Problem> {
     let filter = DeliveryFilter { only: key.record.narrow(), ..query.filter };
     let verb = app.store.deliveries(key.tenant(), &filter, page_of(&query.page), app.now());
-    let rows = app.ask(verb).await?;
-    Ok(page(paged(rows, query.page.limit, |d| d.delivery_id, uri, app.store.urls())))
+    let found = app.ask(verb).await?;
+    Ok(page(paged_to(found, query.page.limit, |d| d.delivery_id, uri, app.store.urls())))
 }
 
 /// Only `cursor` and `limit`.

@@ -8,11 +8,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use super::app::App;
 use super::extract::{
     Form, FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Prefer, Query, Reader, Waiting,
-    etag_matches, is_conditional, need::JobsRead, need::JobsWrite, negotiate, next_link, page_of, paged,
+    etag_matches, is_conditional, need::JobsRead, need::JobsWrite, negotiate, next_link, page_of, paged_to,
 };
 use super::problem::Problem;
 use super::stream;
-use crate::store::{Changed, JobChange, JobFilter, PageOf, Right, What};
+use crate::store::{Changed, Found, JobChange, JobFilter, PageOf, Right, What};
 use crate::types::api::{Cancel, Event, Job as JobView, Page};
 use crate::types::id;
 use crate::types::job::{Change, Job, JobState, Status};
@@ -144,12 +144,13 @@ pub async fn list(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let filter = JobFilter { only_queues: key.record.queues.clone(), ..query.filter };
-    let jobs = match query.nothing {
-        true => Vec::new(),
+    let found = match query.nothing {
+        true => Found { rows: Vec::new(), looked_to: None },
         false => app.ask(app.store.jobs(key.tenant(), &filter, page_of(&query.page), app.now())).await?,
     };
-    let views = jobs.iter().map(|job| job.view(app.store.urls())).collect();
-    Ok(page(paged(views, query.page.limit, |job: &JobView| job.job_id, &uri, app.store.urls())))
+    let views = found.rows.iter().map(|job| job.view(app.store.urls())).collect();
+    let found = Found { rows: views, looked_to: found.looked_to };
+    Ok(page(paged_to(found, query.page.limit, |job: &JobView| job.job_id, &uri, app.store.urls())))
 }
 
 /// A page with its `Link`.

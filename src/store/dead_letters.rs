@@ -5,8 +5,8 @@ use super::batch::Sql;
 use super::db::Row;
 use super::endpoints::former_accounts;
 use super::error::{Error, Result};
-use super::jobs::Filter;
 use super::lanes::{held_columns, held_until, hold};
+use super::list::{Filter, Found};
 use super::model::{DeliveryFilter, Narrow, PageOf, ReplayOf};
 use super::pool::Tx;
 use super::redrive::matching;
@@ -43,6 +43,9 @@ const LETTERS: &str = "
     SELECT delivery_id, event_kind, job_id, account, endpoint_id, url, reason, attempts, first_error, last_error, died_at
     FROM dead_letters WHERE tenant_id = $1";
 
+// Whatever has an account goes to an endpoint: said, the index is taken.
+const OF_ACCOUNT: &str = "d.endpoint_id IS NOT NULL AND d.account = {}";
+
 // The queue's row first, as `record` does, so that the two cannot deadlock.
 static LOCK_QUEUE: Sql = Sql::plain("SELECT q.fence FROM delivery_queue q WHERE q.delivery_id = $1 {wait}");
 static LOCK: Sql = Sql::plain("SELECT q.state FROM deliveries q WHERE q.id = $1 AND q.tenant_id = $2 {wait}");
@@ -77,32 +80,66 @@ static DISCARD: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $
 static MARK_DISCARDED: Sql = Sql::plain("UPDATE deliveries SET discarded_at = $2 WHERE id = $1");
 
 impl Store {
-    /// Deliveries, newest first, without their attempts.
+    /// Deliveries, newest first, without their attempts. One call looks at some thousands of those that an index tells apart.
     pub async fn deliveries(
         &self,
         tenant: TenantId,
         filter: &DeliveryFilter,
         page: PageOf<id::Delivery>,
         now: Millis,
-    ) -> Result<Vec<api::Delivery>> {
+    ) -> Result<Found<api::Delivery, id::Delivery>> {
         // A job has few.
         let accounts = match (filter.job_id, filter.endpoint_id) {
             (None, Some(endpoint)) => self.accounts_of(tenant, endpoint).await?,
             (_, _) => Vec::new(),
         };
         if accounts.is_empty() {
-            return self.deliveries_among(tenant, filter, None, page, now).await;
+            let end = self.end_of_deliveries(tenant, filter, None, page.after).await?;
+            let rows = self.deliveries_among(tenant, filter, None, (end, PageOf { ..page }), now).await?;
+            return Ok(Found::new(rows, page.limit, end));
+        }
+        // Where the first of these looks ends, all do: what another one found below comes with a later page.
+        let mut end = None;
+        for account in &accounts {
+            end =
+                end.max(self.end_of_deliveries(tenant, filter, Some(account.as_deref()), page.after).await?);
         }
         let mut all = Vec::new();
         for account in &accounts {
             all.extend(
-                self.deliveries_among(tenant, filter, Some(account.as_deref()), PageOf { ..page }, now)
-                    .await?,
+                self.deliveries_among(
+                    tenant,
+                    filter,
+                    Some(account.as_deref()),
+                    (end, PageOf { ..page }),
+                    now,
+                )
+                .await?,
             );
         }
         all.sort_unstable_by_key(|d| std::cmp::Reverse(d.delivery_id));
         all.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
-        Ok(all)
+        Ok(Found::new(all, page.limit, end))
+    }
+
+    /// How far one look at those goes that an index tells apart, of `account` where it is given. None: to the end.
+    async fn end_of_deliveries(
+        &self,
+        tenant: TenantId,
+        filter: &DeliveryFilter,
+        account: Option<Option<&str>>,
+        after: Option<DeliveryId>,
+    ) -> Result<Option<DeliveryId>> {
+        if filter.job_id.is_some() {
+            return Ok(None);
+        }
+        let mut walked = Filter::new("SELECT d.id FROM deliveries d WHERE d.tenant_id = $1", args![tenant]);
+        match account.or(filter.account.as_deref().map(Some)) {
+            Some(Some(account)) => walked.and(OF_ACCOUNT, account.to_owned()),
+            Some(None) => walked.push(" AND d.endpoint_id IS NOT NULL AND d.account IS NULL"),
+            None => walked.push(indexed(filter.state)),
+        }
+        self.end_of_look(walked, "d.id", after).await
     }
 
     /// In which accounts an endpoint's deliveries are found, None for those of none; in any where the list is empty.
@@ -125,10 +162,11 @@ impl Store {
         tenant: TenantId,
         filter: &DeliveryFilter,
         account: Option<Option<&str>>,
-        page: PageOf<id::Delivery>,
+        (end, page): (Option<DeliveryId>, PageOf<id::Delivery>),
         now: Millis,
     ) -> Result<Vec<api::Delivery>> {
         let mut f = Filter::new(LIST, args![tenant]);
+        f.and_some("d.id >= {}", end);
         match account {
             Some(Some(account)) => f.and("d.account = {}", account.to_owned()),
             Some(None) => f.push(" AND d.account IS NULL"),
@@ -136,24 +174,20 @@ impl Store {
         }
         f.and_some("d.job_id = {}", filter.job_id);
         f.and_some("d.endpoint_id = {}", filter.endpoint_id);
-        // Whatever has an account goes to an endpoint: said, the index is taken.
-        f.and_some("d.endpoint_id IS NOT NULL AND d.account = {}", filter.account.clone());
+        f.and_some(OF_ACCOUNT, filter.account.clone());
         f.and_some("d.host = {}", filter.host.clone());
         narrow(&mut f, &filter.only, "d.job_id", "d.account");
+        f.push(indexed(filter.state));
         match filter.state {
-            None => {}
+            None | Some(DeliveryState::Dead | DeliveryState::Cancelled) => {}
             Some(DeliveryState::Delivered) => f.push(" AND d.state = 'delivered'"),
-            Some(DeliveryState::Dead) => f.push(" AND d.state = 'dead'"),
-            Some(DeliveryState::Cancelled) => f.push(" AND d.state = 'cancelled'"),
-            Some(DeliveryState::InFlight) => {
-                f.and("d.state = 'owed' AND q.phase = 'leased' AND q.due_at > {}", now)
-            }
+            Some(DeliveryState::InFlight) => f.and("q.phase = 'leased' AND q.due_at > {}", now),
             Some(DeliveryState::Held) => {
-                f.and("(d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {}))", now);
+                f.and("NOT (q.phase = 'leased' AND q.due_at > {})", now);
                 f.and(concat!("(", held_until!(), " > {} OR ep.state <> 'enabled')"), now);
             }
             Some(DeliveryState::Pending) => {
-                f.and("(d.state = 'owed' AND NOT (q.phase = 'leased' AND q.due_at > {}))", now);
+                f.and("NOT (q.phase = 'leased' AND q.due_at > {})", now);
                 f.and(concat!("COALESCE(", held_until!(), ", 0) <= {}"), now);
                 f.push(" AND (ep.state IS NULL OR ep.state = 'enabled')");
             }
@@ -273,6 +307,18 @@ pub(super) async fn reopen(tx: &mut Tx, id: DeliveryId, now: Millis) -> Result<b
     tx.run(&QUEUE_AGAIN, args![id, now]).await?;
     tx.run(&DROP_LETTER, args![id]).await?;
     Ok(true)
+}
+
+/// The condition of the partial index that has those in this state, as the index writes it; most are delivered, and have none.
+fn indexed(state: Option<DeliveryState>) -> &'static str {
+    match state {
+        None | Some(DeliveryState::Delivered) => "",
+        Some(DeliveryState::Dead) => " AND d.state = 'dead'",
+        Some(DeliveryState::Cancelled) => " AND d.state = 'cancelled'",
+        Some(DeliveryState::InFlight | DeliveryState::Held | DeliveryState::Pending) => {
+            " AND d.state = 'owed'"
+        }
+    }
 }
 
 /// Hides what the key that asks must not see; what belongs to no job is in no queue.

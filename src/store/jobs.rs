@@ -1,7 +1,5 @@
 //! Reading jobs: one, its result, a list, its events.
 
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Store;
@@ -9,6 +7,7 @@ use super::change::as_started;
 use super::db::Value;
 use super::emit::derived_id;
 use super::error::{Error, Result};
+use super::list::{Filter, Found};
 use super::model::{JobFilter, PageOf, StoredResult};
 use super::rows::{callback_source, held, job, job_columns};
 use crate::args;
@@ -40,80 +39,6 @@ const EVENTS: &str = "
 /// No job is stored later than this after its id was minted: its caller has long been told to come back.
 const MINTED_BEFORE: Duration = Duration::from_secs(60);
 
-/// A list's statement, put together from fixed pieces; values are always bound.
-///
-/// The shapes of a filter are few, so each text is built once and kept: the prepared
-/// statement of a shape is found again.
-pub(super) struct Filter {
-    sql: String,
-    pub(super) args: Vec<Value>,
-}
-
-impl Filter {
-    pub(super) fn new(base: &'static str, args: Vec<Value>) -> Filter {
-        Filter { sql: base.to_owned(), args }
-    }
-
-    /// Adds a condition in which `{}` stands for the bound value.
-    pub(super) fn and(&mut self, condition: &'static str, value: impl Into<Value>) {
-        self.args.push(value.into());
-        let place = format!("${}", self.args.len());
-        self.sql.push_str(" AND ");
-        self.sql.push_str(&condition.replace("{}", &place));
-    }
-
-    /// Adds a condition if there is a value for it.
-    pub(super) fn and_some<T: Into<Value>>(&mut self, condition: &'static str, value: Option<T>) {
-        if let Some(value) = value {
-            self.and(condition, value);
-        }
-    }
-
-    /// Adds a condition that the value is one of several.
-    pub(super) fn any(&mut self, column: &'static str, values: &[String]) {
-        let places: Vec<String> = values
-            .iter()
-            .map(|v| {
-                self.args.push(Value::from(v.clone()));
-                format!("${}", self.args.len())
-            })
-            .collect();
-        let list = if places.is_empty() { "NULL".to_owned() } else { places.join(", ") };
-        self.sql.push_str(&format!(" AND {column} IN ({list})"));
-    }
-
-    /// Adds fixed text.
-    pub(super) fn push(&mut self, text: &str) {
-        self.sql.push_str(text);
-    }
-
-    /// The statement, ordered and cut to a page: newest first, below `after`.
-    pub(super) fn page<K>(mut self, id: &'static str, page: PageOf<K>) -> (&'static str, Vec<Value>) {
-        if let Some(after) = page.after {
-            self.args.push(Value::from(after));
-            self.sql.push_str(&format!(" AND {id} < ${}", self.args.len()));
-        }
-        self.args.push(Value::from(page.limit));
-        self.sql.push_str(&format!(" ORDER BY {id} DESC LIMIT ${}", self.args.len()));
-        self.finish()
-    }
-
-    /// The statement as it stands.
-    pub(super) fn finish(self) -> (&'static str, Vec<Value>) {
-        static SHAPES: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
-        let mut shapes = SHAPES.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = match shapes.get(self.sql.as_str()) {
-            Some(text) => *text,
-            None => {
-                let text: &'static str = Box::leak(self.sql.clone().into_boxed_str());
-                shapes.insert(self.sql, text);
-                text
-            }
-        };
-        (text, self.args)
-    }
-}
-
 impl Store {
     /// One job. `Expired` past its retention.
     pub async fn job(&self, tenant: TenantId, id: JobId, now: Millis) -> Result<Job> {
@@ -130,15 +55,28 @@ impl Store {
         Ok(StoredResult { job, bytes })
     }
 
-    /// Jobs, newest first.
+    /// Jobs, newest first. One call looks at some thousands of those that an index tells apart.
     pub async fn jobs(
         &self,
         tenant: TenantId,
         filter: &JobFilter,
         page: PageOf<id::Job>,
         now: Millis,
-    ) -> Result<Vec<Job>> {
+    ) -> Result<Found<Job, id::Job>> {
+        // The partial index of a state is taken only where the text names its condition.
+        let indexed = match filter.states[..] {
+            [JobState::Failed] => " AND j.state = 'failed'",
+            [JobState::Cancelled] => " AND j.state = 'cancelled'",
+            [JobState::Expired] => " AND j.state = 'expired'",
+            [_, ..] if filter.states.iter().all(|s| !s.ended()) => " AND j.state = 'owed'",
+            _ => "",
+        };
+        let mut walked = Filter::new("SELECT j.id FROM jobs j WHERE j.tenant_id = $1", args![tenant]);
+        walked.and_some("j.reference = {}", filter.reference.clone());
+        walked.push(indexed);
+        let end = self.end_of_look(walked, "j.id", page.after).await?;
         let mut f = Filter::new(LIST, args![tenant]);
+        f.and_some("j.id >= {}", end);
         f.and("(j.remove_at IS NULL OR j.remove_at > {})", now);
         f.and_some("j.kind = {}", filter.kind.clone());
         f.and_some("j.queue = {}", filter.queue.clone());
@@ -158,15 +96,13 @@ impl Store {
             f.args.push(Value::from(now));
             let now = format!("${}", f.args.len());
             let any: Vec<String> = filter.states.iter().map(|s| in_state(*s, &now)).collect();
-            if filter.states.iter().all(|s| !s.ended()) {
-                // The partial index of what is owed is taken only where the text names its condition.
-                f.push(" AND j.state = 'owed'");
-            }
+            f.push(indexed);
             // The instant is bound even where no state asks for it: one shape fewer to tell apart.
             f.push(&format!(" AND {now} = {now} AND ({})", any.join(" OR ")));
         }
-        let (sql, args) = f.page("j.id", page);
-        self.read(sql, args).await?.iter().map(|row| job(row, now)).collect()
+        let (sql, args) = f.page("j.id", PageOf { ..page });
+        let rows = self.read(sql, args).await?.iter().map(|row| job(row, now)).collect::<Result<Vec<_>>>()?;
+        Ok(Found::new(rows, page.limit, end))
     }
 
     /// The job's events after sequence number `after`, oldest first, at most `limit`.

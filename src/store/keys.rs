@@ -4,7 +4,7 @@ use super::Store;
 use super::batch::Sql;
 use super::db::Row;
 use super::error::{Error, Result};
-use super::jobs::Filter;
+use super::list::Filter;
 use super::model::{KeyRecord, PageOf};
 use crate::args;
 use crate::types::{KeyId, Millis, TenantId, api, id};

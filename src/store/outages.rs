@@ -3,7 +3,7 @@
 use super::Store;
 use super::dead_letters::narrow;
 use super::error::{Error, Result};
-use super::jobs::Filter;
+use super::list::Filter;
 use super::model::{Narrow, OutageFilter};
 use crate::args;
 use crate::types::outage::Span;

@@ -7,7 +7,7 @@ use super::batch::Sql;
 use super::db::{Row, Value};
 use super::dead_letters::{lock, reopen};
 use super::error::{Error, Result};
-use super::jobs::Filter;
+use super::list::Filter;
 use super::model::{Matched, PageOf, ReplayOf};
 use super::pool::Tx;
 use super::probe::probes;

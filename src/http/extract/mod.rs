@@ -14,6 +14,6 @@ pub use auth::{Key, KeyCache, Worker, need};
 pub use body::{Bytes256, JsonBody, MaybeJson, NoBody, Raw, Size, is_json, sizes};
 pub use head::{BareHead, Head, Prefer, etag_matches, is_conditional};
 pub use path::{First, PathId, PathIds};
-pub use query::{FromQuery, NoQuery, Params, Query, next_link, page_of, paged, paged_by};
+pub use query::{FromQuery, NoQuery, Params, Query, next_link, page_of, paged, paged_by, paged_to};
 pub use reader::{Reader, Viewer};
 pub use waiting::Waiting;

@@ -11,7 +11,7 @@ use http::{HeaderValue, Uri};
 
 use crate::http::app::App;
 use crate::http::problem::Problem;
-use crate::store::PageOf;
+use crate::store::{Found, PageOf};
 use crate::types::api::{Page, Urls};
 use crate::types::id::Kind;
 use crate::types::problem::ProblemCode;
@@ -159,6 +159,18 @@ pub fn paged<K: Kind, T>(
     paged_by(rows, limit, |row| id(row).to_string(), uri, urls)
 }
 
+/// The same for what a look found that may have ended before the page was full: the next one goes on behind it.
+pub fn paged_to<K: Kind, T>(
+    found: Found<T, K>,
+    limit: u32,
+    id: impl Fn(&T) -> Id<K>,
+    uri: &Uri,
+    urls: &Urls,
+) -> (Option<HeaderValue>, Page<T>) {
+    let Some(end) = found.looked_to else { return paged(found.rows, limit, id, uri, urls) };
+    next(found.rows, Some(URL_SAFE_NO_PAD.encode(end.to_string())), uri, urls)
+}
+
 /// The same for rows that go by a name.
 pub fn paged_by<T>(
     mut rows: Vec<T>,
@@ -171,8 +183,17 @@ pub fn paged_by<T>(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let last = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(name(row)));
-    let link = last.as_deref().and_then(|cursor| next_link(uri, urls, "cursor", cursor));
-    (link, Page { items: rows, next_cursor: last })
+    next(rows, last, uri, urls)
+}
+
+fn next<T>(
+    items: Vec<T>,
+    next_cursor: Option<String>,
+    uri: &Uri,
+    urls: &Urls,
+) -> (Option<HeaderValue>, Page<T>) {
+    let link = next_cursor.as_deref().and_then(|cursor| next_link(uri, urls, "cursor", cursor));
+    (link, Page { items, next_cursor })
 }
 
 /// The `Link` value that names the next page: this request's URL with another `name`.

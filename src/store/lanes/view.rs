@@ -5,7 +5,7 @@ use super::super::batch::Sql;
 use super::super::db::{Row, Value};
 use super::super::due::{by_rank, of_rank};
 use super::super::error::{Error, Result};
-use super::super::jobs::Filter;
+use super::super::list::Filter;
 use super::super::model::{LaneFilter, LaneOrder, PageOf};
 use super::clear;
 use crate::args;

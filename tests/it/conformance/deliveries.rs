@@ -223,7 +223,7 @@ async fn deliveries_are_listed_by_every_filter(bed: &Bed) {
     bed.completed().await;
     let flying = bed.claim_one().await;
     let list = async |filter: DeliveryFilter| {
-        let got = bed.store.deliveries(bed.tenant, &filter, page(200), bed.now()).await.unwrap();
+        let got = bed.store.deliveries(bed.tenant, &filter, page(200), bed.now()).await.unwrap().rows;
         got.into_iter().map(|d| (d.delivery_id, d.state)).collect::<Vec<_>>()
     };
     let state = |state| DeliveryFilter { state: Some(state), ..DeliveryFilter::default() };

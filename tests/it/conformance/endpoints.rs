@@ -145,7 +145,7 @@ async fn a_callback_to_an_endpoint_goes_where_that_is_now(bed: &Bed) {
     bed.held(&job, complete()).await.unwrap();
     let seen = async || {
         let filter = ringback::store::DeliveryFilter::default();
-        bed.store.deliveries(bed.tenant, &filter, page(10), bed.now()).await.unwrap().remove(0)
+        bed.store.deliveries(bed.tenant, &filter, page(10), bed.now()).await.unwrap().rows.remove(0)
     };
     let before = seen().await;
     assert_eq!((before.endpoint_id, before.account.as_deref()), (Some(there.id), Some("acme")));
@@ -239,7 +239,7 @@ async fn an_endpoints_deliveries_are_listed_whatever_accounts_it_had(bed: &Bed) 
     }
     made.reverse();
     let of = DeliveryFilter { endpoint_id: Some(there.id), ..DeliveryFilter::default() };
-    let list = async |page| bed.store.deliveries(bed.tenant, &of, page, bed.now()).await.unwrap();
+    let list = async |page| bed.store.deliveries(bed.tenant, &of, page, bed.now()).await.unwrap().rows;
     let whole = list(page(10)).await;
     let accounts = whole.iter().map(|d| d.account.clone()).collect::<Vec<_>>();
     assert_eq!(accounts, made, "newest first over all of its accounts");

@@ -51,6 +51,7 @@ async fn migrations_run_twice_change_nothing(bed: &Bed) {
             .jobs(bed.tenant, &Default::default(), crate::support::store::page(9), bed.now())
             .await
             .unwrap()
+            .rows
             .len(),
         1
     );

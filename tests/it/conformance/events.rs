@@ -61,7 +61,7 @@ pub(super) async fn publish(bed: &Bed, event: NewEvent) -> Published {
 
 pub(super) async fn deliveries(bed: &Bed, state: Option<DeliveryState>) -> Vec<Delivery> {
     let filter = DeliveryFilter { state, ..DeliveryFilter::default() };
-    bed.store.deliveries(bed.tenant, &filter, page(200), bed.now()).await.unwrap()
+    bed.store.deliveries(bed.tenant, &filter, page(200), bed.now()).await.unwrap().rows
 }
 
 async fn an_event_goes_to_the_endpoints_of_its_account_that_want_it(bed: &Bed) {

@@ -164,7 +164,7 @@ async fn a_redrive_survives_a_restart(bed: &Bed) {
     let done = reopened.redrive(bed.tenant, begun.redrive_id).await.unwrap();
     assert_eq!((done.state.as_str(), done.redriven), ("done", 3));
     let owed = DeliveryFilter { state: Some(DeliveryState::Pending), ..DeliveryFilter::default() };
-    assert_eq!(reopened.deliveries(bed.tenant, &owed, page(9), bed.now()).await.unwrap().len(), 3);
+    assert_eq!(reopened.deliveries(bed.tenant, &owed, page(9), bed.now()).await.unwrap().rows.len(), 3);
     for finding in ringback::store::check(&bed.url).await.unwrap() {
         assert!(finding.broken.is_empty(), "{finding:?}");
     }

@@ -2,23 +2,26 @@
 
 use std::time::Duration;
 
-use ringback::store::{DeliveryFilter, Error, JobChange, JobFilter, PageOf, ReplayOf, Right, What};
+use ringback::store::{
+    DeliveryFilter, Error, JobChange, JobFilter, PageOf, ReplayOf, Right, Submitted, What,
+};
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
-use ringback::types::job::JobState;
+use ringback::types::job::{JobState, NewJob};
 use ringback::types::{Id, JobId, Millis, TenantId};
 
-use crate::support::store::{Bed, both_stores, cancel, complete, failure, page};
+use crate::support::store::{Bed, both_stores, callback, cancel, complete, failure, page};
 
 both_stores! {
     jobs_are_listed_by_every_filter,
     pages_have_no_gap_and_no_repeat,
+    what_fits_is_found_behind_what_one_look_saw,
     nothing_crosses_tenants,
     the_store_answers_and_knows_the_time,
     access_tokens_open_their_job,
 }
 
 async fn listed(bed: &Bed, filter: JobFilter) -> Vec<JobId> {
-    let jobs = bed.store.jobs(bed.tenant, &filter, page(200), bed.now()).await.unwrap();
+    let jobs = bed.store.jobs(bed.tenant, &filter, page(200), bed.now()).await.unwrap().rows;
     let ids: Vec<JobId> = jobs.iter().map(|j| j.id).collect();
     assert!(ids.windows(2).all(|w| w[0] > w[1]), "newest first");
     for job in jobs {
@@ -93,9 +96,10 @@ async fn pages_have_no_gap_and_no_repeat(bed: &Bed) {
     let mut deliveries = Vec::new();
     loop {
         let at = PageOf { after: jobs.last().copied(), limit: 5 };
-        let got = bed.store.jobs(bed.tenant, &JobFilter::default(), at, bed.now()).await.unwrap();
+        let got = bed.store.jobs(bed.tenant, &JobFilter::default(), at, bed.now()).await.unwrap().rows;
         let at = PageOf { after: deliveries.last().copied(), limit: 5 };
-        let sent = bed.store.deliveries(bed.tenant, &DeliveryFilter::default(), at, bed.now()).await.unwrap();
+        let sent =
+            bed.store.deliveries(bed.tenant, &DeliveryFilter::default(), at, bed.now()).await.unwrap().rows;
         assert_eq!(got.len(), sent.len());
         if got.is_empty() {
             break;
@@ -105,6 +109,62 @@ async fn pages_have_no_gap_and_no_repeat(bed: &Bed) {
     }
     assert_eq!((jobs.len(), deliveries.len()), (23, 23));
     assert!(jobs.windows(2).all(|w| w[0] > w[1]) && deliveries.windows(2).all(|w| w[0] > w[1]));
+}
+
+/// One look sees 2,000: what a filter leaves out is passed over in steps, and none of them is long.
+async fn what_fits_is_found_behind_what_one_look_saw(bed: &Bed) {
+    let rare = bed.job_with(|j| {
+        (j.queue, j.callback) = ("rare".to_owned(), Some(callback("https://rare.example.com/a")));
+    });
+    let ended = async |jobs: Vec<NewJob>| {
+        let made = bed.store.submit(jobs, bed.now()).await.unwrap();
+        let change = |s: &Submitted| JobChange {
+            id: s.job.id,
+            tenant: Some(bed.tenant),
+            right: Right::Owner,
+            what: cancel(),
+        };
+        for changed in bed.store.change(made.iter().map(change).collect(), bed.now()).await.unwrap() {
+            changed.unwrap();
+        }
+        bed.pass(Duration::from_millis(1));
+        made.into_iter().map(|s| s.job.id).collect::<Vec<_>>()
+    };
+    let rare = ended(vec![rare]).await[0];
+    let others = ended((0..2_000).map(|_| bed.called_back()).collect()).await;
+
+    let jobs = async |after| {
+        let filter = JobFilter { queue: Some("rare".to_owned()), ..JobFilter::default() };
+        let at = PageOf { after, limit: 5 };
+        let found = bed.store.jobs(bed.tenant, &filter, at, bed.now()).await.unwrap();
+        (found.rows.iter().map(|j| j.id).collect::<Vec<_>>(), found.looked_to)
+    };
+    let oldest = others.into_iter().min();
+    assert_eq!(jobs(None).await, (vec![], oldest));
+    assert_eq!(jobs(oldest).await, (vec![rare], None));
+
+    let host = || DeliveryFilter { host: Some("rare.example.com".to_owned()), ..DeliveryFilter::default() };
+    let state = |state| DeliveryFilter { state: Some(state), ..DeliveryFilter::default() };
+    let found = async |filter: &DeliveryFilter, after| {
+        let at = PageOf { after, limit: 5 };
+        let found = bed.store.deliveries(bed.tenant, filter, at, bed.now()).await.unwrap();
+        (found.rows.len(), found.looked_to)
+    };
+    for (filter, fit) in [(host(), 1), (state(DeliveryState::Held), 0), (state(DeliveryState::InFlight), 0)] {
+        let (none, seen) = found(&filter, None).await;
+        assert_eq!(none, 0, "{filter:?}");
+        assert_eq!(found(&filter, Some(seen.unwrap())).await, (fit, None), "{filter:?}");
+    }
+    assert_eq!(
+        found(&state(DeliveryState::Pending), None).await,
+        (5, None),
+        "a full page needs no other end"
+    );
+    assert_eq!(
+        found(&state(DeliveryState::Dead), None).await,
+        (0, None),
+        "an index has them, and there are none"
+    );
 }
 
 async fn nothing_crosses_tenants(bed: &Bed) {
@@ -141,8 +201,8 @@ async fn nothing_crosses_tenants(bed: &Bed) {
         assert!(answers.iter().all(|e| matches!(e, Some(Error::NotFound))), "{answers:?}");
     }
     let (s, now) = (&bed.store, bed.now());
-    assert!(s.jobs(two, &JobFilter::default(), page(9), now).await.unwrap().is_empty());
-    assert!(s.deliveries(two, &DeliveryFilter::default(), page(9), now).await.unwrap().is_empty());
+    assert!(s.jobs(two, &JobFilter::default(), page(9), now).await.unwrap().rows.is_empty());
+    assert!(s.deliveries(two, &DeliveryFilter::default(), page(9), now).await.unwrap().rows.is_empty());
     assert!(s.dead_letters(two, &Default::default(), &Default::default(), page(9)).await.unwrap().is_empty());
     assert!(s.redrives(two, None, page(9)).await.unwrap().is_empty());
     assert_eq!(s.count_matching(two, ReplayOf::Letters, &Default::default()).await.unwrap().count, 0);

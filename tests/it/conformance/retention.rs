@@ -49,7 +49,9 @@ async fn an_ended_job_is_purged_then_forgotten(bed: &Bed) {
     assert!(matches!(bed.store.job_result(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
     assert!(matches!(bed.store.job_events(bed.tenant, id, 0, 9, bed.now()).await, Err(Error::Expired)));
     assert!(matches!(bed.owner(id, What::Retry).await, Err(Error::Expired)));
-    assert!(bed.store.jobs(bed.tenant, &Default::default(), page(9), bed.now()).await.unwrap().is_empty());
+    assert!(
+        bed.store.jobs(bed.tenant, &Default::default(), page(9), bed.now()).await.unwrap().rows.is_empty()
+    );
     let gone = bed.store.delivery(bed.tenant, sent.id, bed.now()).await;
     assert!(matches!(gone, Err(Error::NotFound)), "{gone:?}");
     for table in ["deliveries", "bodies", "attempts", "events"] {
@@ -184,7 +186,7 @@ async fn a_kept_job_keeps_its_callback_state(bed: &Bed) {
     let job = bed.get(id).await;
     assert_eq!((job.callback_state.as_str(), job.etag()), ("delivered", before));
     let of = DeliveryFilter { job_id: Some(id), ..DeliveryFilter::default() };
-    assert_eq!(bed.store.deliveries(bed.tenant, &of, page(9), bed.now()).await.unwrap().len(), 1);
+    assert_eq!(bed.store.deliveries(bed.tenant, &of, page(9), bed.now()).await.unwrap().rows.len(), 1);
 }
 
 async fn a_retried_job_is_not_purged(bed: &Bed) {
@@ -210,7 +212,9 @@ async fn what_is_past_its_time_is_gone_before_the_sweep_comes(bed: &Bed) {
     bed.pass(Duration::from_millis(1));
     assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
     assert!(matches!(bed.owner(id, What::Retry).await, Err(Error::Expired)));
-    assert!(bed.store.jobs(bed.tenant, &Default::default(), page(9), bed.now()).await.unwrap().is_empty());
+    assert!(
+        bed.store.jobs(bed.tenant, &Default::default(), page(9), bed.now()).await.unwrap().rows.is_empty()
+    );
 }
 
 async fn a_lane_is_forgotten_a_week_after_its_last_use(bed: &Bed) {

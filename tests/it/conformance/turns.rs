@@ -37,7 +37,7 @@ async fn told(bed: &Bed, path: &str) -> (LaneId, DeliveryId) {
     assert_eq!(held.job_id, id);
     bed.held(&held, complete()).await.unwrap();
     let own = DeliveryFilter { job_id: Some(id), ..DeliveryFilter::default() };
-    let delivery = bed.store.deliveries(bed.tenant, &own, page(1), bed.now()).await.unwrap().remove(0);
+    let delivery = bed.store.deliveries(bed.tenant, &own, page(1), bed.now()).await.unwrap().rows.remove(0);
     // All of them share one lane.
     let lane = bed.rows("SELECT lane_id FROM deliveries LIMIT 1").await[0].id(0).unwrap();
     (lane, delivery.delivery_id)
@@ -275,7 +275,7 @@ async fn completed(bed: &Bed, to: &Endpoint, n: usize) -> Vec<DeliveryId> {
         let held = bed.lease_one().await;
         bed.held(&held, complete()).await.unwrap();
         let own = DeliveryFilter { job_id: Some(id), endpoint_id: Some(to.id), ..DeliveryFilter::default() };
-        let made_one = bed.store.deliveries(bed.tenant, &own, page(9), bed.now()).await.unwrap();
+        let made_one = bed.store.deliveries(bed.tenant, &own, page(9), bed.now()).await.unwrap().rows;
         assert_eq!(made_one.len(), 1);
         made.push(made_one[0].delivery_id);
     }

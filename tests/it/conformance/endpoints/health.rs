@@ -116,7 +116,7 @@ async fn each_step_is_told_once_and_parks_what_is_owed_at_the_last(bed: &Bed) {
         state: Some(DeliveryState::Held),
         ..ringback::store::DeliveryFilter::default()
     };
-    assert_eq!(bed.store.deliveries(bed.tenant, &filter, page(50), bed.now()).await.unwrap().len(), 21);
+    assert_eq!(bed.store.deliveries(bed.tenant, &filter, page(50), bed.now()).await.unwrap().rows.len(), 21);
 }
 
 async fn what_was_told_to_fail_is_told_to_have_recovered(bed: &Bed) {

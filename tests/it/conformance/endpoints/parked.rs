@@ -30,7 +30,7 @@ async fn pause(bed: &Bed, endpoint: &Endpoint, paused: bool) {
 
 async fn deliveries(bed: &Bed, state: Option<DeliveryState>) -> Vec<Delivery> {
     let filter = DeliveryFilter { state, ..DeliveryFilter::default() };
-    bed.store.deliveries(bed.tenant, &filter, page(200), bed.now()).await.unwrap()
+    bed.store.deliveries(bed.tenant, &filter, page(200), bed.now()).await.unwrap().rows
 }
 
 async fn what_is_made_for_a_paused_endpoint_waits_out_of_sight(bed: &Bed) {
