@@ -235,9 +235,7 @@ async fn persist(
         let began = Instant::now();
         let error = match transaction(inner, pool, calls, in_doubt, repeats == 0).await {
             Ok((replies, mut after)) => {
-                if after.endpoints_changed {
-                    inner.subscribers.changed();
-                }
+                after.disabled.iter().for_each(|id| inner.endpoint_changed(*id));
                 after.pass();
                 after.ended.iter().for_each(|job| inner.learned.learn(job, &inner.metrics));
                 if let Some(observer) = inner.observer.get() {

@@ -62,7 +62,7 @@ pub(super) struct Outbox<'a> {
     listed: usize,
     ended: Vec<Ended>,
     moved: Vec<Standing>,
-    endpoints_changed: bool,
+    disabled: Vec<EndpointId>,
 }
 
 /// What is still to be done once the transaction is durable.
@@ -75,8 +75,8 @@ pub(super) struct After {
     pub(super) ended: Vec<Ended>,
     /// How far the jobs are now that have a new event or an end.
     pub(super) moved: Vec<Standing>,
-    /// What is remembered of endpoints is old.
-    pub(super) endpoints_changed: bool,
+    /// Endpoints that were given up.
+    pub(super) disabled: Vec<EndpointId>,
 }
 
 impl After {
@@ -113,7 +113,7 @@ impl<'a> Outbox<'a> {
             listed: 0,
             ended: vec![],
             moved: vec![],
-            endpoints_changed: false,
+            disabled: vec![],
         }
     }
 
@@ -165,9 +165,9 @@ impl<'a> Outbox<'a> {
         self.moved.push(standing);
     }
 
-    /// An endpoint's state was changed in this transaction.
-    pub(super) fn endpoints_changed(&mut self) {
-        self.endpoints_changed = true;
+    /// An endpoint was given up in this transaction.
+    pub(super) fn disabled(&mut self, id: EndpointId) {
+        self.disabled.push(id);
     }
 
     /// Writes a beginning down for the job's history, once. Nobody asked for it when it happened.

@@ -1,6 +1,5 @@
 //! Standing endpoints: what their owners do with them.
 
-use super::Store;
 use super::batch::Sql;
 use super::db::{Row, Value};
 use super::error::{Error, Result};
@@ -12,6 +11,7 @@ use super::pool::Tx;
 use super::rows::json;
 use super::seal::Aad;
 use super::secrets::LOCK_TENANT;
+use super::{Inner, Store};
 use crate::args;
 use crate::types::api::{Format, Payload};
 use crate::types::endpoint::{
@@ -89,6 +89,16 @@ static DELETE: Sql = Sql::plain(
     "UPDATE endpoints SET deleted_at = $3, sealed = NULL, drain_at = $3, drain_step = 0
      WHERE id = $1 AND tenant_id = $2 AND COALESCE(deleted_at, 0) = 0",
 );
+
+impl Inner {
+    /// Before who changed it is answered: this node goes by it at once.
+    pub(super) fn endpoint_changed(&self, id: EndpointId) {
+        self.subscribers.changed();
+        if let Some(desk) = self.desk.get() {
+            desk.empty_hand(lane_of(id));
+        }
+    }
+}
 
 impl Store {
     /// Makes an endpoint and its first secret. Gives its id, and whether an earlier request had made it.
@@ -168,7 +178,7 @@ impl Store {
             clear(&mut tx, lane_of(id), now).await?;
         }
         tx.commit().await?;
-        self.endpoint_changed(id);
+        self.0.endpoint_changed(id);
         self.endpoint(tenant, id).await
     }
 
@@ -189,7 +199,7 @@ impl Store {
             touch(&mut tx, tenant, id, now).await?;
         }
         tx.commit().await?;
-        self.endpoint_changed(id);
+        self.0.endpoint_changed(id);
         self.endpoint(tenant, id).await
     }
 
@@ -218,18 +228,10 @@ impl Store {
         }
         touch(&mut tx, tenant, id, now).await?;
         tx.commit().await?;
-        self.endpoint_changed(id);
+        self.0.endpoint_changed(id);
         // What the first step leaves or meets in use the sweep ends.
         let _ = self.step_drain_of(id, now).await;
         Ok(())
-    }
-
-    /// Before who changed it is answered: this node goes by it at once.
-    fn endpoint_changed(&self, id: EndpointId) {
-        self.0.subscribers.changed();
-        if let Some(desk) = self.0.desk.get() {
-            desk.empty_hand(lane_of(id));
-        }
     }
 
     /// The headers that an endpoint adds.

@@ -76,7 +76,7 @@ pub(super) async fn note(
             rows.push(written(before.id, &weighed));
         }
         if weighed.reason.is_some() {
-            out.endpoints_changed();
+            out.disabled(before.id);
         }
         news.extend(weighed.notices.into_iter().map(|(notice, data)| (before.tenant, notice, data)));
     }

@@ -143,6 +143,6 @@ impl Outbox<'_> {
         tx.later(&INSERT_QUEUE, vec![], self.queue).await?;
         tx.later(&INSERT_FAN_OUTS, vec![], self.fan_outs).await?;
         let (handed, adopted, ended, moved) = (self.handed, self.adopted, self.ended, self.moved);
-        Ok(After { handed, adopted, ended, moved, endpoints_changed: self.endpoints_changed })
+        Ok(After { handed, adopted, ended, moved, disabled: self.disabled })
     }
 }

@@ -11,6 +11,7 @@ both_engines! {
     what_waits_in_hand_is_parked_with_its_endpoint,
     what_waits_in_hand_goes_where_its_endpoint_goes,
     what_waits_in_hand_ends_with_its_endpoint,
+    what_waits_in_hand_is_held_when_its_endpoint_is_given_up,
     what_is_cancelled_is_not_sent_from_the_hand,
     the_next_in_order_goes_at_once_when_the_one_before_it_is_cancelled,
 }
@@ -21,8 +22,15 @@ const MADE: usize = 40;
 
 /// An endpoint whose slots are taken by requests that hang, and whose other deliveries are in hand.
 async fn filled(app: &TestApp, receiver: &Receiver) -> String {
+    let endpoint = filled_with(app, receiver, vec![Answer::Hang; SLOTS]).await;
+    assert_eq!(app.items("/v1/deliveries?state=inFlight").await.len(), MADE, "the others are in hand");
+    endpoint
+}
+
+/// An endpoint all of whose slots are taken, where these are the answers to what takes them and what comes then.
+async fn filled_with(app: &TestApp, receiver: &Receiver, then: Vec<Answer>) -> String {
     let mut answers = vec![Answer::Status(200)];
-    answers.extend(vec![Answer::Hang; SLOTS]);
+    answers.extend(then);
     answers.push(Answer::Status(200));
     receiver.script("/x", answers);
     let wish = json!({"url": receiver.url("/x"), "events": []});
@@ -41,7 +49,6 @@ async fn filled(app: &TestApp, receiver: &Receiver) -> String {
     let items: Vec<_> = claimed.iter().map(complete).collect();
     app.post("/v1/leases/ack", &json!({"items": items})).await.ok(200);
     receiver.wait("/x", 1 + SLOTS, LIMIT).await;
-    assert_eq!(app.items("/v1/deliveries?state=inFlight").await.len(), MADE, "the others are in hand");
     endpoint
 }
 
@@ -91,6 +98,28 @@ async fn what_waits_in_hand_ends_with_its_endpoint(site: &Site) {
     stand(&app, "inFlight", 0).await;
     stand(&app, "pending", 0).await;
     assert_eq!(receiver.log().len(), 1 + SLOTS);
+}
+
+async fn what_waits_in_hand_is_held_when_its_endpoint_is_given_up(site: &Site) {
+    let app = site.start_still().await;
+    let receiver = Receiver::start().await;
+    // The slot of what is gone is free with the answer: one may go before the answer is recorded.
+    let mut answers = vec![Answer::Hang; SLOTS - 1];
+    answers.extend([Answer::Status(410), Answer::Hang]);
+    let endpoint = filled_with(&app, &receiver, answers).await;
+
+    until("what was in hand is held", async || {
+        let (held, sent) = (app.items("/v1/deliveries?state=held").await.len(), receiver.log().len());
+        if held == 1 + MADE - sent { Ok(()) } else { Err((held, sent)) }
+    })
+    .await;
+    assert_eq!(app.get(&endpoint).await.ok(200)["state"], "disabled");
+    let sent = receiver.log().len();
+    receiver.let_go();
+
+    stand(&app, "inFlight", 0).await;
+    assert_eq!(receiver.log().len(), sent);
+    assert!(sent <= 2 + SLOTS, "{sent}");
 }
 
 async fn what_is_cancelled_is_not_sent_from_the_hand(site: &Site) {
