@@ -28,8 +28,7 @@ const LIST: &str = concat!(
     "SELECT ",
     job_columns!(),
     " FROM jobs j LEFT JOIN job_queue q ON q.job_id = j.id ",
-    callback_source!(),
-    " WHERE j.tenant_id = $1 AND j.purged_at IS NULL"
+    callback_source!()
 );
 
 const EVENTS: &str = "
@@ -71,24 +70,24 @@ impl Store {
             [_, ..] if filter.states.iter().all(|s| !s.ended()) => " AND j.state = 'owed'",
             _ => "",
         };
-        let mut walked = Filter::new("SELECT j.id FROM jobs j WHERE j.tenant_id = $1", args![tenant]);
+        let mut walked = Filter::new(" WHERE j.tenant_id = $1", args![tenant]);
         walked.and_some("j.reference = {}", filter.reference.clone());
-        walked.push(indexed);
-        let end = self.end_of_look(walked, "j.id", page.after).await?;
-        let mut f = Filter::new(LIST, args![tenant]);
-        f.and_some("j.id >= {}", end);
-        f.and("(j.remove_at IS NULL OR j.remove_at > {})", now);
-        f.and_some("j.kind = {}", filter.kind.clone());
-        f.and_some("j.queue = {}", filter.queue.clone());
-        f.and_some("j.reference = {}", filter.reference.clone());
         // Ids are minted when a request comes, shortly before its job is stored: they bound what is read.
-        f.and_some("j.created_at >= {}", filter.created_after);
-        f.and_some(
+        walked.and_some(
             "j.id >= {}",
             filter.created_after.map(|at| JobId::mint(at.minus(MINTED_BEFORE), [0; 10])),
         );
+        walked.and_some("j.id < {}", filter.created_before.map(|at| JobId::mint(at, [0; 10])));
+        walked.push(indexed);
+        let end = self.end_of_look(walked.under("SELECT j.id FROM jobs j"), "j.id", page.after).await?;
+        let mut f = walked.under(LIST);
+        f.and_some("j.id >= {}", end);
+        f.push(" AND j.purged_at IS NULL");
+        f.and("(j.remove_at IS NULL OR j.remove_at > {})", now);
+        f.and_some("j.kind = {}", filter.kind.clone());
+        f.and_some("j.queue = {}", filter.queue.clone());
+        f.and_some("j.created_at >= {}", filter.created_after);
         f.and_some("j.created_at < {}", filter.created_before);
-        f.and_some("j.id < {}", filter.created_before.map(|at| JobId::mint(at, [0; 10])));
         if let Some(queues) = &filter.only_queues {
             f.any("j.queue", queues);
         }
@@ -96,7 +95,6 @@ impl Store {
             f.args.push(Value::from(now));
             let now = format!("${}", f.args.len());
             let any: Vec<String> = filter.states.iter().map(|s| in_state(*s, &now)).collect();
-            f.push(indexed);
             // The instant is bound even where no state asks for it: one shape fewer to tell apart.
             f.push(&format!(" AND {now} = {now} AND ({})", any.join(" OR ")));
         }

@@ -43,6 +43,11 @@ impl Filter {
         Filter { sql: base.to_owned(), args }
     }
 
+    /// The same conditions under another beginning.
+    pub(super) fn under(&self, select: &'static str) -> Filter {
+        Filter { sql: format!("{select}{}", self.sql), args: self.args.clone() }
+    }
+
     /// Adds a condition in which `{}` stands for the bound value.
     pub(super) fn and(&mut self, condition: &'static str, value: impl Into<Value>) {
         self.args.push(value.into());
@@ -92,6 +97,13 @@ impl Filter {
         self.finish()
     }
 
+    /// The statement for the one that lies `offset` behind the first.
+    pub(super) fn nth(mut self, id: &'static str, order: &str, offset: u32) -> (&'static str, Vec<Value>) {
+        self.args.push(Value::from(offset));
+        self.sql.push_str(&format!(" ORDER BY {id} {order} LIMIT 1 OFFSET ${}", self.args.len()));
+        self.finish()
+    }
+
     /// The statement as it stands.
     pub(super) fn finish(self) -> (&'static str, Vec<Value>) {
         static SHAPES: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
@@ -117,8 +129,7 @@ impl Store {
         after: Option<Id<K>>,
     ) -> Result<Option<Id<K>>> {
         walked.behind(id, after);
-        walked.push(&format!(" ORDER BY {id} DESC LIMIT 1 OFFSET {}", LOOK - 1));
-        let (sql, args) = walked.finish();
+        let (sql, args) = walked.nth(id, "DESC", LOOK - 1);
         self.read(sql, args).await?.first().map(|row| row.id(0)).transpose()
     }
 }

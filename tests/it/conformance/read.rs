@@ -142,6 +142,11 @@ async fn what_fits_is_found_behind_what_one_look_saw(bed: &Bed) {
     let oldest = others.into_iter().min();
     assert_eq!(jobs(None).await, (vec![], oldest));
     assert_eq!(jobs(oldest).await, (vec![rare], None));
+    let before = JobFilter {
+        created_before: Some(bed.get(rare).await.created_at.plus(Duration::from_millis(1))),
+        ..JobFilter::default()
+    };
+    assert_eq!(listed(bed, before).await, [rare], "an instant leads there at once");
 
     let host = || DeliveryFilter { host: Some("rare.example.com".to_owned()), ..DeliveryFilter::default() };
     let state = |state| DeliveryFilter { state: Some(state), ..DeliveryFilter::default() };
