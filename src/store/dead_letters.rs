@@ -93,29 +93,19 @@ impl Store {
             (None, Some(endpoint)) => self.accounts_of(tenant, endpoint).await?,
             (_, _) => Vec::new(),
         };
-        if accounts.is_empty() {
-            let end = self.end_of_deliveries(tenant, filter, None, page.after).await?;
-            let rows = self.deliveries_among(tenant, filter, None, (end, PageOf { ..page }), now).await?;
-            return Ok(Found::new(rows, page.limit, end));
-        }
+        let accounts: Vec<Option<Option<&str>>> = match accounts.is_empty() {
+            true => vec![None],
+            false => accounts.iter().map(|account| Some(account.as_deref())).collect(),
+        };
         // Where the first of these looks ends, all do: what another one found below comes with a later page.
         let mut end = None;
         for account in &accounts {
-            end =
-                end.max(self.end_of_deliveries(tenant, filter, Some(account.as_deref()), page.after).await?);
+            end = end.max(self.end_of_deliveries(tenant, filter, *account, page.after).await?);
         }
         let mut all = Vec::new();
-        for account in &accounts {
-            all.extend(
-                self.deliveries_among(
-                    tenant,
-                    filter,
-                    Some(account.as_deref()),
-                    (end, PageOf { ..page }),
-                    now,
-                )
-                .await?,
-            );
+        for account in accounts {
+            let part = (end, PageOf { ..page });
+            all.extend(self.deliveries_among(tenant, filter, account, part, now).await?);
         }
         all.sort_unstable_by_key(|d| std::cmp::Reverse(d.delivery_id));
         all.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));

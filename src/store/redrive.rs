@@ -251,10 +251,7 @@ fn edge(
         | (ReplayOf::Letters, _) => {}
     }
     f.and_some(behind, cursor);
-    f.args.push(offset.into());
-    let n = f.args.len();
-    f.push(&format!(" ORDER BY {key} {order} LIMIT 1 OFFSET ${n}"));
-    f.finish()
+    f.nth(key, order, offset)
 }
 
 fn source(of: ReplayOf) -> (&'static str, &'static str, &'static str) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::Store;
 use super::error;
-use super::seal::{KeyRing, sealed_by};
+use super::seal::{KeyRing, sealed_by, sealed_head};
 use crate::types::key::TokenKey;
 
 /// The ring, and what is derived from it.
@@ -41,7 +41,7 @@ macro_rules! needed {
     };
     (@ $of:literal, $id:literal, $document:literal, $and:literal, $order:literal) => {
         concat!(
-            "SELECT substr(d.sealed, 1, 66) FROM (SELECT ", $id, " FROM ", $of, " ORDER BY ", $id, $order,
+            "SELECT ", sealed_head!("d.sealed"), " FROM (SELECT ", $id, " FROM ", $of, " ORDER BY ", $id, $order,
             " LIMIT 20) q JOIN ", $document, " d ON d.id = q.", $id, " WHERE d.sealed IS NOT NULL", $and
         )
     };

@@ -13,7 +13,7 @@ use super::batch::{Col, Sql};
 use super::db::{Row, Target, Value};
 use super::error::Result;
 use super::pool::Pool;
-use super::seal::{Aad, KeyRing, sealed_by};
+use super::seal::{Aad, KeyRing, sealed_by, sealed_head};
 use super::{endpoints, migrate, secrets, submit};
 use crate::args;
 use crate::dice::Dice;
@@ -46,7 +46,9 @@ macro_rules! place {
             name: concat!($table, ".sealed"),
             column: $column,
             scan: concat!(
-                "SELECT id, substr(sealed, 1, 66) FROM ",
+                "SELECT id, ",
+                sealed_head!("sealed"),
+                " FROM ",
                 $table,
                 " WHERE id > $1 ORDER BY id LIMIT $2"
             ),

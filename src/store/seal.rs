@@ -151,6 +151,14 @@ impl Key {
     }
 }
 
+/// As much of a sealed column as tells [`sealed_by`] the key.
+macro_rules! sealed_head {
+    ($column:literal) => {
+        concat!("substr(", $column, ", 1, 66)")
+    };
+}
+pub(super) use sealed_head;
+
 /// The id of the key that sealed a value, of which the first 66 bytes are enough.
 pub fn sealed_by(sealed: &[u8]) -> Result<String, SealError> {
     Ok(String::from_utf8_lossy(split(sealed)?.0).into_owned())
