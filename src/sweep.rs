@@ -29,6 +29,7 @@ pub struct Sweep {
     clock: Clock,
     wake: Wake,
     retained: Option<Millis>,
+    bite: u32,
     kept: Option<Millis>,
     saved: Option<Millis>,
 }
@@ -36,7 +37,7 @@ pub struct Sweep {
 impl Sweep {
     /// A sweep that has not looked yet.
     pub fn new(store: Store, clock: Clock, wake: Wake) -> Sweep {
-        Sweep { store, clock, wake, retained: None, kept: None, saved: None }
+        Sweep { store, clock, wake, retained: None, bite: Store::BITE, kept: None, saved: None }
     }
 
     /// Repeats `tick` every second until `shutdown`.
@@ -90,7 +91,7 @@ impl Sweep {
                 self.wake.jobs.nudge();
                 self.wake.deliveries.nudge();
             }
-            if found < Store::OVERDUE_BITE {
+            if found < Store::BITE as usize {
                 break;
             }
         }
@@ -103,7 +104,7 @@ impl Sweep {
             if found > 0 {
                 self.wake.deliveries.nudge();
             }
-            if found < Store::OVERDUE_BITE {
+            if found < Store::BITE as usize {
                 break;
             }
         }
@@ -156,14 +157,22 @@ impl Sweep {
     }
 
     async fn retain(&mut self, now: Millis) -> Result<()> {
-        self.store.forget_nodes(now.minus(FORGET_NODES)).await?;
+        let forgotten = self.store.forget_nodes(now.minus(FORGET_NODES)).await;
         for _ in 0..STEPS {
-            if self.store.retain(now).await? == 0 {
-                self.retained = Some(now);
-                break;
+            match self.store.retain(now, self.bite).await {
+                Ok(0) => {
+                    self.retained = Some(now);
+                    break;
+                }
+                Ok(_) => self.bite = (self.bite * 2).min(Store::BITE),
+                // It may have been too much at a time.
+                Err(e) => {
+                    self.bite = (self.bite / 4).max(1);
+                    return Err(e);
+                }
             }
         }
-        Ok(())
+        forgotten.map(drop)
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) static TAKE: Sql = Sql::batch(
 );
 
 impl Store {
-    /// Lays down what may not be sent any more; gives how many were looked at, [`Store::OVERDUE_BITE`] at the most.
+    /// Lays down what may not be sent any more; gives how many were looked at, [`Store::BITE`] at the most.
     pub async fn end_expired(&self, now: Millis) -> Result<usize> {
         let mut ids = self.scout(EXPIRED.text(self.0.scouts.engine()), args![now, BITE]).await?;
         if ids.is_empty() {

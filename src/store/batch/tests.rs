@@ -197,7 +197,7 @@ fn of_fan_outs() -> [&'static Sql; 14] {
         &fan_out::URLS,
         &sweep::POSTPONE,
         &sweep::PURGE,
-        &sweep::DROP_JOB_EVENTS,
+        &sweep::EMPTY_EVENTS,
         &sweep::POSTPONE_EVENTS,
         &sweep::OLD_EVENTS,
         &sweep::DROP_BODIES,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{BITE, LOOK_AGAIN};
+use super::LOOK_AGAIN;
 use crate::args;
 use crate::store::Store;
 use crate::store::batch::{Col, Sql};
@@ -91,8 +91,8 @@ impl Store {
 }
 
 /// Puts off one bite of those whose time comes within minutes; gives how many.
-pub(super) async fn put_off(tx: &mut Tx, now: Millis) -> Result<u64> {
-    tx.run(&POSTPONE, [bounds(now.plus(AHEAD)), args![BITE]].concat()).await
+pub(super) async fn put_off(tx: &mut Tx, now: Millis, bite: u32) -> Result<u64> {
+    tx.run(&POSTPONE, [bounds(now.plus(AHEAD)), args![bite]].concat()).await
 }
 
 /// What [`put_off!`] takes.

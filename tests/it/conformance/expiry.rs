@@ -83,10 +83,11 @@ async fn what_is_sent_again_expires_no_more(bed: &Bed) {
 
 async fn one_step_ends_so_many_and_no_more(bed: &Bed) {
     let one = || bed.job_with(|j| j.callback = Some(short(bed, "https://hooks.example.com/a")));
-    let jobs = (0..=Store::OVERDUE_BITE).map(|_| one()).collect();
+    const BITE: usize = Store::BITE as usize;
+    let jobs = (0..=BITE).map(|_| one()).collect();
     bed.store.submit(jobs, bed.now()).await.unwrap();
     bed.pass_seconds(60);
-    for ended in [Store::OVERDUE_BITE, 1, 0] {
+    for ended in [BITE, 1, 0] {
         assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), ended);
     }
     assert!(bed.claim().await.is_empty());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ringback::store::db::Engine;
-use ringback::store::{Error, FeedPage, Publication};
+use ringback::store::{Error, FeedPage, Publication, Store};
 use ringback::types::delivery::{DeadReason, Verdict};
 use ringback::types::event::{Cursor, FeedFilter};
 use ringback::types::{EventId, JobId};
@@ -224,7 +224,7 @@ async fn readers_miss_nothing_and_see_nothing_twice(bed: &Bed) {
 }
 
 async fn retain(bed: &Bed) {
-    while bed.store.retain(bed.now()).await.unwrap() > 0 {}
+    while bed.store.retain(bed.now(), Store::BITE).await.unwrap() > 0 {}
 }
 
 async fn a_cursor_that_missed_something_is_refused(bed: &Bed) {

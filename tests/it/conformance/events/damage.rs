@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringback::store::db::Engine;
-use ringback::store::{Error, NewEvent, check};
+use ringback::store::{Error, NewEvent, Store, check};
 use ringback::types::job::{Callback, JobEvent};
 use ringback::types::{EndpointId, TenantId};
 use serde_json::json;
@@ -125,7 +125,7 @@ async fn an_event_whose_body_is_lost_goes_once_it_is_given_up(bed: &Bed) {
 
 /// Until nothing is past its time; what breaks an invariant meanwhile is known.
 async fn retained(bed: &Bed) {
-    while bed.store.retain(bed.now()).await.unwrap() > 0 {}
+    while bed.store.retain(bed.now(), Store::BITE).await.unwrap() > 0 {}
 }
 
 async fn a_delivery_that_the_database_refuses_keeps_no_other(bed: &Bed) {
