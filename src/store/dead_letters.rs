@@ -64,9 +64,10 @@ static REOPEN: Sql = Sql::plain(
        AND (endpoint_id IS NULL OR EXISTS (SELECT 1 FROM endpoints e WHERE e.id = deliveries.endpoint_id
                                            AND e.deleted_at IS NULL))",
 );
+// Under a new fence: who still held or saw it as it was before has no say in this round.
 static QUEUE_AGAIN: Sql = Sql::plain(
     "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, turn, due_at, phase, fence, attempt, used, unknowns)
-     SELECT id, tenant_id, lane_id, turn, $2, 'ready', fence, attempt, 0, 0 FROM deliveries WHERE id = $1
+     SELECT id, tenant_id, lane_id, turn, $2, 'ready', fence + 1, attempt, 0, 0 FROM deliveries WHERE id = $1
      ON CONFLICT (delivery_id) DO NOTHING",
 );
 static DROP_LETTER: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1");

@@ -25,7 +25,7 @@ macro_rules! past_expiry {
 }
 pub(super) use past_expiry;
 pub(super) static EXPIRED: Sql = Sql::plain(concat!(
-    "SELECT d.id FROM deliveries d JOIN delivery_queue q ON q.delivery_id {is d.id} WHERE ",
+    "SELECT d.id, q.fence FROM deliveries d JOIN delivery_queue q ON q.delivery_id {is d.id} WHERE ",
     past_expiry!(),
     " AND ",
     not_in_flight!(),
@@ -33,24 +33,26 @@ pub(super) static EXPIRED: Sql = Sql::plain(concat!(
 ));
 pub(super) static TAKE: Sql = Sql::batch(
     concat!(
-        "DELETE FROM delivery_queue USING {b} WHERE delivery_queue.delivery_id {is b.delivery_id} AND ",
+        "DELETE FROM delivery_queue USING {b} WHERE delivery_queue.delivery_id {is b.delivery_id}
+           -- what ended since may have been sent again, and expires no more
+           AND delivery_queue.fence = b.fence AND ",
         not_in_flight!(),
-        " RETURNING delivery_queue.delivery_id, fence, attempt, phase, started_at"
+        " RETURNING delivery_queue.delivery_id, delivery_queue.fence, attempt, phase, started_at"
     ),
     1,
-    &[("delivery_id", Col::Uuid)],
+    &[("delivery_id", Col::Uuid), ("fence", Col::Int)],
 );
+
+/// One that has expired, under the fence that it had then.
+type Seen = (DeliveryId, i64);
 
 impl Store {
     /// Lays down what may not be sent any more; gives how many were looked at, [`Store::BITE`] at the most.
     pub async fn end_expired(&self, now: Millis) -> Result<usize> {
-        let mut ids = self.scout(EXPIRED.text(self.0.scouts.engine()), args![now, BITE]).await?;
-        if ids.is_empty() {
-            return Ok(0);
-        }
-        let mut ids: Vec<DeliveryId> = ids.drain(..).map(|r| r.id(0)).collect::<Result<_>>()?;
-        ids.sort_unstable();
-        let (mut rest, mut most) = (&ids[..], ids.len());
+        let rows = self.scout(EXPIRED.text(self.0.scouts.engine()), args![now, BITE]).await?;
+        let mut seen: Vec<Seen> = rows.iter().map(|r| Ok((r.id(0)?, r.int(1)?))).collect::<Result<_>>()?;
+        seen.sort_unstable();
+        let (mut rest, mut most) = (&seen[..], seen.len());
         while !rest.is_empty() {
             let some = &rest[..most.min(rest.len())];
             match self.lay_down(some, now).await? {
@@ -58,13 +60,14 @@ impl Store {
                 false => most = (some.len() / 8).max(1),
             }
         }
-        Ok(ids.len())
+        Ok(seen.len())
     }
 
     /// Lays these down in one transaction; not if there are several, and it would be too large.
-    async fn lay_down(&self, ids: &[DeliveryId], now: Millis) -> Result<bool> {
+    async fn lay_down(&self, seen: &[Seen], now: Millis) -> Result<bool> {
         let mut tx = self.0.writers.begin().await?;
-        let taken = tx.batch(&TAKE, args![now], ids.iter().map(|id| args![*id]).collect()).await?;
+        let rows = seen.iter().map(|&(id, fence)| args![id, fence]).collect();
+        let taken = tx.batch(&TAKE, args![now], rows).await?;
         // An attempt whose end nobody saw is written down, as the next claim would.
         let lost = taken.iter().filter_map(|row| lost(row).transpose()).collect::<Result<_>>()?;
         tx.batch(&LOST_ATTEMPTS, vec![], lost).await?;
@@ -80,7 +83,7 @@ impl Store {
         out.leaves_lanes();
         let dead = taken.iter().map(|row| Ok((row.id(0)?, reason))).collect::<Result<_>>()?;
         bury(&mut tx, &mut out, dead, now).await?;
-        if out.is_crowded() && ids.len() > 1 {
+        if out.is_crowded() && seen.len() > 1 {
             tx.rollback().await?;
             return Ok(false);
         }

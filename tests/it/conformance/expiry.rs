@@ -11,6 +11,7 @@ both_stores! {
     a_parked_delivery_ends_when_it_expires_and_its_failure_url_is_told,
     a_request_under_way_is_left_to_its_holder_until_the_lease_is_over,
     what_is_sent_again_expires_no_more,
+    who_held_it_before_has_no_say_in_a_new_round,
     one_step_ends_so_many_and_no_more,
 }
 
@@ -79,6 +80,25 @@ async fn what_is_sent_again_expires_no_more(bed: &Bed) {
     assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), 0);
     let again = bed.claim_one().await;
     assert_eq!((again.id, again.expires_at), (id, None));
+}
+
+async fn who_held_it_before_has_no_say_in_a_new_round(bed: &Bed) {
+    for ends in ["expires", "is cancelled"] {
+        bed.submit(bed.job_with(|j| j.callback = Some(short(bed, "https://hooks.example.com/a")))).await;
+        bed.pass_seconds(50);
+        let held = bed.claim_one().await;
+        if ends == "expires" {
+            bed.pass_seconds(30);
+            assert_eq!(bed.store.end_expired(bed.now()).await.unwrap(), 1);
+        } else {
+            bed.store.cancel_delivery(bed.tenant, held.id, bed.now()).await.unwrap();
+        }
+        bed.store.retry_delivery(bed.tenant, held.id, bed.now()).await.unwrap();
+        assert!(!bed.record(attempted(&held, 200, Verdict::Delivered)).await, "{ends}: an answer of before");
+        let again = bed.claim_one().await;
+        assert_eq!(again.id, held.id, "{ends}: it is sent again, as was asked");
+        assert!(bed.record(attempted(&again, 200, Verdict::Delivered)).await);
+    }
 }
 
 async fn one_step_ends_so_many_and_no_more(bed: &Bed) {
