@@ -18,8 +18,10 @@ const RETAIN_EVERY: Duration = Duration::from_secs(60);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Between two measurements of the clock.
 const FOLLOW_EVERY: Duration = Duration::from_secs(5);
-/// Redrive steps and bites of one tick.
+/// Steps and bites of one tick.
 const STEPS: usize = 10;
+/// What redrives get of a tick: many at once, each at its rate, need many steps.
+const REDRIVE_FOR: Duration = Duration::from_millis(500);
 /// A node that has been dead for so long is forgotten.
 const FORGET_NODES: Duration = Duration::from_secs(3600);
 
@@ -112,10 +114,8 @@ impl Sweep {
     }
 
     async fn redrive(&self, now: Millis) -> Result<()> {
-        for _ in 0..STEPS {
-            if !self.store.step_redrive(now).await? {
-                break;
-            }
+        let began = self.clock.now();
+        while self.clock.now().since(began) < REDRIVE_FOR && self.store.step_redrive(now).await? {
             self.wake.deliveries.nudge();
         }
         Ok(())

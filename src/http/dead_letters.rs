@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::{StatusCode, Uri};
 
 use super::app::App;
-use super::extract::{FromQuery, Key, NoQuery, Params, PathId, Query, need, page_of, paged};
+use super::extract::{FromQuery, Key, NoQuery, Params, PathId, Query, need, page_of, paged_to};
 use super::jobs::page;
 use super::problem::Problem;
 use crate::store::{OutageFilter, PageOf};
@@ -71,8 +71,8 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     let only = key.record.narrow();
     let verb = app.store.dead_letters(key.tenant(), &query.filter, &only, page_of(&query.page));
-    let rows = app.ask(verb).await?;
-    Ok(page(paged(rows, query.page.limit, |d| d.delivery_id, &uri, app.store.urls())))
+    let found = app.ask(verb).await?;
+    Ok(page(paged_to(found, query.page.limit, |d| d.delivery_id, &uri, app.store.urls())))
 }
 
 /// Read a dead letter.

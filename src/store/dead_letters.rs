@@ -8,8 +8,8 @@ use super::error::{Error, Result};
 use super::lanes::{held_columns, held_until, hold};
 use super::list::{Filter, Found};
 use super::model::{DeliveryFilter, Narrow, PageOf, ReplayOf};
-use super::pool::Tx;
-use super::redrive::matching;
+use super::redrive::{is_direct, matching};
+use super::reopen::{lock_one, reopen};
 use super::rows::policy;
 use super::sweep::KEEP_DELIVERIES;
 use crate::args;
@@ -46,31 +46,12 @@ const LETTERS: &str = "
 // Whatever has an account goes to an endpoint: said, the index is taken.
 const OF_ACCOUNT: &str = "d.endpoint_id IS NOT NULL AND d.account = {}";
 
-// The queue's row first, as `record` does, so that the two cannot deadlock.
-static LOCK_QUEUE: Sql = Sql::plain("SELECT q.fence FROM delivery_queue q WHERE q.delivery_id = $1 {wait}");
-static LOCK: Sql = Sql::plain("SELECT q.state FROM deliveries q WHERE q.id = $1 AND q.tenant_id = $2 {wait}");
 static NOW_DUE: Sql = Sql::plain(
     "UPDATE delivery_queue SET due_at = $2, used = 0, unknowns = 0
      WHERE delivery_id = $1 AND phase = 'ready'",
 );
 static NEW_ROUND_LEASED: Sql =
     Sql::plain("UPDATE delivery_queue SET again = 1 WHERE delivery_id = $1 AND phase = 'leased'");
-static REOPEN: Sql = Sql::plain(
-    "UPDATE deliveries SET state = 'owed', version = version + 1, ended_at = NULL, discarded_at = NULL, remove_at = NULL,
-         -- with one that has passed it would be laid down again unsent
-         expires_at = CASE WHEN expires_at > $2 THEN expires_at END
-     WHERE id = $1 AND state IN ('dead', 'delivered', 'cancelled')
-       -- nobody would be there to take it: its claim would only cancel it, and the letter would be lost
-       AND (endpoint_id IS NULL OR EXISTS (SELECT 1 FROM endpoints e WHERE e.id = deliveries.endpoint_id
-                                           AND e.deleted_at IS NULL))",
-);
-// Under a new fence: who still held or saw it as it was before has no say in this round.
-static QUEUE_AGAIN: Sql = Sql::plain(
-    "INSERT INTO delivery_queue (delivery_id, tenant_id, lane_id, turn, due_at, phase, fence, attempt, used, unknowns)
-     SELECT id, tenant_id, lane_id, turn, $2, 'ready', fence + 1, attempt, 0, 0 FROM deliveries WHERE id = $1
-     ON CONFLICT (delivery_id) DO NOTHING",
-);
-static DROP_LETTER: Sql = Sql::plain("DELETE FROM dead_letters WHERE delivery_id = $1");
 static CANCEL_QUEUE: Sql =
     Sql::plain("DELETE FROM delivery_queue WHERE delivery_id = $1 RETURNING fence, attempt, lane_id, phase");
 static CANCEL: Sql = Sql::plain(
@@ -206,10 +187,10 @@ impl Store {
     ) -> Result<api::Delivery> {
         self.delivery(tenant, id, now).await?;
         let mut tx = self.0.writers.begin().await?;
-        if lock(&mut tx, tenant, id).await? == "owed" {
+        if lock_one(&mut tx, tenant, id).await? == "owed" {
             tx.run(&NOW_DUE, args![id, now]).await?;
             tx.run(&NEW_ROUND_LEASED, args![id]).await?;
-        } else if !reopen(&mut tx, id, now).await? {
+        } else if reopen(&mut tx, &[id], now).await? == 0 {
             tx.rollback().await?;
             return Err(Error::NotRetryable);
         }
@@ -226,7 +207,7 @@ impl Store {
     ) -> Result<api::Delivery> {
         self.delivery(tenant, id, now).await?;
         let mut tx = self.0.writers.begin().await?;
-        let state = lock(&mut tx, tenant, id).await?;
+        let state = lock_one(&mut tx, tenant, id).await?;
         if state != "owed" {
             tx.rollback().await?;
             let found = self.delivery(tenant, id, now).await?;
@@ -247,18 +228,29 @@ impl Store {
         self.delivery(tenant, id, now).await
     }
 
-    /// Dead letters, newest delivery first.
+    /// Dead letters, newest delivery first. One call looks at some thousands of the tenant's.
     pub async fn dead_letters(
         &self,
         tenant: TenantId,
         filter: &api::ReplayFilter,
         only: &Narrow,
         page: PageOf<id::Delivery>,
-    ) -> Result<Vec<api::DeadLetter>> {
+    ) -> Result<Found<api::DeadLetter, id::Delivery>> {
+        let end = match is_direct(filter) {
+            true => None,
+            false => {
+                let walked =
+                    Filter::new("SELECT delivery_id FROM dead_letters WHERE tenant_id = $1", args![tenant]);
+                self.end_of_look(walked, "delivery_id", page.after).await?
+            }
+        };
         let mut f = matching(LETTERS, tenant, ReplayOf::Letters, filter);
+        f.and_some("delivery_id >= {}", end);
         narrow(&mut f, only, "dead_letters.job_id", "dead_letters.account");
+        let limit = page.limit;
         let (sql, args) = f.page("delivery_id", page);
-        self.read(sql, args).await?.iter().map(letter).collect()
+        let letters = self.read(sql, args).await?.iter().map(letter).collect::<Result<_>>()?;
+        Ok(Found::new(letters, limit, end))
     }
 
     /// One dead letter.
@@ -273,7 +265,7 @@ impl Store {
     pub async fn discard(&self, tenant: TenantId, id: DeliveryId, now: Millis) -> Result<()> {
         self.dead_letter(tenant, id).await?;
         let mut tx = self.0.writers.begin().await?;
-        lock(&mut tx, tenant, id).await?;
+        lock_one(&mut tx, tenant, id).await?;
         if tx.run(&DISCARD, args![id, tenant]).await? == 0 {
             tx.rollback().await?;
             return Err(Error::NotFound);
@@ -281,23 +273,6 @@ impl Store {
         tx.run(&MARK_DISCARDED, args![id, now]).await?;
         tx.commit().await
     }
-}
-
-/// Holds a delivery still and gives its stored state.
-pub(super) async fn lock(tx: &mut Tx, tenant: TenantId, id: DeliveryId) -> Result<String> {
-    tx.all(&LOCK_QUEUE, args![id]).await?;
-    tx.all(&LOCK, args![id, tenant]).await?.first().ok_or(Error::NotFound)?.text(0)
-}
-
-/// A terminal delivery is owed again; the letter leaves the list, the history stays. False, and nothing is changed, if
-/// it goes to an endpoint that is deleted.
-pub(super) async fn reopen(tx: &mut Tx, id: DeliveryId, now: Millis) -> Result<bool> {
-    if tx.run(&REOPEN, args![id, now]).await? == 0 {
-        return Ok(false);
-    }
-    tx.run(&QUEUE_AGAIN, args![id, now]).await?;
-    tx.run(&DROP_LETTER, args![id]).await?;
-    Ok(true)
 }
 
 /// The condition of the partial index that has those in this state, as the index writes it; most are delivered, and have none.

@@ -56,14 +56,14 @@ const HELD: Duration = Duration::from_secs(30);
 
 /// The tenant that this node was last at. The next one has its turn then, however much is left of it.
 #[derive(Default)]
-pub(super) struct LastTold(Mutex<Uuid>);
+pub(super) struct LastTenant(Mutex<Uuid>);
 
-impl LastTold {
-    fn get(&self) -> Uuid {
+impl LastTenant {
+    pub(super) fn get(&self) -> Uuid {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, tenant: Uuid) {
+    pub(super) fn set(&self, tenant: Uuid) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tenant;
     }
 }

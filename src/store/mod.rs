@@ -56,6 +56,7 @@ mod push;
 mod queues;
 mod record;
 mod redrive;
+mod reopen;
 mod ring;
 mod rotate;
 mod rows;
@@ -112,7 +113,8 @@ struct Inner {
     secrets: secrets::Cache,
     asked: subscribers::Asked,
     subscribers: subscribers::Subscribers,
-    told_last: fan_out::LastTold,
+    told_last: fan_out::LastTenant,
+    redriven_last: fan_out::LastTenant,
     desk: OnceLock<Arc<dyn HandOver>>,
     observer: OnceLock<Arc<dyn Observer>>,
     metrics: Metrics,
@@ -235,7 +237,8 @@ impl Store {
             secrets: secrets::Cache::default(),
             asked: subscribers::Asked::default(),
             subscribers: subscribers::Subscribers::default(),
-            told_last: fan_out::LastTold::default(),
+            told_last: fan_out::LastTenant::default(),
+            redriven_last: fan_out::LastTenant::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),
             metrics: options.metrics,
@@ -265,7 +268,8 @@ impl Store {
             secrets: secrets::Cache::default(),
             asked: subscribers::Asked::default(),
             subscribers: subscribers::Subscribers::default(),
-            told_last: fan_out::LastTold::default(),
+            told_last: fan_out::LastTenant::default(),
+            redriven_last: fan_out::LastTenant::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),
             metrics: Metrics::new(),

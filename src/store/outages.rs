@@ -7,24 +7,31 @@ use super::list::Filter;
 use super::model::{Narrow, OutageFilter};
 use crate::args;
 use crate::types::outage::Span;
-use crate::types::{Millis, TenantId};
+use crate::types::{DeliveryId, Millis, TenantId};
 
 /// Ten minutes of one receiver with one error are one row; so many are read, the newest first.
 const SPANS: u32 = 5_000;
 
+/// Letters that are looked at, the newest.
+const LOOKED: u32 = 100_000;
+
+const OF_TENANT: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
 const LETTERS: &str = "
     SELECT endpoint_id, host, COALESCE(last_error, reason), COUNT(*), MIN(died_at), MAX(died_at), account
     FROM dead_letters WHERE tenant_id = $1";
 
 impl Store {
-    /// The tenant's dead letters by receiver, error and time, for [`crate::types::outage`].
+    /// The tenant's dead letters by receiver, error and time, for [`crate::types::outage`]; of very many the newest.
     pub async fn letter_spans(
         &self,
         tenant: TenantId,
         filter: &OutageFilter,
         only: &Narrow,
     ) -> Result<Vec<Span>> {
+        let (sql, args) = Filter::new(OF_TENANT, args![tenant]).nth("delivery_id", "DESC", LOOKED);
+        let older: Option<DeliveryId> = self.read(sql, args).await?.first().map(|r| r.id(0)).transpose()?;
         let mut f = Filter::new(LETTERS, args![tenant]);
+        f.and_some("delivery_id > {}", older);
         f.and_some("endpoint_id = {}", filter.endpoint_id);
         f.and_some("host = {}", filter.host.clone());
         f.and_some("died_at >= {}", filter.since);

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::Store;
-use super::batch::Sql;
+use super::batch::{Col, Sql};
 use super::db::{Row, Value};
-use super::dead_letters::{lock, reopen};
 use super::error::{Error, Result};
 use super::list::Filter;
 use super::model::{Matched, PageOf, ReplayOf};
 use super::pool::Tx;
 use super::probe::probes;
+use super::reopen::{lock, reopen};
 use crate::args;
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
@@ -50,12 +52,13 @@ macro_rules! step_due {
     };
 }
 pub(super) use step_due;
+// Of the tenant whose turn it is the one that has waited longest.
 static NEXT: Sql = Sql::plain(concat!(
     "SELECT q.id, q.tenant_id, q.filter, q.rate_per_second, q.cursor_id, q.created_at, q.next_at, q.source
      FROM redrives q
      WHERE ",
     step_due!(),
-    " ORDER BY q.next_at LIMIT 1 {lock}"
+    " AND q.tenant_id > $2 ORDER BY q.tenant_id, q.next_at, q.id LIMIT 1 {lock}"
 ));
 static ADVANCE: Sql = Sql::plain(
     "UPDATE redrives SET redriven = redriven + $2, cursor_id = $3, next_at = $4, state = $5, ended_at = $6,
@@ -63,7 +66,11 @@ static ADVANCE: Sql = Sql::plain(
      WHERE id = $1",
 );
 static PUT_OFF: Sql = Sql::plain("UPDATE redrives SET next_at = $2 WHERE id = $1 AND state = 'running'");
-static STILL_THERE: Sql = Sql::plain("SELECT x.delivery_id FROM dead_letters x WHERE x.delivery_id = $1");
+static STILL_THERE: Sql = Sql::batch(
+    "SELECT x.delivery_id FROM {b} JOIN dead_letters x ON x.delivery_id = b.id",
+    0,
+    &[("id", Col::Uuid)],
+);
 const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
 // Tests and challenges are over when they are answered: nobody waits for one of yesterday.
 const DELIVERIES: &str =
@@ -147,16 +154,21 @@ impl Store {
         self.redrive(tenant, id).await
     }
 
-    /// Does one step of one redrive that is due. False if none was. Any node may do it.
+    /// Does one step of one redrive that is due. False if none was. Any node may do it, and tenants take turns.
     ///
     /// One whose step fails is put off, so that it keeps back no other.
     pub async fn step_redrive(&self, now: Millis) -> Result<bool> {
+        let last = self.0.redriven_last.get();
         let mut tx = self.0.writers.begin().await?;
-        let rows = tx.all(&NEXT, args![now]).await?;
+        let mut rows = tx.all(&NEXT, args![now, last]).await?;
+        if rows.is_empty() && !last.is_nil() {
+            rows = tx.all(&NEXT, args![now, Uuid::nil()]).await?;
+        }
         let Some(row) = rows.first() else {
             tx.rollback().await?;
             return Ok(false);
         };
+        self.0.redriven_last.set(row.uuid(1)?);
         let stepped = step(&mut tx, row, now).await;
         let Err(e) = stepped else {
             tx.commit().await?;
@@ -193,18 +205,17 @@ async fn step(tx: &mut Tx, row: &Row, now: Millis) -> Result<()> {
     };
     let (sql, args) = bite(tenant, of, &filter, (cursor, seen), step);
     let found = tx.all_text(sql, args).await?;
-    let mut redriven = 0i64;
-    for one in &found {
-        redriven += i64::from(again(tx, tenant, one.id(0)?, (of, &filter), now).await?);
-    }
+    let ids = found.iter().map(|row| row.id(0)).collect::<Result<Vec<DeliveryId>>>()?;
+    let redriven = i64::try_from(again(tx, tenant, &ids, (of, &filter), now).await?).unwrap_or(i64::MAX);
     let full = found.len() == step as usize;
-    let last = if full { found.last().map(|r| r.id::<id::Delivery>(0)).transpose()? } else { seen };
+    let last = if full { ids.last().copied() } else { seen };
     let done = last.is_none();
     let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
     let pause = rate.map_or(0, |r| count * 1000 / i64::from(r.max(1)));
     let (state, ended) = if done { ("done", Some(now)) } else { ("running", None) };
-    // From when the step was due, not from when someone came to do it; of a long silence one second is made up.
-    let from = row.time(6)?.max(now.minus(Duration::from_secs(1)));
+    // From when the step was due, not from when someone came to do it; of a long silence one second is made up. One without a
+    // rate goes on behind all that is due.
+    let from = if rate.is_some() { row.time(6)?.max(now.minus(Duration::from_secs(1))) } else { now };
     let next = (!done).then_some(Millis(from.0 + pause));
     tx.run(&ADVANCE, args![id, redriven, last.or(cursor), next, state, ended, count - redriven])
         .await
@@ -226,7 +237,7 @@ impl ReplayOf {
 }
 
 /// Whether what it matches is found by an index, and not by looking at all there is.
-fn is_direct(filter: &api::ReplayFilter) -> bool {
+pub(super) fn is_direct(filter: &api::ReplayFilter) -> bool {
     filter.ids.is_some() || filter.job_id.is_some()
 }
 
@@ -283,21 +294,27 @@ fn bite(
     f.finish()
 }
 
-/// Queues one of them again, if it is still what was looked for: it may have been sent again or discarded since, or
-/// its endpoint be deleted.
+/// Queues those again that are still what was looked for: one may have been sent again or discarded since, or its endpoint
+/// be deleted. Gives how many that were.
 async fn again(
     tx: &mut Tx,
     tenant: TenantId,
-    id: DeliveryId,
+    ids: &[DeliveryId],
     (of, filter): (ReplayOf, &api::ReplayFilter),
     now: Millis,
-) -> Result<bool> {
-    let state = lock(tx, tenant, id).await?;
-    let still = match of {
-        ReplayOf::Letters => state == "dead" && !tx.all(&STILL_THERE, args![id]).await?.is_empty(),
-        ReplayOf::Deliveries => state == wanted(filter).as_str(),
+) -> Result<usize> {
+    let ended = match of {
+        ReplayOf::Letters => DeliveryState::Dead,
+        ReplayOf::Deliveries => wanted(filter),
     };
-    Ok(still && reopen(tx, id, now).await?)
+    let locked = lock(tx, tenant, ids).await?;
+    let mut still: Vec<DeliveryId> =
+        locked.into_iter().filter(|(_, state)| state == ended.as_str()).map(|(id, _)| id).collect();
+    if of == ReplayOf::Letters {
+        let rows = still.iter().map(|id| args![*id]).collect();
+        still = tx.batch(&STILL_THERE, vec![], rows).await?.iter().map(|r| r.id(0)).collect::<Result<_>>()?;
+    }
+    reopen(tx, &still, now).await
 }
 
 fn wanted(filter: &api::ReplayFilter) -> DeliveryState {
@@ -312,7 +329,14 @@ pub(super) fn matching(
     filter: &api::ReplayFilter,
 ) -> Filter {
     let mut f = Filter::new(base, args![tenant]);
-    f.and_some("job_id = {}", filter.job_id);
+    f.and_some(
+        match of {
+            // A job has few deliveries, and letters no index of their own for it.
+            ReplayOf::Letters => "delivery_id IN (SELECT m.id FROM deliveries m WHERE m.job_id = {})",
+            ReplayOf::Deliveries => "job_id = {}",
+        },
+        filter.job_id,
+    );
     f.and_some("endpoint_id = {}", filter.endpoint_id);
     match filter.ad_hoc {
         Some(true) => f.push(" AND endpoint_id IS NULL"),

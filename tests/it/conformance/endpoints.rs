@@ -200,8 +200,12 @@ async fn a_dead_callback_to_an_endpoint_is_told_under_its_secret(bed: &Bed) {
     let job = bed.lease_one().await;
     bed.held(&job, complete()).await.unwrap();
     bed.deliver(500, Verdict::Dead(DeadReason::Exhausted)).await;
-    let letters =
-        bed.store.dead_letters(bed.tenant, &Default::default(), &Default::default(), page(5)).await.unwrap();
+    let letters = bed
+        .store
+        .dead_letters(bed.tenant, &Default::default(), &Default::default(), page(5))
+        .await
+        .unwrap()
+        .rows;
     assert_eq!(letters[0].endpoint_id, Some(there.id));
     let notice = bed.claim_one().await;
     assert_eq!(

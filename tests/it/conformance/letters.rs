@@ -48,7 +48,8 @@ async fn letters_are_found_by_every_filter(bed: &Bed) {
     let find = async |change: &dyn Fn(&mut ReplayFilter)| {
         let mut filter = ReplayFilter::default();
         change(&mut filter);
-        let got = bed.store.dead_letters(bed.tenant, &filter, &Narrow::default(), page(200)).await.unwrap();
+        let got =
+            bed.store.dead_letters(bed.tenant, &filter, &Narrow::default(), page(200)).await.unwrap().rows;
         let n = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &filter).await.unwrap().count;
         assert_eq!(n, got.len() as u64);
         got.into_iter().map(|l| l.delivery_id).collect::<Vec<_>>()
@@ -69,8 +70,12 @@ async fn letters_are_found_by_every_filter(bed: &Bed) {
     assert_eq!(find(&|f| f.account = Some("a".to_owned())).await, []);
     assert_eq!(find(&|f| f.endpoint_id = Some(bed.dice.id(bed.now()))).await, []);
     let at = PageOf { after: Some(both[0]), limit: 1 };
-    let rest =
-        bed.store.dead_letters(bed.tenant, &ReplayFilter::default(), &Narrow::default(), at).await.unwrap();
+    let rest = bed
+        .store
+        .dead_letters(bed.tenant, &ReplayFilter::default(), &Narrow::default(), at)
+        .await
+        .unwrap()
+        .rows;
     assert_eq!(rest[0].delivery_id, both[1]);
 }
 
@@ -108,7 +113,8 @@ async fn a_redrive_queues_what_matches(bed: &Bed) {
         .store
         .dead_letters(bed.tenant, &ReplayFilter::default(), &Narrow::default(), page(9))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     assert_eq!(left.iter().map(|l| l.delivery_id).collect::<Vec<_>>(), [other]);
     let sent = bed.claim().await;
     assert_eq!((sent.len(), sent[0].number, sent[0].used), (250, 2, 0));
@@ -197,7 +203,8 @@ async fn a_redrive_leaves_alone_what_others_took(bed: &Bed) {
         .store
         .dead_letters(bed.tenant, &ReplayFilter::default(), &Narrow::default(), page(9))
         .await
-        .unwrap();
+        .unwrap()
+        .rows;
     let ids: Vec<DeliveryId> = letters.into_iter().map(|l| l.delivery_id).collect();
     bed.store
         .start_redrive(bed.tenant, (ReplayOf::Letters, &ReplayFilter::default()), None, bed.now())

@@ -208,7 +208,9 @@ async fn nothing_crosses_tenants(bed: &Bed) {
     let (s, now) = (&bed.store, bed.now());
     assert!(s.jobs(two, &JobFilter::default(), page(9), now).await.unwrap().rows.is_empty());
     assert!(s.deliveries(two, &DeliveryFilter::default(), page(9), now).await.unwrap().rows.is_empty());
-    assert!(s.dead_letters(two, &Default::default(), &Default::default(), page(9)).await.unwrap().is_empty());
+    assert!(
+        s.dead_letters(two, &Default::default(), &Default::default(), page(9)).await.unwrap().rows.is_empty()
+    );
     assert!(s.redrives(two, None, page(9)).await.unwrap().is_empty());
     assert_eq!(s.count_matching(two, ReplayOf::Letters, &Default::default()).await.unwrap().count, 0);
     assert!(s.lanes(two, &ringback::store::LaneFilter::default(), 9, now).await.unwrap().is_empty());

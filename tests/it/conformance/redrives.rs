@@ -1,7 +1,7 @@
 //! Replays of deliveries that have ended, and which dead letters belong together.
 
 use ringback::store::db::Engine;
-use ringback::store::{Error, Narrow, OutageFilter, ReplayOf, Store};
+use ringback::store::{Error, Narrow, OutageFilter, PageOf, ReplayOf, Store};
 use ringback::types::api::ReplayFilter;
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
 use ringback::types::endpoint::Endpoint;
@@ -22,6 +22,8 @@ both_stores! {
     a_redrive_that_fails_keeps_back_no_other,
     a_step_looks_at_so_many_however_few_match,
     of_very_many_the_newest_are_counted,
+    one_look_at_the_letters_ends_somewhere_and_the_next_goes_on,
+    tenants_take_turns_and_what_has_a_rate_goes_before_what_has_none,
 }
 
 /// A callback to that host that has ended so.
@@ -259,6 +261,58 @@ async fn of_very_many_the_newest_are_counted(bed: &Bed) {
     assert_eq!(count(ReplayFilter::default()).await, (100_000, true));
     assert_eq!(count(only(|f| f.host = Some("a.example.com".to_owned()))).await, (1, true));
     assert_eq!(count(only(|f| f.ids = Some(vec![id]))).await, (1, false), "found without a search");
+    let job = bed.store.dead_letter(bed.tenant, id).await.unwrap().job_id;
+    assert!(job.is_some());
+    assert_eq!(count(only(|f| f.job_id = job)).await, (1, false), "and so are a job's");
+    let spans =
+        bed.store.letter_spans(bed.tenant, &OutageFilter::default(), &Narrow::default()).await.unwrap();
+    assert_eq!(spans.iter().map(|span| span.letters).sum::<u64>(), 100_000, "the newest make the outages");
+}
+
+async fn one_look_at_the_letters_ends_somewhere_and_the_next_goes_on(bed: &Bed) {
+    plant(bed, 4_500).await;
+    ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
+    for (host, found) in
+        [("a.example.com", &[1, 0, 0][..]), ("nowhere.example.com", &[0, 0, 0]), ("old.example.com", &[9])]
+    {
+        let filter = only(|f| f.host = Some(host.to_owned()));
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let at = PageOf { after, limit: 9 };
+            let look = bed.store.dead_letters(bed.tenant, &filter, &Narrow::default(), at).await.unwrap();
+            seen.push(look.rows.len());
+            match look.looked_to {
+                Some(end) => after = Some(end),
+                None => break,
+            }
+        }
+        assert_eq!(seen, found, "{host}");
+    }
+}
+
+async fn tenants_take_turns_and_what_has_a_rate_goes_before_what_has_none(bed: &Bed) {
+    plant(bed, 2_000).await;
+    let two = bed.store.tenant("two", bed.now()).await.unwrap();
+    let start = async |tenant, rate| {
+        let of = (ReplayOf::Letters, &ReplayFilter::default());
+        bed.store.start_redrive(tenant, of, rate, bed.now()).await.unwrap().redrive_id
+    };
+    let all = start(bed.tenant, None).await;
+    let (at_a_rate, others) = (start(bed.tenant, Some(5)).await, start(two, None).await);
+    bed.pass_seconds(1);
+    for _ in 0..2 {
+        assert!(bed.store.step_redrive(bed.now()).await.unwrap());
+    }
+    assert_eq!(bed.store.redrive(two, others).await.unwrap().state, "done", "it had nothing to do");
+    for _ in 0..5 {
+        assert!(bed.store.step_redrive(bed.now()).await.unwrap());
+    }
+    let skipped = async |id| bed.store.redrive(bed.tenant, id).await.unwrap().skipped;
+    assert_eq!(
+        (skipped(at_a_rate).await, skipped(all).await),
+        (5, 200),
+        "a second's five go before the others' next"
+    );
 }
 
 async fn an_outage_of_callbacks_leaves_endpoints_at_the_same_host_alone(bed: &Bed) {
