@@ -157,7 +157,7 @@ where
     H: Fn(Task) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Reply, Failure>> + Send + 'static,
 {
-    let mut failures = 0;
+    let (mut failures, mut reached) = (0, false);
     let mut most = CLAIM_MAX;
     while !shutdown.is_cancelled() {
         while running.try_join_next().is_some() {}
@@ -172,12 +172,12 @@ where
         let Some(claimed) = shutdown.run_until_cancelled(claim(shared, asked)).await else { break };
         match claimed {
             Ok(jobs) => {
-                failures = 0;
+                (failures, reached) = (0, true);
                 for job in jobs {
                     running.spawn(work(Arc::clone(shared), job));
                 }
             }
-            Err(error) if passing(&error) => {
+            Err(error) if passing(&error) || (reached && is_of_another(&error)) => {
                 failures += 1;
                 tracing::warn!(failures, "no claim, will try again: {error}");
                 let pause = pause(failures, Dice::Os.bytes());
@@ -248,6 +248,15 @@ pub(crate) fn passing(error: &Error) -> bool {
         Error::Unreachable(_) => true,
         Error::Problem(problem) => matches!(problem.status, 408 | 429 | 500..),
         Error::Foreign(_) | Error::BadReply(_) | Error::TooLarge(_) => false,
+    }
+}
+
+/// Whether it is not the service that says so, but what stands before it. Of one that has answered before it passes: a
+/// deployment, a proxy that is being set up.
+pub(crate) fn is_of_another(error: &Error) -> bool {
+    match error {
+        Error::Foreign(_) | Error::BadReply(_) => true,
+        Error::Unreachable(_) | Error::Problem(_) | Error::TooLarge(_) => false,
     }
 }
 

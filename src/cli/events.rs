@@ -131,12 +131,13 @@ async fn follow(client: &Client, mut query: FeedQuery, out: Out) -> anyhow::Resu
         let end = FeedQuery { after: Some("now".to_owned()), ..query.clone() };
         query.after = client.feed(&end).await?.next_cursor;
     }
+    let begun = query.after.clone();
     while !stop.is_cancelled() {
         match stop.run_until_cancelled(show(client, &mut query, out)).await {
             None => break,
             Some(Ok(())) => {}
             Some(Err(error)) => match error.downcast_ref::<client::Error>() {
-                Some(why) if worker::passing(why) => {
+                Some(why) if worker::passing(why) || (query.after != begun && worker::is_of_another(why)) => {
                     let why = print::clean(&why.to_string());
                     print::err(format_args!("the stream broke, it is opened again: {why}"));
                 }

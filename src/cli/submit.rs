@@ -157,7 +157,8 @@ pub async fn wait(client: &Client, id: JobId, first: Option<u32>) -> Result<api:
                 retry_after
             }
             Ok(Polled::Unchanged { retry_after } | Polled::Busy { retry_after }) => retry_after,
-            Err(error) if misses < MISSES && worker::passing(&error) => {
+            // The service knows the job: what stands before it may speak for it for a while.
+            Err(error) if misses < MISSES && (worker::passing(&error) || worker::is_of_another(&error)) => {
                 misses += 1;
                 pause = pace.next(None);
                 continue;

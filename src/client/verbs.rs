@@ -115,12 +115,20 @@ impl Client {
     /// The job's events above the sequence number `after`, oldest first.
     pub async fn events(&self, id: JobId, after: i64) -> Result<Vec<api::Event>> {
         #[derive(Serialize)]
-        struct After {
+        struct Behind {
             after: i64,
+            limit: u32,
         }
         let path = ["v1", "jobs", &id.to_string(), "events"];
-        let items: api::Items<api::Event> = self.list(&path, &After { after }).await?;
-        Ok(items.items)
+        let (mut events, mut next) = (Vec::new(), Some(after));
+        while let Some(after) = next {
+            let page: api::Page<api::Event> = self.list(&path, &Behind { after, limit: 200 }).await?;
+            events.extend(page.items);
+            let last = events.last().map(|event: &api::Event| event.sequence);
+            // A page that leads nowhere must not be asked for again for ever.
+            next = page.next_cursor.and(last).filter(|last| *last > after);
+        }
+        Ok(events)
     }
 }
 

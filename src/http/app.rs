@@ -21,10 +21,11 @@ use crate::dice::Dice;
 use crate::metrics::Metrics;
 use crate::store::{self, Attempted, ClaimedDelivery, Store};
 use crate::types::api::RESULT_MAX;
+use crate::types::job::Job;
 use crate::types::problem::ProblemCode;
 use crate::types::target::UrlPolicy;
 use crate::types::{JobId, Millis};
-use crate::wake::{Listener, Wake};
+use crate::wake::Wake;
 
 /// How long a handler waits for the store: the API answers 503 within 1.5 s instead of hanging.
 const STORE_DEADLINE: Duration = Duration::from_millis(1_400);
@@ -32,6 +33,8 @@ const STORE_DEADLINE: Duration = Duration::from_millis(1_400);
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// The shortest time between two looks that a nudge alone calls for: under load every commit nudges.
 pub(super) const LOOK_GAP: Duration = Duration::from_millis(15);
+/// Between two looks at the state of a callback that someone waits for.
+const CALLBACK_LOOK: Duration = Duration::from_secs(1);
 
 /// A key may open so many WebSockets for each poll that it may make of one job.
 const OPENS: u32 = 10;
@@ -203,35 +206,48 @@ impl App {
         in_time(verb).await?.map_err(Problem::of_job)
     }
 
-    /// Looks until `done`, or until `patience` runs out or the service stops; gives what was seen last.
+    /// Looks at a job until it has `changed`, or until `patience` runs out or the service stops; gives what was seen last.
     ///
-    /// Registers for the nudge before it looks, so that nothing is missed between look and wait.
-    pub(super) async fn watch<T, F: Future<Output = Result<T, Problem>>>(
+    /// Its callback's state changes a job too, which makes no event: that is looked for.
+    pub(super) async fn watch_change<F: Future<Output = Result<Job, Problem>>>(
         &self,
-        patience: Duration,
+        (id, patience): (JobId, Duration),
         mut look: impl FnMut() -> F,
-        done: impl Fn(&T) -> bool,
-    ) -> Result<T, Problem> {
+        changed: impl Fn(&Job) -> bool,
+    ) -> Result<Job, Problem> {
         let end = tokio::time::sleep(patience);
         tokio::pin!(end);
+        let mut watcher = self.hub.watcher();
+        if !patience.is_zero() {
+            watcher.watch(id, 0)?;
+        }
         loop {
-            let nudge = self.wake.jobs.listen();
             let seen = look().await?;
-            if done(&seen) {
+            if changed(&seen) || patience.is_zero() {
                 return Ok(seen);
             }
+            watcher.watch(id, seen.sequence)?;
+            // Of one that has ended the hub has no news.
+            let passed = async {
+                match seen.state.ended() {
+                    true => std::future::pending().await,
+                    false => watcher.passed(seen.sequence).await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = &mut end => return Ok(seen),
                 () = self.draining.cancelled() => return Ok(seen),
-                () = pause(nudge) => {}
+                () = passed => {}
+                () = tokio::time::sleep(CALLBACK_LOOK) => {}
             }
         }
     }
 
-    /// The same for one job, told by the node's own look at all that is watched ([`Hub`]).
+    /// Looks until `at` gives None, or until `patience` runs out or the service stops; gives what was seen last. `at` is how far
+    /// the job is in what was seen.
     ///
-    /// `at` is how far the job is in what was seen; None once that is enough.
+    /// Told by the node's own look at all that is watched ([`Hub`]).
     pub(super) async fn watch_job<T, F: Future<Output = Result<T, Problem>>>(
         &self,
         id: JobId,
@@ -257,11 +273,6 @@ impl App {
             }
         }
     }
-}
-
-async fn pause(nudge: Listener) {
-    tokio::time::sleep(LOOK_GAP).await;
-    nudge.wait(LOOK_AGAIN).await;
 }
 
 async fn in_time<T>(verb: impl Future<Output = T>) -> Result<T, Problem> {

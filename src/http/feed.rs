@@ -241,8 +241,18 @@ impl Feed {
                 return None;
             }
             // Boxed: the room for a look at the store is taken while it lasts, not by streams that rest.
-            if self.unread && Box::pin(self.read()).await? {
-                continue;
+            if self.unread {
+                if let Some(due) = self.quiet.passed() {
+                    match Box::pin(self.key.is_let_in(&self.app)).await {
+                        // A filter that fits nothing of all that is read.
+                        true if due => return Some(self.sign_of_life()),
+                        true => {}
+                        false => return None,
+                    }
+                }
+                if Box::pin(self.read()).await? {
+                    continue;
+                }
             }
             if self.rest().await? {
                 return Some(self.sign_of_life());

@@ -307,6 +307,7 @@ pub async fn events(
     let look = || look_for_events(&app, &reader, &query);
     let waited = (reader.id, prefer.patience());
     let (_, items) = waiting.watch_job(&app, waited, look, nothing_yet).await?;
+    reader.viewer.is_let_in_after(&app, waited.1).await?;
     let full = items.len() >= query.limit as usize;
     let next_cursor = items.last().filter(|_| full).map(|event| event.sequence.to_string());
     let link = next_cursor.as_deref().and_then(|after| next_link(&uri, app.store.urls(), query.name, after));

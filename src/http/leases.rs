@@ -16,7 +16,7 @@ use super::extract::{
 use super::jobs::{change, changed};
 use super::json;
 use super::problem::Problem;
-use crate::store::{Changed, JobChange, LeaseRequest, Right, What};
+use crate::store::{Changed, JobChange, LeaseRequest, LeasedJob, Right, What};
 use crate::types::api::{
     self, Ack, AckOp, Acks, Alive, Claim, Claimed, Complete, Fail, Heartbeat, Items, OrProblem, Release,
 };
@@ -25,7 +25,7 @@ use crate::types::job::{Change, Failure, Outcome};
 use crate::types::key::LeaseToken;
 use crate::types::problem::{Invalid, ProblemCode};
 use crate::types::submit as rules;
-use crate::types::{JobId, id};
+use crate::types::{JobId, TenantId, id};
 
 const ACKS_MAX: usize = 1_000;
 const LEASE_TOKEN: &str = "lease-token";
@@ -47,10 +47,26 @@ pub async fn claim(
     let patience = rules::range("/waitSeconds", body.value.wait_seconds, 0, 0..=30)?;
     let wish = wish(body.value, &key, queue)?;
     let leased = waiting.claim(&app, &wish, Duration::from_secs(patience.into())).await?;
+    // A key that was revoked meanwhile gets no work.
+    if patience > 0 && !leased.is_empty() && !key.is_let_in(&app).await {
+        give_back(&app, key.tenant(), leased).await;
+        return Err(Problem::unauthorized("the API key is no longer valid"));
+    }
     let jobs: Vec<_> = leased.into_iter().map(|one| one.job).collect();
     let size =
         jobs.iter().map(|job| job.input.get().len() + job.metadata.get().len() + json::JOB_BYTES).sum();
     Ok(json::Long(size, Claimed { jobs }))
+}
+
+/// One that cannot be given back comes back by itself when its lease ends.
+async fn give_back(app: &App, tenant: TenantId, leased: Vec<LeasedJob>) {
+    for LeasedJob { job, .. } in leased {
+        let (right, what) =
+            (Right::Lease(job.lease_token), What::Change(Change::Release { delay_seconds: 0 }));
+        if let Err(problem) = change(app, job.job_id, Some(tenant), right, what).await {
+            tracing::warn!(job.id = %job.job_id, problem = problem.code().slug(), "a claimed job could not be given back");
+        }
+    }
 }
 
 fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseRequest, Invalid> {

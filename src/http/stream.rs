@@ -13,10 +13,11 @@ use axum::body::Body;
 use axum::extract::Extension;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
-use tokio::time::Interval;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::app::App;
 use super::extract::{Reader, Waiting};
@@ -40,7 +41,7 @@ pub const HELLO: &[u8] = b"retry: 2000\n\n";
 /// The sign of life.
 pub const HEARTBEAT: &[u8] = b": alive\n\n";
 
-/// How long a stream has sent nothing, and when it looks up again.
+/// How long a stream has sent nothing, and when it looks up again: also while it has a long way to catch up with.
 pub struct Quiet {
     looks: Interval,
     /// Looks since something was sent.
@@ -50,12 +51,19 @@ pub struct Quiet {
 impl Quiet {
     /// From now on.
     pub fn begin() -> Quiet {
-        Quiet { looks: tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK), since: 0 }
+        let mut looks = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Quiet { looks, since: 0 }
     }
 
     /// Something was sent.
     pub fn sent(&mut self) {
         self.since = 0;
+    }
+
+    /// Whether it was time for a look: then as [`Quiet::look`].
+    pub fn passed(&mut self) -> Option<bool> {
+        self.look().now_or_never()
     }
 
     /// Waits for the next look. True when it is time for a sign of life.
@@ -136,9 +144,9 @@ pub struct Goal {
 }
 
 impl Goal {
-    /// Whether nothing is left to wait for.
+    /// Whether nothing is left to wait for. Who has more than that was told of has read on: the job was retried.
     pub fn reached(self, last: i64) -> bool {
-        self.ended && last >= self.sequence
+        self.ended && last == self.sequence
     }
 
     /// Takes what is known now; news may overtake one another.
@@ -202,8 +210,13 @@ impl Feed {
             // What cannot be read now is rung for again. Boxed, as below: the room for a look at the store is
             // taken while it lasts, not by thousands of streams that rest.
             let unread = std::mem::take(&mut self.unread);
-            if (unread || self.last < self.goal.sequence) && Box::pin(self.read()).await? {
-                continue;
+            if unread || self.last < self.goal.sequence {
+                if self.quiet.passed().is_some() && !Box::pin(self.reader.viewer.is_let_in(&self.app)).await {
+                    return None;
+                }
+                if Box::pin(self.read()).await? {
+                    continue;
+                }
             }
             if self.rest().await? {
                 return Some(Bytes::from_static(HEARTBEAT));
@@ -277,6 +290,16 @@ mod tests {
         let fields: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
         let told: serde_json::Value = serde_json::from_str(&fields.join("\n")).unwrap();
         assert_eq!((&told["sequence"], &told["data"]["a"]), (&7.into(), &1.into()));
+    }
+
+    #[test]
+    fn who_has_read_beyond_the_end_that_is_known_goes_on() {
+        let job = JobId::mint(Millis(0), [0; 10]);
+        let mut goal = Goal { sequence: 3, ended: true };
+        assert!(goal.reached(3) && !goal.reached(2));
+        assert!(!goal.reached(4), "it was retried: what its fourth event began has no end yet");
+        goal.learn(Standing { id: job, sequence: 6, ended: true });
+        assert!(goal.reached(6) && !goal.reached(4));
     }
 
     #[test]

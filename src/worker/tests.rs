@@ -284,6 +284,26 @@ async fn a_refused_claim_ends_the_worker() {
 }
 
 #[tokio::test]
+async fn a_page_of_what_stands_before_the_service_ends_no_worker_that_has_claimed_before() {
+    let fake = Fake::with_job();
+    let pages = [(200, json!({"jobs": []})), (404, json!("no route")), (200, json!("welcome"))];
+    pages.into_iter().rev().for_each(|page| fake.claims.lock().unwrap().push_front(page));
+    with_worker(&fake, async |_: Task| Ok(Reply::text("done")), fake.hears("complete", 1)).await;
+    assert!(fake.told("claim").len() >= 4);
+
+    let elsewhere = Arc::new(Fake::default());
+    elsewhere.claims.lock().unwrap().push_back((404, json!("no route")));
+    let ended = run(
+        elsewhere.client().await,
+        options(),
+        async |_: Task| Err(failed("never")),
+        CancellationToken::new(),
+    );
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+    assert!(matches!(ended, Err(Error::Foreign(_))), "a wrong address is told at once: {ended:?}");
+}
+
+#[tokio::test]
 async fn many_large_jobs_fit_one_claim_and_what_does_not_is_asked_for_in_less() {
     let fake = Arc::new(Fake::default());
     let job = |n: usize, size: usize| {

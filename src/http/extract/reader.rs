@@ -1,6 +1,7 @@
 //! Who reads jobs: a key with `jobs:read`, or the capability that reads one job.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, MatchedPath};
 use http::request::Parts;
@@ -76,6 +77,14 @@ impl Viewer {
     /// Refuses a burst of requests for one job.
     pub fn pace(&self, app: &App, id: JobId) -> Result<(), Problem> {
         pace(app, self.number(), id)
+    }
+
+    /// Refuses who was let in before it waited, and would not be now.
+    pub async fn is_let_in_after(&self, app: &App, patience: Duration) -> Result<(), Problem> {
+        match patience.is_zero() || self.is_let_in(app).await {
+            true => Ok(()),
+            false => Err(Problem::unauthorized("the API key is no longer valid")),
+        }
     }
 
     /// Whether the job of an access token is still there; a key needs none. A silent store takes no right away.

@@ -31,18 +31,6 @@ impl Waiting {
         self.0.as_ref().map(|ctx| ctx.id.as_str())
     }
 
-    /// Looks again and again; see [`App::watch`].
-    pub async fn watch<T, F: Future<Output = Result<T, Problem>>>(
-        &self,
-        app: &App,
-        patience: Duration,
-        look: impl FnMut() -> F,
-        done: impl Fn(&T) -> bool,
-    ) -> Result<T, Problem> {
-        self.rest_for(patience);
-        app.watch(patience, look, done).await
-    }
-
     /// Claims jobs; see [`App::claim`].
     pub async fn claim(
         &self,
@@ -100,11 +88,15 @@ impl Waiting {
         changed: Option<impl Fn(&Job) -> bool>,
     ) -> Result<Job, Problem> {
         let (look, patience) = (|| reader.job(app), prefer.patience());
-        match changed {
-            // Its callback's state changes a job too, which makes no event.
-            Some(changed) => self.watch(app, patience, look, changed).await,
+        let job = match changed {
+            Some(changed) => {
+                self.rest_for(patience);
+                app.watch_change((reader.id, patience), look, changed).await
+            }
             None => self.watch_job(app, (reader.id, patience), look, until_end).await,
-        }
+        }?;
+        reader.viewer.is_let_in_after(app, patience).await?;
+        Ok(job)
     }
 }
 

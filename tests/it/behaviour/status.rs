@@ -21,6 +21,7 @@ both_engines! {
     a_running_job_is_told_to_stop,
     an_ended_job_is_retried,
     events_are_gap_free,
+    the_client_reads_all_events,
     a_burst_of_polls_is_slowed_down,
     an_old_job_is_gone,
 }
@@ -308,6 +309,22 @@ async fn events_are_gap_free(site: &Site) {
     assert_eq!(next.ok(200)["items"].as_array().unwrap()[..], all[2..4]);
     assert_eq!(next.header("link"), format!("<{}{path}?limit=2&cursor=4>; rel=\"next\"", app.url));
     app.get(&format!("{path}?after=1&cursor=1")).await.refused(400, "invalid-request", "?cursor");
+}
+
+async fn the_client_reads_all_events(site: &Site) {
+    let app = site.start().await;
+    let job = app.submit_id(json!({"type": "t"})).await;
+    for step in (0..110).flat_map(|_| ["cancel", "retry"]) {
+        app.post(&format!("/v1/jobs/{job}/{step}"), &json!({})).await;
+    }
+    let client = ringback::client::Client::new(&app.url, Some(&app.key)).unwrap();
+    let read = async |after| {
+        let events = client.events(job.parse().unwrap(), after).await.unwrap();
+        events.iter().map(|event| event.sequence).collect::<Vec<_>>()
+    };
+    assert_eq!(read(0).await, (1..=221).collect::<Vec<_>>());
+    assert_eq!(read(21).await, (22..=221).collect::<Vec<_>>(), "a page that is just full");
+    assert!(read(221).await.is_empty());
 }
 
 async fn a_burst_of_polls_is_slowed_down(site: &Site) {

@@ -20,6 +20,7 @@ both_engines! {
     what_is_stored_and_leased_at_once_is_counted,
     two_waiting_claims_do_not_share_a_job,
     a_waiting_claim_ends_empty,
+    a_key_that_is_revoked_while_it_waits_gets_nothing,
     a_job_is_not_handed_out_before_its_time,
 }
 
@@ -193,6 +194,47 @@ async fn a_waiting_claim_ends_empty(site: &Site) {
     assert_eq!(reply.ok(200), json!({"jobs": []}));
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
     assert_eq!(claim(&app, json!({"waitSeconds": 0})).await, Vec::<Value>::new());
+}
+
+async fn a_key_that_is_revoked_while_it_waits_gets_nothing(site: &Site) {
+    let app = site.start().await;
+    let until = Instant::now() + Duration::from_secs(60);
+    for what in ["claim", "read"] {
+        loop {
+            assert!(Instant::now() < until, "the key was always revoked first");
+            let made = app.post("/v1/keys", &json!({"scopes": ["work", "jobs:read"]})).await.ok(201);
+            let (key, number) = (id(&made["key"]), id(&made["keyId"]));
+            let soon = in_seconds(&app, 2);
+            // One comes due then, or ends.
+            let wish = match what {
+                "claim" => json!({"type": "t", "runAt": soon}),
+                _ => json!({"type": "t", "deadlineAt": soon}),
+            };
+            let job = app.submit_id(wish).await;
+            let began = Instant::now();
+            let waiting = match what {
+                "claim" => app.post("/v1/queues/default/claim", &json!({"waitSeconds": 20})),
+                _ => app.get(&format!("/v1/jobs/{job}")).header("prefer", "wait=20"),
+            };
+            let revoke = app.delete(&format!("/v1/keys/{number}"));
+            let (reply, revoked) = tokio::join!(waiting.key(&key).into_future(), revoke.into_future());
+            revoked.ok(204);
+            reply.refused(401, "unauthorized", "");
+            if began.elapsed() < Duration::from_millis(900) {
+                app.post(&format!("/v1/jobs/{job}/cancel"), &json!({})).await;
+                continue;
+            }
+            if what == "claim" {
+                let again = claim(&app, json!({"waitSeconds": 20})).await.remove(0);
+                assert_eq!(
+                    (&again["jobId"], &again["attempt"]),
+                    (&json!(job), &json!(1)),
+                    "it was given back"
+                );
+            }
+            break;
+        }
+    }
 }
 
 async fn a_job_is_not_handed_out_before_its_time(site: &Site) {
