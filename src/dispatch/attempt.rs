@@ -105,7 +105,10 @@ async fn prepare(
         return Err(Verdict::Dead(DeadReason::Expired).into());
     }
     // The policy may have become stricter since the URL was registered.
-    let url = CallbackUrl::check(&d.url, tools.policy).map_err(|_| Verdict::Dead(DeadReason::Refused))?;
+    let url = CallbackUrl::check(&d.url, tools.policy).map_err(|e| {
+        tracing::warn!(delivery.id = %d.id, tenant = %d.tenant, refused = %e, "callbacks may no longer go to this URL");
+        Verdict::Dead(DeadReason::Refused)
+    })?;
     let (keys, extra) = keys(tools.store, d, now).await.map_err(|e| match e {
         Error::Seal(_) | Error::Bug(_) => {
             tracing::error!(delivery.id = %d.id, error = %e, "a delivery cannot be signed");
@@ -217,6 +220,7 @@ pub(super) fn log(d: &ClaimedDelivery, a: &Attempted) {
         }
         None => (None, Some(a.unsignable().map_or("not-sent", DeadReason::as_str)), None),
     };
+    let fault = a.exchange.as_ref().and_then(|e| e.outcome.fault());
     let verdict = word(&a.verdict);
     let next = match a.verdict {
         Verdict::RetryAt(at) => Some(at),
@@ -230,6 +234,7 @@ pub(super) fn log(d: &ClaimedDelivery, a: &Attempted) {
         attempt = d.number,
         status,
         error,
+        refused = fault.and_then(Fault::refused),
         duration_ms = ms,
         verdict,
         next = next.map(tracing::field::display),

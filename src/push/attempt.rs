@@ -13,7 +13,7 @@ use crate::egress::{Answer, BootTime, Limits};
 use crate::store::{Error, JobChange, Right, What};
 use crate::types::TenantId;
 use crate::types::api::{ClaimedJob, RESULT_MAX};
-use crate::types::delivery::{Exchange, Outcome};
+use crate::types::delivery::{Exchange, Fault, Outcome};
 use crate::types::job::Change;
 use crate::types::push::{Verdict, judge};
 use crate::types::signature::sign;
@@ -189,6 +189,7 @@ impl Errand {
             Some(Outcome::Failed(fault)) => (None, Some(fault.kind())),
             None => (None, Some(if self.drop.is_cancelled() { "dropped" } else { "not-sent" })),
         };
+        let fault = report.exchange.as_ref().and_then(|e| e.outcome.fault());
         let ms = report.exchange.as_ref().map(|e| u64::try_from(e.duration.as_millis()).unwrap_or(u64::MAX));
         tracing::info!(
             job.id = %self.job.job_id,
@@ -198,6 +199,7 @@ impl Errand {
             attempt = self.job.attempt,
             status,
             error,
+            refused = fault.and_then(Fault::refused),
             duration_ms = ms,
             bytes = report.exchange.as_ref().map(|e| e.body.len()),
             state,

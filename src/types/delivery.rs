@@ -177,6 +177,16 @@ impl Fault {
         }
     }
 
+    /// The class of the address that was refused, for the operator's log.
+    pub fn refused(self) -> Option<&'static str> {
+        match self {
+            Fault::Refused(class) => Some(class.name()),
+            Fault::Dns | Fault::Connect | Fault::Tls(_) | Fault::Timeout(_) | Fault::Reset => None,
+            Fault::BadResponse | Fault::ResponseTooLarge => None,
+            Fault::LeaseRanOut | Fault::NoSocket | Fault::Unknown => None,
+        }
+    }
+
     /// Whether the receiver's machine or network failed, as opposed to its application or to us: what the
     /// breaker counts.
     pub fn infrastructure(self) -> bool {
@@ -231,6 +241,16 @@ pub enum Outcome {
         abort: bool,
     },
     Failed(Fault),
+}
+
+impl Outcome {
+    /// Why there was no answer.
+    pub fn fault(self) -> Option<Fault> {
+        match self {
+            Outcome::Answered { .. } => None,
+            Outcome::Failed(fault) => Some(fault),
+        }
+    }
 }
 
 /// Milliseconds spent in each phase; `None` where a pooled connection or an early end made it moot.

@@ -106,6 +106,7 @@ fn a_next_try_past_the_end_is_not_made() {
 fn all_refusals_look_alike() {
     let (a, b) = (Fault::Refused(AddrClass::Private), Fault::Refused(AddrClass::Loopback));
     assert_eq!((a.kind(), a.to_string()), (b.kind(), b.to_string()));
+    assert_eq!((a.refused(), b.refused()), (Some("private"), Some("loopback")), "but to the operator");
     let kinds: std::collections::BTreeSet<_> = FAULTS.iter().map(|f| f.kind()).collect();
     assert_eq!(kinds.len(), FAULTS.len());
 }
