@@ -3,23 +3,28 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::store::{Result, Store};
+use crate::store::{Result, Retained, Store};
 use crate::types::Millis;
 use crate::wake::Wake;
 
 /// Between two looks for what is overdue.
 const TICK: Duration = Duration::from_secs(1);
-/// Between two bites of retention when there was nothing to remove.
+/// Between two bites of retention when there was nothing to remove, or it could not be removed.
 const RETAIN_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks at the nodes that are gone, and at what is about to be past its retention and still needed.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 /// Between two saves of what was learned from ended jobs.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Between two measurements of the clock.
 const FOLLOW_EVERY: Duration = Duration::from_secs(5);
 /// Steps and bites of one tick.
 const STEPS: usize = 10;
+/// A bite that failed is made smaller down to so many rows; then it is tried again as if nothing were left.
+const BITE_MIN: u32 = 50;
 /// What redrives get of a tick: many at once, each at its rate, need many steps.
 const REDRIVE_FOR: Duration = Duration::from_millis(500);
 /// A node that has been dead for so long is forgotten.
@@ -30,8 +35,7 @@ pub struct Sweep {
     store: Store,
     clock: Clock,
     wake: Wake,
-    retained: Option<Millis>,
-    bite: u32,
+    retained: [Bite; Retained::ALL.len()],
     kept: Option<Millis>,
     saved: Option<Millis>,
 }
@@ -39,7 +43,8 @@ pub struct Sweep {
 impl Sweep {
     /// A sweep that has not looked yet.
     pub fn new(store: Store, clock: Clock, wake: Wake) -> Sweep {
-        Sweep { store, clock, wake, retained: None, bite: Store::BITE, kept: None, saved: None }
+        let retained = Retained::ALL.map(|what| Bite { what, rows: Store::BITE, done: None });
+        Sweep { store, clock, wake, retained, kept: None, saved: None }
     }
 
     /// Repeats `tick` every second until `shutdown`.
@@ -62,14 +67,14 @@ impl Sweep {
             Ok(true) => self.work_off(now).await,
             nothing => nothing.map(drop),
         };
-        let kept = match is_time(self.kept, RETAIN_EVERY, now) {
+        let kept = match is_time(self.kept, KEEP_EVERY, now) {
             true => self.keep_needed(now).await,
             false => Ok(()),
         };
-        let retained = match is_time(self.retained, RETAIN_EVERY, now) {
-            true => self.retain(now).await,
-            false => Ok(()),
-        };
+        let mut retained = Ok(());
+        for bite in self.retained.iter_mut().filter(|bite| is_time(bite.done, RETAIN_EVERY, now)) {
+            retained = retained.and(bite.take(&self.store, now).await);
+        }
         let saved = match is_time(self.saved, SAVE_EVERY, now) {
             true => self.save(now).await,
             false => Ok(()),
@@ -80,7 +85,7 @@ impl Sweep {
     async fn work_off(&self, now: Millis) -> Result<()> {
         let ended = self.end_overdue(now).await;
         let expired = self.end_expired(now).await;
-        let redriven = self.redrive(now).await;
+        let redriven = self.redrive().await;
         let drained = self.drain(now).await;
         let told = self.fan_out(now).await;
         ended.and(expired).and(redriven).and(drained).and(told)
@@ -113,9 +118,10 @@ impl Sweep {
         Ok(())
     }
 
-    async fn redrive(&self, now: Millis) -> Result<()> {
-        let began = self.clock.now();
-        while self.clock.now().since(began) < REDRIVE_FOR && self.store.step_redrive(now).await? {
+    async fn redrive(&self) -> Result<()> {
+        let until = Instant::now() + REDRIVE_FOR;
+        // By the instant of each step, so that all of a tenant's get on.
+        while Instant::now() < until && self.store.step_redrive(self.clock.now()).await? {
             self.wake.deliveries.nudge();
         }
         Ok(())
@@ -151,28 +157,42 @@ impl Sweep {
     }
 
     async fn keep_needed(&mut self, now: Millis) -> Result<()> {
+        let forgotten = self.store.forget_nodes(now.minus(FORGET_NODES)).await;
         self.store.keep_needed(now).await?;
         self.kept = Some(now);
-        Ok(())
+        forgotten.map(drop)
     }
+}
 
-    async fn retain(&mut self, now: Millis) -> Result<()> {
-        let forgotten = self.store.forget_nodes(now.minus(FORGET_NODES)).await;
+/// How retention gets on with one kind of row; what cannot be removed keeps nothing of another kind.
+struct Bite {
+    what: Retained,
+    rows: u32,
+    /// When nothing was left, or could be removed.
+    done: Option<Millis>,
+}
+
+impl Bite {
+    async fn take(&mut self, store: &Store, now: Millis) -> Result<()> {
         for _ in 0..STEPS {
-            match self.store.retain(now, self.bite).await {
+            match store.retain(self.what, now, self.rows).await {
                 Ok(0) => {
-                    self.retained = Some(now);
+                    self.done = Some(now);
                     break;
                 }
-                Ok(_) => self.bite = (self.bite * 2).min(Store::BITE),
-                // It may have been too much at a time.
+                Ok(_) => self.rows = (self.rows * 2).min(Store::BITE),
                 Err(e) => {
-                    self.bite = (self.bite / 4).max(1);
+                    tracing::warn!(what = ?self.what, rows = self.rows, error = %e, "a bite of retention failed");
+                    // It may have been too much at a time.
+                    match self.rows > BITE_MIN {
+                        true => self.rows = (self.rows / 4).max(BITE_MIN),
+                        false => self.done = Some(now),
+                    }
                     return Err(e);
                 }
             }
         }
-        forgotten.map(drop)
+        Ok(())
     }
 }
 

@@ -108,6 +108,8 @@ const WAIT_SECONDS: u32 = 20;
 /// How long handlers have to end, and what they come to to be reported, once the grace of a stop is over. With the
 /// usual grace a stop is then done before orchestrators kill, after 30 s.
 const LAST_WORDS: Duration = Duration::from_secs(9);
+/// Answers in a row that cannot be read.
+const UNREADABLE: u32 = 4;
 /// The most that one claim may ask for.
 const CLAIM_MAX: usize = 500;
 
@@ -177,7 +179,7 @@ where
                     running.spawn(work(Arc::clone(shared), job));
                 }
             }
-            Err(error) if passing(&error) || (reached && is_of_another(&error)) => {
+            Err(error) if passing(&error) || (reached && may_be_of_another(&error, failures)) => {
                 failures += 1;
                 tracing::warn!(failures, "no claim, will try again: {error}");
                 let pause = pause(failures, Dice::Os.bytes());
@@ -251,11 +253,13 @@ pub(crate) fn passing(error: &Error) -> bool {
     }
 }
 
-/// Whether it is not the service that says so, but what stands before it. Of one that has answered before it passes: a
-/// deployment, a proxy that is being set up.
-pub(crate) fn is_of_another(error: &Error) -> bool {
+/// Whether it may be what stands before the service that says so, after so many `failures` in a row. Of a service that has
+/// answered before that passes: a deployment, a proxy that is being set up. What cannot be read may also be the service's own, a
+/// newer one's; and then each further claim would take jobs that nobody works on.
+pub(crate) fn may_be_of_another(error: &Error, failures: u32) -> bool {
     match error {
-        Error::Foreign(_) | Error::BadReply(_) => true,
+        Error::Foreign(_) => true,
+        Error::BadReply(_) => failures < UNREADABLE,
         Error::Unreachable(_) | Error::Problem(_) | Error::TooLarge(_) => false,
     }
 }

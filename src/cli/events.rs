@@ -131,13 +131,16 @@ async fn follow(client: &Client, mut query: FeedQuery, out: Out) -> anyhow::Resu
         let end = FeedQuery { after: Some("now".to_owned()), ..query.clone() };
         query.after = client.feed(&end).await?.next_cursor;
     }
-    let begun = query.after.clone();
+    let (mut reached, mut failures) = (false, 0);
     while !stop.is_cancelled() {
-        match stop.run_until_cancelled(show(client, &mut query, out)).await {
+        match stop.run_until_cancelled(show(client, &mut query, (&mut reached, &mut failures), out)).await {
             None => break,
             Some(Ok(())) => {}
             Some(Err(error)) => match error.downcast_ref::<client::Error>() {
-                Some(why) if worker::passing(why) || (query.after != begun && worker::is_of_another(why)) => {
+                Some(why)
+                    if worker::passing(why) || (reached && worker::may_be_of_another(why, failures)) =>
+                {
+                    failures += 1;
                     let why = print::clean(&why.to_string());
                     print::err(format_args!("the stream broke, it is opened again: {why}"));
                 }
@@ -150,8 +153,14 @@ async fn follow(client: &Client, mut query: FeedQuery, out: Out) -> anyhow::Resu
 }
 
 /// One stream, up to its end.
-async fn show(client: &Client, query: &mut FeedQuery, out: Out) -> anyhow::Result<()> {
+async fn show(
+    client: &Client,
+    query: &mut FeedQuery,
+    (reached, failures): (&mut bool, &mut u32),
+    out: Out,
+) -> anyhow::Result<()> {
     let mut stream = client.follow(query).await?;
+    (*reached, *failures) = (true, 0);
     while let Some(told) = stream.next().await? {
         if let Some(event) = &told.event {
             match out.json {

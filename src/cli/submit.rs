@@ -158,7 +158,10 @@ pub async fn wait(client: &Client, id: JobId, first: Option<u32>) -> Result<api:
             }
             Ok(Polled::Unchanged { retry_after } | Polled::Busy { retry_after }) => retry_after,
             // The service knows the job: what stands before it may speak for it for a while.
-            Err(error) if misses < MISSES && (worker::passing(&error) || worker::is_of_another(&error)) => {
+            Err(error)
+                if misses < MISSES
+                    && (worker::passing(&error) || worker::may_be_of_another(&error, misses)) =>
+            {
                 misses += 1;
                 pause = pace.next(None);
                 continue;

@@ -19,6 +19,9 @@ use super::{
 use crate::types::key::LeaseToken;
 use crate::types::{DeliveryId, JobId, KeyId, LaneId, Millis, RedriveId, api};
 
+/// The service lets one reader of a job ask ten times a second.
+const BETWEEN_PAGES: Duration = Duration::from_millis(120);
+
 /// Jobs.
 impl Client {
     /// Submits one job.
@@ -122,6 +125,9 @@ impl Client {
         let path = ["v1", "jobs", &id.to_string(), "events"];
         let (mut events, mut next) = (Vec::new(), Some(after));
         while let Some(after) = next {
+            if !events.is_empty() {
+                tokio::time::sleep(BETWEEN_PAGES).await;
+            }
             let page: api::Page<api::Event> = self.list(&path, &Behind { after, limit: 200 }).await?;
             events.extend(page.items);
             let last = events.last().map(|event: &api::Event| event.sequence);

@@ -226,19 +226,16 @@ impl App {
             if changed(&seen) || patience.is_zero() {
                 return Ok(seen);
             }
-            watcher.watch(id, seen.sequence)?;
-            // Of one that has ended the hub has no news.
-            let passed = async {
-                match seen.state.ended() {
-                    true => std::future::pending().await,
-                    false => watcher.passed(seen.sequence).await,
-                }
-            };
+            // One that has ended the hub would ring for again and again.
+            match seen.state.ended() {
+                true => watcher.leave(id),
+                false => watcher.watch(id, seen.sequence)?,
+            }
             tokio::select! {
                 biased;
                 () = &mut end => return Ok(seen),
                 () = self.draining.cancelled() => return Ok(seen),
-                () = passed => {}
+                () = watcher.passed(seen.sequence), if !seen.state.ended() => {}
                 () = tokio::time::sleep(CALLBACK_LOOK) => {}
             }
         }

@@ -211,8 +211,15 @@ impl Feed {
             // taken while it lasts, not by thousands of streams that rest.
             let unread = std::mem::take(&mut self.unread);
             if unread || self.last < self.goal.sequence {
-                if self.quiet.passed().is_some() && !Box::pin(self.reader.viewer.is_let_in(&self.app)).await {
-                    return None;
+                if let Some(due) = self.quiet.passed() {
+                    match Box::pin(self.reader.viewer.is_let_in(&self.app)).await {
+                        true if due => {
+                            self.unread = true;
+                            return Some(Bytes::from_static(HEARTBEAT));
+                        }
+                        true => {}
+                        false => return None,
+                    }
                 }
                 if Box::pin(self.read()).await? {
                     continue;

@@ -4,7 +4,7 @@
 //! missing. Any node takes it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -53,20 +53,6 @@ const UNTELLABLE: Duration = Duration::from_secs(300);
 /// ... and one that needs what another transaction holds. To find that out takes more than a second, so that many of them
 /// would keep their tenant's others waiting if they came again soon.
 const HELD: Duration = Duration::from_secs(30);
-
-/// The tenant that this node was last at. The next one has its turn then, however much is left of it.
-#[derive(Default)]
-pub(super) struct LastTenant(Mutex<Uuid>);
-
-impl LastTenant {
-    pub(super) fn get(&self) -> Uuid {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set(&self, tenant: Uuid) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tenant;
-    }
-}
 
 impl Store {
     /// One chunk of the oldest fan-outs of the tenants whose turn it is; gives how many deliveries that were. Zero: none is

@@ -65,6 +65,7 @@ mod secrets;
 mod submit;
 mod subscribers;
 mod sweep;
+mod turn;
 mod verbs;
 mod watch;
 
@@ -80,6 +81,7 @@ pub use publish::{NewEvent, Publication, Published, Reused};
 pub use ring::NotAnHeir;
 pub use rotate::{Rotation, Tally, census};
 pub use secrets::{LiveSecret, Rotated};
+pub use sweep::Retained;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -113,8 +115,8 @@ struct Inner {
     secrets: secrets::Cache,
     asked: subscribers::Asked,
     subscribers: subscribers::Subscribers,
-    told_last: fan_out::LastTenant,
-    redriven_last: fan_out::LastTenant,
+    told_last: turn::LastTenant,
+    redriven_last: turn::LastTenant,
     desk: OnceLock<Arc<dyn HandOver>>,
     observer: OnceLock<Arc<dyn Observer>>,
     metrics: Metrics,
@@ -237,8 +239,8 @@ impl Store {
             secrets: secrets::Cache::default(),
             asked: subscribers::Asked::default(),
             subscribers: subscribers::Subscribers::default(),
-            told_last: fan_out::LastTenant::default(),
-            redriven_last: fan_out::LastTenant::default(),
+            told_last: turn::LastTenant::default(),
+            redriven_last: turn::LastTenant::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),
             metrics: options.metrics,
@@ -268,8 +270,8 @@ impl Store {
             secrets: secrets::Cache::default(),
             asked: subscribers::Asked::default(),
             subscribers: subscribers::Subscribers::default(),
-            told_last: fan_out::LastTenant::default(),
-            redriven_last: fan_out::LastTenant::default(),
+            told_last: turn::LastTenant::default(),
+            redriven_last: turn::LastTenant::default(),
             desk: OnceLock::new(),
             observer: OnceLock::new(),
             metrics: Metrics::new(),

@@ -214,8 +214,8 @@ async fn step(tx: &mut Tx, row: &Row, now: Millis) -> Result<()> {
     let pause = rate.map_or(0, |r| count * 1000 / i64::from(r.max(1)));
     let (state, ended) = if done { ("done", Some(now)) } else { ("running", None) };
     // From when the step was due, not from when someone came to do it; of a long silence one second is made up. One without a
-    // rate goes on behind all that is due.
-    let from = if rate.is_some() { row.time(6)?.max(now.minus(Duration::from_secs(1))) } else { now };
+    // rate, or with nothing to send, goes on behind all that is due.
+    let from = if pause > 0 { row.time(6)?.max(now.minus(Duration::from_secs(1))) } else { now };
     let next = (!done).then_some(Millis(from.0 + pause));
     tx.run(&ADVANCE, args![id, redriven, last.or(cursor), next, state, ended, count - redriven])
         .await

@@ -20,8 +20,11 @@ use crate::args;
 use crate::types::Millis;
 #[cfg(test)]
 pub(super) use needed::{PASSING, POSTPONE};
+pub use retain::Retained;
 #[cfg(test)]
-pub(super) use retain::{DROP_BODIES, DROP_EVENTS, EMPTY_EVENTS, OLD_EVENTS, POSTPONE_EVENTS, PURGE};
+pub(super) use retain::{
+    DROP_BODIES, DROP_EVENTS, EMPTY_EVENTS, OLD_EVENTS, POSTPONE_EVENTS, PURGE, STILL_OVER,
+};
 pub(super) use retain::{KEEP_DELIVERIES, KEEP_EVENTS, KEEP_LETTERS};
 
 /// Rows per bite.

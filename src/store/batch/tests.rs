@@ -188,7 +188,7 @@ static ANYTHING: Sql = Sql::plain(sweep::ANYTHING);
 static PASSING: Sql = Sql::plain(sweep::PASSING);
 
 /// What makes the deliveries of fan-outs, and what asks whether one still stands.
-fn of_fan_outs() -> [&'static Sql; 14] {
+fn of_fan_outs() -> [&'static Sql; 15] {
     [
         &fan_out::NEXT,
         &fan_out::ADVANCE,
@@ -197,6 +197,7 @@ fn of_fan_outs() -> [&'static Sql; 14] {
         &fan_out::URLS,
         &sweep::POSTPONE,
         &sweep::PURGE,
+        &sweep::STILL_OVER,
         &sweep::EMPTY_EVENTS,
         &sweep::POSTPONE_EVENTS,
         &sweep::OLD_EVENTS,

@@ -26,22 +26,54 @@ const KEEP_STUBS: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEEP_TRACES: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What was learned of a lane is kept so long after its last use.
 const KEEP_LANES: Duration = Duration::from_secs(7 * 24 * 3600);
-/// Events that one transaction empties for each job of a bite. A job may have any number of them, and whoever writes waits
-/// behind such a transaction.
+/// Events that one transaction empties for each job that a bite may take. A job may have any number of them, and whoever
+/// writes waits behind such a transaction.
 const EVENTS_A_JOB: i64 = 10;
-/// Events that are emptied in one call, as far as no job went by it.
+/// A call that has emptied so many events ends; the next one goes on.
 const EVENTS_A_CALL: u64 = 20_000;
+
+/// What retention removes, each kind for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retained {
+    /// Dead letters, and what else is small: idempotency keys, lanes, secrets, what was learned.
+    Letters,
+    /// Ended jobs, and later what answers 410 for them.
+    Jobs,
+    /// Ended deliveries with their attempts.
+    Deliveries,
+    /// Events of the feed.
+    Events,
+}
+
+impl Retained {
+    /// In this order: a letter holds its job, and a job its deliveries.
+    pub const ALL: [Retained; 4] =
+        [Retained::Letters, Retained::Jobs, Retained::Deliveries, Retained::Events];
+}
 
 const OVER: &str = "
     SELECT j.id, j.sequence FROM jobs j WHERE j.remove_at <= $1 AND j.purged_at IS NULL AND j.state <> 'owed'
     ORDER BY j.remove_at LIMIT $2";
+// The first that was not emptied yet, by an earlier call.
+const FIRST_KEPT: &str = "
+    SELECT e.sequence FROM events e WHERE e.job_id = $1 AND e.remove_at IS NULL ORDER BY e.sequence LIMIT 1";
+macro_rules! over {
+    () => {
+        concat!("remove_at <= $1 AND purged_at IS NULL AND state <> 'owed' AND NOT ", needed!())
+    };
+}
+pub(in crate::store) static STILL_OVER: Sql = Sql::batch(
+    concat!("SELECT jobs.id FROM {b} JOIN jobs ON jobs.id = b.id WHERE ", over!()),
+    1,
+    &[("id", Col::Uuid)],
+);
 pub(in crate::store) static PURGE: Sql = Sql::batch(
     concat!(
         "UPDATE jobs
          SET input = NULL, callback = NULL, sealed = NULL, metadata = '{}', error = NULL, result = NULL, result_type = NULL,
              result_url = NULL, reference = NULL, token = NULL, purged_at = $1, remove_at = $2
-         WHERE id IN (SELECT b.id FROM {b}) AND remove_at <= $1 AND purged_at IS NULL AND state <> 'owed' AND NOT ",
-        needed!(),
+         WHERE id IN (SELECT b.id FROM {b}) AND ",
+        over!(),
         " RETURNING id"
     ),
     2,
@@ -181,24 +213,25 @@ static OLD_SECRETS: Sql = Sql::plain("DELETE FROM secrets WHERE expires_at <= $1
 const KEY_AGAIN: Duration = Duration::from_secs(3600);
 
 impl Store {
-    /// Removes or puts off one bite of everything past its retention, `bite` rows of each kind; gives how many rows that
-    /// were. Zero: all is clean. What cannot be removed keeps nothing of another kind.
-    pub async fn retain(&self, now: Millis, bite: u32) -> Result<u64> {
-        // In this order: a letter holds its job, and a job its deliveries.
-        let letters = self.retain_letters(now, bite).await;
-        let jobs = self.retain_jobs(now, bite).await;
-        let deliveries = self.retain_deliveries(now, bite).await;
-        let events = self.retain_events(now, bite).await;
-        Ok(letters? + jobs? + deliveries? + events?)
+    /// Removes or puts off one bite of what is past its retention, about `bite` rows; zero: there is nothing left of the kind.
+    pub async fn retain(&self, what: Retained, now: Millis, bite: u32) -> Result<u64> {
+        match what {
+            Retained::Letters => self.retain_letters(now, bite).await,
+            Retained::Jobs => self.retain_jobs(now, bite).await,
+            Retained::Deliveries => self.retain_deliveries(now, bite).await,
+            Retained::Events => self.retain_events(now, bite).await,
+        }
     }
 
     async fn retain_letters(&self, now: Millis, bite: u32) -> Result<u64> {
         let old = self.scout(OLD_LETTERS, args![now.minus(KEEP_LETTERS), bite]).await?;
-        let ids = || old.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<Vec<_>>>();
+        let mut old = old.iter().map(|r| r.uuid(0)).collect::<Result<Vec<_>>>()?;
+        // In the order of a redrive, and the delivery before its letter: two transactions must not deadlock.
+        old.sort_unstable();
+        let ids = || old.iter().map(|id| args![*id]).collect::<Vec<_>>();
         let mut tx = self.0.writers.begin().await?;
-        // The delivery before its letter, as everywhere, so that two transactions cannot deadlock.
-        tx.batch(&MARK_DISCARDED, args![now], ids()?).await?;
-        let letters = tx.batch(&DROP_LETTERS, args![now.minus(KEEP_LETTERS)], ids()?).await?;
+        tx.batch(&MARK_DISCARDED, args![now], ids()).await?;
+        let letters = tx.batch(&DROP_LETTERS, args![now.minus(KEEP_LETTERS)], ids()).await?;
         let mut gone = letters.len() as u64;
         gone += tx.run(&POSTPONE_KEYS, args![now, bite, now.plus(KEY_AGAIN)]).await?;
         gone += tx.run(&OLD_KEYS, args![now, bite]).await?;
@@ -228,33 +261,45 @@ impl Store {
         let mut gone = tx.run(&DROP_STUBS, args![now, bite]).await?;
         gone += put_off(&mut tx, now, bite).await?;
         tx.commit().await?;
-        let over = self.scout(OVER, args![now, bite]).await?;
-        let jobs = over.iter().map(|r| Ok((r.uuid(0)?, r.int(1)?))).collect::<Result<Vec<_>>>()?;
+        let most = i64::from(bite) * EVENTS_A_JOB;
+        let mut jobs = Vec::new();
+        for row in self.scout(OVER, args![now, bite]).await? {
+            let (id, last) = (row.uuid(0)?, row.int(1)?);
+            let after = match last > most {
+                true => self.scout(FIRST_KEPT, args![id]).await?.first().map_or(Ok(last), |r| r.int(0))? - 1,
+                false => 0,
+            };
+            jobs.push((id, after, last));
+        }
         let mut emptied = 0;
-        for step in steps(&jobs, i64::from(bite) * EVENTS_A_JOB) {
-            let (purged, some) = self.purge(step, now).await?;
-            gone += purged;
-            emptied += some;
+        for step in steps(&jobs, most) {
+            let done = self.purge(step, now).await?;
+            gone += done.purged;
+            emptied += done.emptied;
             if emptied >= EVENTS_A_CALL {
                 break;
             }
         }
+        // Where no job went yet there is still more to do.
         Ok(if gone > 0 { gone } else { emptied })
     }
 
-    /// Gives how many jobs went, and how many events were emptied.
-    async fn purge(&self, step: Step, now: Millis) -> Result<(u64, u64)> {
+    async fn purge(&self, step: Step, now: Millis) -> Result<Purged> {
         let mut tx = self.0.writers.begin().await?;
-        let over = step.over.iter().map(|(id, ..)| args![*id]).collect();
+        let mut over: Vec<_> = step.over.iter().map(|(id, ..)| *id).collect();
+        over.sort_unstable();
+        let over = over.into_iter().map(|id| args![id]).collect();
+        let going = step.going.iter().map(|(id, ..)| args![*id]).collect();
         let purged = tx.batch(&PURGE, args![now, now.plus(KEEP_STUBS)], over).await?;
-        let purged = purged.iter().map(|r| r.uuid(0)).collect::<Result<HashSet<_>>>()?;
-        // One that someone has come to need since it was looked for keeps them.
-        let last = step.over.iter().filter(|(id, ..)| purged.contains(id));
-        let events = last.chain(&step.going).map(|&(id, after, until)| args![id, after, until]).collect();
+        let going = tx.batch(&STILL_OVER, args![now], going).await?;
+        // One that something has come to need since it was looked for keeps them.
+        let free = purged.iter().chain(&going).map(|r| r.uuid(0)).collect::<Result<HashSet<_>>>()?;
+        let parts = step.over.iter().chain(&step.going).filter(|(id, ..)| free.contains(id));
+        let parts = parts.map(|&(id, after, until)| args![id, after, until]).collect();
         let kept = i64::try_from(KEEP_EVENTS.as_millis()).unwrap_or(i64::MAX);
-        let emptied = tx.batch(&EMPTY_EVENTS, args![kept], events).await?;
+        let emptied = tx.batch(&EMPTY_EVENTS, args![kept], parts).await?;
         tx.commit().await?;
-        Ok((purged.len() as u64, emptied.len() as u64))
+        Ok(Purged { purged: purged.len() as u64, emptied: emptied.len() as u64 })
     }
 
     async fn retain_events(&self, now: Millis, bite: u32) -> Result<u64> {
@@ -282,12 +327,17 @@ struct Step {
     going: Option<Part>,
 }
 
-/// Jobs, each with the number of its events, in steps of at most `most` events.
-fn steps(jobs: &[(Uuid, i64)], most: i64) -> Vec<Step> {
+/// What came of it.
+struct Purged {
+    purged: u64,
+    emptied: u64,
+}
+
+/// Jobs, each with what is left of its events, in steps of at most `most` events.
+fn steps(jobs: &[Part], most: i64) -> Vec<Step> {
     let mut steps = vec![];
     let (mut step, mut room) = (Step::default(), most);
-    for &(id, events) in jobs {
-        let mut after = 0;
+    for &(id, mut after, events) in jobs {
         while events - after > room {
             step.going = Some((id, after, after + room)).filter(|_| room > 0);
             after += room;
@@ -309,19 +359,20 @@ mod tests {
     fn a_step_takes_no_more_events_than_it_may_and_each_job_goes_with_its_last() {
         let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
         let step = |over: &[Part], going| Step { over: over.to_vec(), going };
-        let of = |jobs: &[(Uuid, i64)]| steps(jobs, 10);
+        let of = |jobs: &[Part]| steps(jobs, 10);
         assert_eq!(
-            of(&[(a, 4), (b, 6), (c, 1)]),
+            of(&[(a, 0, 4), (b, 0, 6), (c, 0, 1)]),
             [step(&[(a, 0, 4), (b, 0, 6)], None), step(&[(c, 0, 1)], None)]
         );
         assert_eq!(
-            of(&[(a, 4), (b, 26), (c, 0)]),
+            of(&[(a, 0, 4), (b, 0, 26), (c, 0, 0)]),
             [
                 step(&[(a, 0, 4)], Some((b, 0, 6))),
                 step(&[], Some((b, 6, 16))),
                 step(&[(b, 16, 26), (c, 0, 0)], None)
             ]
         );
+        assert_eq!(of(&[(b, 20, 26)]), [step(&[(b, 20, 26)], None)], "what an earlier call has begun");
         assert_eq!(of(&[]), [step(&[], None)]);
     }
 }

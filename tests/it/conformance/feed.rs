@@ -224,7 +224,7 @@ async fn readers_miss_nothing_and_see_nothing_twice(bed: &Bed) {
 }
 
 async fn retain(bed: &Bed) {
-    while bed.store.retain(bed.now(), Store::BITE).await.unwrap() > 0 {}
+    while bed.retain(Store::BITE).await.unwrap() > 0 {}
 }
 
 async fn a_cursor_that_missed_something_is_refused(bed: &Bed) {

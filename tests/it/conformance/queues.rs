@@ -263,6 +263,6 @@ async fn what_was_learned_is_saved_and_shared(bed: &Bed) {
         node.close().await;
     }
     bed.pass_seconds(31 * 86_400);
-    bed.store.retain(bed.now(), Store::BITE).await.unwrap();
+    bed.retain(Store::BITE).await.unwrap();
     assert_eq!(bed.count("learned").await, 0, "nobody asks any more");
 }

@@ -195,7 +195,7 @@ async fn a_lane_made_anew_for_a_deleted_endpoint_is_forgotten(bed: &Bed) {
     bed.store.own_lanes(bed.node, &[(there.lane(), letter)], bed.now()).await.unwrap();
     assert_eq!(bed.count("lanes").await, 1);
     bed.pass_seconds(8 * 24 * 3_600);
-    while bed.store.retain(bed.now(), Store::BITE).await.unwrap() > 0 {}
+    while bed.retain(Store::BITE).await.unwrap() > 0 {}
     assert_eq!(bed.count("lanes").await, 0);
 }
 

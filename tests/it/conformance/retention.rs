@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use ringback::clock::Clock;
 use ringback::store::{DeliveryFilter, Error, Store, What};
+use ringback::sweep::Sweep;
 use ringback::types::delivery::{DeadReason, Verdict};
 use ringback::types::id::NodeId;
 use ringback::types::job::NewJob;
 use ringback::types::{JobId, Millis};
+use ringback::wake::Wake;
 
 use crate::support::store::{Bed, both_stores, callback, complete, failure, heartbeat, page};
 
@@ -23,6 +26,7 @@ both_stores! {
     a_kept_job_keeps_its_callback_state,
     a_retried_job_is_not_purged,
     a_job_of_many_events_goes_step_by_step_and_the_feed_keeps_them_empty,
+    of_what_is_needed_no_event_is_emptied,
     what_cannot_be_removed_keeps_nothing_else,
     what_is_past_its_time_is_gone_before_the_sweep_comes,
     a_lane_is_forgotten_a_week_after_its_last_use,
@@ -32,7 +36,7 @@ both_stores! {
 pub(super) async fn retain(bed: &Bed) -> u64 {
     let mut gone = 0;
     loop {
-        match bed.store.retain(bed.now(), Store::BITE).await.unwrap() {
+        match bed.retain(Store::BITE).await.unwrap() {
             0 => return gone,
             n => gone += n,
         }
@@ -154,7 +158,7 @@ async fn more_than_one_bite_spares_what_is_needed(bed: &Bed) {
         futures_util::future::join_all(all).await.into_iter().for_each(|a| drop(a.unwrap()));
     }
     bed.pass_seconds(8 * DAY);
-    assert_eq!(bed.store.retain(bed.now(), Store::BITE).await.unwrap(), 500, "a bite is put off");
+    assert_eq!(bed.retain(Store::BITE).await.unwrap(), 500, "a bite is put off");
     assert_eq!(retain(bed).await, 100);
     assert_eq!(bed.count("jobs WHERE purged_at IS NULL").await, 600);
 }
@@ -220,7 +224,7 @@ async fn a_job_of_many_events_goes_step_by_step_and_the_feed_keeps_them_empty(be
     let before = bed.count(kept).await;
     assert!(before > 40, "{before}");
     // A bite of one row takes ten events at a time.
-    let gone = bed.store.retain(bed.now(), 1).await.unwrap();
+    let gone = bed.retain(1).await.unwrap();
     assert!(gone > 0, "{gone}");
     assert!(matches!(bed.store.job(bed.tenant, long, bed.now()).await, Err(Error::Expired)));
     assert_eq!(bed.count(kept).await, 0);
@@ -231,14 +235,48 @@ async fn a_job_of_many_events_goes_step_by_step_and_the_feed_keeps_them_empty(be
     assert_eq!(bed.count("events").await, 0);
 }
 
-/// What was learned goes with the letters, before all else.
+/// The node was away when their time came, so none was put off before; and a bite puts off only the first of them.
+async fn of_what_is_needed_no_event_is_emptied(bed: &Bed) {
+    let mut jobs = Vec::new();
+    for _ in 0..3 {
+        let id = bed.submit(NewJob { retain_seconds: 60, ..bed.called_back() }).await.job.id;
+        let held = bed.lease_one().await;
+        for n in 0..15 {
+            bed.pass_seconds(2);
+            bed.held(&held, heartbeat(Some(n))).await.unwrap();
+        }
+        bed.held(&held, complete()).await.unwrap();
+        jobs.push(id);
+    }
+    bed.pass_seconds(600);
+    assert_eq!(bed.retain(1).await.unwrap(), 1, "the first is put off");
+    assert_eq!(bed.count("events WHERE remove_at IS NOT NULL AND job_id IS NOT NULL").await, 0);
+    retain(bed).await;
+    for id in jobs {
+        assert_eq!(bed.get(id).await.callback_state.as_str(), "pending");
+        assert_eq!(bed.store.job_events(bed.tenant, id, 0, 99, bed.now()).await.unwrap().len(), 18);
+    }
+}
+
+/// Idempotency keys go with the letters, before all else.
 async fn what_cannot_be_removed_keeps_nothing_else(bed: &Bed) {
     let id = bed.completed().await.id;
     bed.deliver(200, Verdict::Delivered).await;
+    // Far more than a bite that has shrunk takes at a time.
+    bed.submit_n(1_000).await;
+    for _ in 0..2 {
+        let held = bed.lease(500).await;
+        futures_util::future::join_all(held.iter().map(|j| bed.held(j, complete()))).await;
+    }
     bed.pass_seconds(7 * DAY);
-    bed.rows("ALTER TABLE learned RENAME TO learned_away").await;
-    assert!(bed.store.retain(bed.now(), Store::BITE).await.is_err());
-    bed.rows("ALTER TABLE learned_away RENAME TO learned").await;
+    bed.rows("ALTER TABLE idempotency RENAME TO idempotency_away").await;
+    let clock = Clock::manual(bed.now());
+    let mut sweep = Sweep::new(bed.store.clone(), clock, Wake::default());
+    for _ in 0..3 {
+        assert!(sweep.tick().await.is_err(), "it is told");
+    }
+    assert!(sweep.tick().await.is_ok(), "as small as it gets, it is tried again after a minute");
+    bed.rows("ALTER TABLE idempotency_away RENAME TO idempotency").await;
     assert!(matches!(bed.store.job(bed.tenant, id, bed.now()).await, Err(Error::Expired)));
     for table in ["deliveries", "events", "jobs WHERE purged_at IS NULL"] {
         assert_eq!(bed.count(table).await, 0, "{table}");

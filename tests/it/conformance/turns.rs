@@ -369,9 +369,9 @@ async fn a_paused_lane_is_never_forgotten(bed: &Bed) {
     bed.store.pause_lane(bed.tenant, lane.0, Some(Millis::MAX), bed.now()).await.unwrap();
     bed.store.leave(bed.node).await.unwrap();
     bed.pass_seconds(30 * 86_400);
-    while bed.store.retain(bed.now(), Store::BITE).await.unwrap() > 0 {}
+    while bed.retain(Store::BITE).await.unwrap() > 0 {}
     assert_eq!(bed.count("lanes").await, 1);
     bed.store.pause_lane(bed.tenant, lane.0, None, bed.now()).await.unwrap();
-    while bed.store.retain(bed.now(), Store::BITE).await.unwrap() > 0 {}
+    while bed.retain(Store::BITE).await.unwrap() > 0 {}
     assert_eq!(bed.count("lanes").await, 0);
 }

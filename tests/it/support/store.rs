@@ -10,8 +10,8 @@ use ringback::store::db::{Engine, Row, Target};
 use ringback::store::pool::{Guard, Pool};
 use ringback::store::seal::KeyRing;
 use ringback::store::{
-    Attempted, Changed, ClaimedDelivery, Error, JobChange, LeaseRequest, Options, PageOf, Right, Store,
-    Submitted, What, check,
+    Attempted, Changed, ClaimedDelivery, Error, JobChange, LeaseRequest, Options, PageOf, Retained, Right,
+    Store, Submitted, What, check,
 };
 use ringback::types::api::{ClaimedJob, Urls};
 use ringback::types::delivery::{Exchange, Outcome as Seen, Phases, Verdict};
@@ -261,6 +261,16 @@ impl Bed {
         let text: &'static str = Box::leak(sql.to_owned().into_boxed_str());
         let mut conn = beside(&self.url).await;
         conn.all(text, vec![]).await.unwrap()
+    }
+
+    /// One bite of each kind, whatever another came to.
+    pub async fn retain(&self, bite: u32) -> Result<u64, Error> {
+        let mut gone = Ok(0);
+        for what in Retained::ALL {
+            let some = self.store.retain(what, self.now(), bite).await;
+            gone = gone.and_then(|n| some.map(|more| n + more));
+        }
+        gone
     }
 
     pub async fn count(&self, from: &str) -> i64 {

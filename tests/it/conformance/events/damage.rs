@@ -125,7 +125,7 @@ async fn an_event_whose_body_is_lost_goes_once_it_is_given_up(bed: &Bed) {
 
 /// Until nothing is past its time; what breaks an invariant meanwhile is known.
 async fn retained(bed: &Bed) {
-    while bed.store.retain(bed.now(), Store::BITE).await.unwrap() > 0 {}
+    while bed.retain(Store::BITE).await.unwrap() > 0 {}
 }
 
 async fn a_delivery_that_the_database_refuses_keeps_no_other(bed: &Bed) {
