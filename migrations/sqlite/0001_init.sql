@@ -70,6 +70,8 @@ CREATE TABLE endpoints (
 ) STRICT;
 CREATE INDEX endpoints_tenant ON endpoints (tenant_id, id) WHERE deleted_at IS NULL;
 CREATE INDEX endpoints_account ON endpoints (tenant_id, account, id) WHERE deleted_at IS NULL;
+-- each delivery asks whether its endpoint is one of these; UNIQUE, or SQLite would take the key of all instead
+CREATE UNIQUE INDEX endpoints_failing ON endpoints (id) WHERE failing_since IS NOT NULL;
 CREATE INDEX endpoints_drain ON endpoints (drain_at) WHERE drain_at IS NOT NULL;
 
 -- The document of a job: written at submission and at its end, not in between.

@@ -13,16 +13,22 @@ use crate::types::delivery::{DeadReason, Verdict};
 use crate::types::disable::{Health, Notice, Reason, Seen, Told, weigh};
 use crate::types::{EndpointId, Millis, TenantId};
 
+// Of those that delivered, those whose health that changes. Mostly there are none: the index of those that fail is small,
+// while each of very many endpoints stands on a page of its own.
+pub(super) static FAILING: Sql = Sql::batch(
+    "SELECT q.id FROM {b} JOIN endpoints q ON q.id {is b.id} WHERE q.failing_since IS NOT NULL",
+    0,
+    &[("id", Col::Uuid)],
+);
 // Those whose health may change: one that is well and delivers is neither locked nor written. What comes of requests
 // that were under way when an endpoint was paused or disabled says nothing more: it begins anew when it is resumed.
 pub(super) static CONCERNED: Sql = Sql::batch(
     "SELECT q.id, q.tenant_id, q.account, q.url, q.failing_since, q.failed, q.told
      FROM {b} JOIN endpoints q ON q.id = b.id
      WHERE q.state = 'enabled' AND COALESCE(q.deleted_at, 0) = 0
-       AND (b.ill = 1 OR q.failing_since IS NOT NULL)
      ORDER BY q.id {wait}",
     0,
-    &[("id", Col::Uuid), ("ill", Col::Int)],
+    &[("id", Col::Uuid)],
 );
 static WRITE: Sql = Sql::batch(
     "UPDATE endpoints
@@ -66,11 +72,16 @@ pub(super) async fn note(
     now: Millis,
 ) -> Result<()> {
     let mut all = by_endpoint(outcomes);
-    let asked =
-        all.iter().map(|(id, seen)| args![*id, i64::from(seen.iter().any(|s| *s != Seen::Delivered))]);
+    let (well, ill): (Vec<_>, Vec<_>) =
+        all.iter().partition(|(_, seen)| seen.iter().all(|s| *s == Seen::Delivered));
+    let id = |(id, _): (&EndpointId, &Vec<Seen>)| args![*id];
+    let mut concerned: Vec<Vec<Value>> = ill.into_iter().map(id).collect();
+    for row in tx.batch(&FAILING, vec![], well.into_iter().map(id).collect()).await? {
+        concerned.push(args![row.uuid(0)?]);
+    }
     let (mut rows, mut news) = (Vec::new(), Vec::new());
-    for row in tx.batch(&CONCERNED, vec![], asked.collect()).await? {
-        let before = concerned(&row)?;
+    for row in tx.batch(&CONCERNED, vec![], concerned).await? {
+        let before = as_it_fared(&row)?;
         let weighed = weigh_all(&before, all.remove(&before.id).unwrap_or_default(), now);
         if weighed.health != before.health {
             rows.push(written(before.id, &weighed));
@@ -140,7 +151,7 @@ fn endpoint_notice(of: &Concerned, health: Health, reason: Option<Reason>) -> En
     }
 }
 
-fn concerned(row: &Row) -> Result<Concerned> {
+fn as_it_fared(row: &Row) -> Result<Concerned> {
     let told = row.text(6)?;
     let told = Told::from_word(&told).ok_or(Error::Bug(told))?;
     Ok(Concerned {

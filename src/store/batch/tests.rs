@@ -38,7 +38,8 @@ fn what_is_written_for_every_job_and_read_of_endpoints_makes_no_table_on_sqlite(
         &record::INSERT_ATTEMPTS,
     ];
     // What is read of an endpoint. It may be sorted: only with a limit would that take a table.
-    let read: [&Sql; 4] = [&subscribers::NAMED, &subscribers::GROUPS, &secrets::LIVE_OF, &health::CONCERNED];
+    let read: [&Sql; 5] =
+        [&subscribers::NAMED, &subscribers::GROUPS, &secrets::LIVE_OF, &health::FAILING, &health::CONCERNED];
     let sorts = |sql: &Sql| program(sql).iter().filter(|op| *op == "SorterOpen").count();
     for sql in written.into_iter().chain(read) {
         let tables = program(sql).iter().filter(|op| *op == "OpenEphemeral").count();
@@ -47,6 +48,13 @@ fn what_is_written_for_every_job_and_read_of_endpoints_makes_no_table_on_sqlite(
     let sorted: Vec<_> =
         written.iter().filter(|sql| sorts(sql) > 0).map(|sql| sql.text(Engine::Sqlite)).collect();
     assert_eq!(sorted, [""; 0]);
+}
+
+#[test]
+fn a_delivery_asks_only_for_endpoints_that_fail_on_sqlite() {
+    let plan = explained("EXPLAIN QUERY PLAN", &health::FAILING, 3);
+    let searches: Vec<_> = plan.iter().filter(|line| line.contains("SEARCH")).collect();
+    assert!(searches.len() == 1 && searches[0].contains("INDEX endpoints_failing (id=?)"), "{plan:#?}");
 }
 
 #[test]
@@ -128,12 +136,13 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
     let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
     let scratch = Scratch::beside(&server, &format!("plans_{}", std::process::id())).await.unwrap();
     Store::migrate(&scratch.url).await.unwrap();
-    let by_key: [(&Sql, &str); 9] = [
+    let by_key: [(&Sql, &str); 10] = [
         (&write::END_JOBS, "jobs_pkey"),
         (&record::UPDATE_DELIVERIES, "deliveries_pkey"),
         (&deliveries::CLAIM, "delivery_queue_pkey"),
         (&record::END_QUEUE, "delivery_queue_pkey"),
         (&health::CONCERNED, "endpoints_pkey"),
+        (&health::FAILING, "endpoints_failing"),
         (&subscribers::NAMED, "endpoints_pkey"),
         (&subscribers::GROUPS, "endpoints_account"),
         (&secrets::LIVE_OF, "secrets_owner"),
