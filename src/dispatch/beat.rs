@@ -65,7 +65,8 @@ impl Dispatcher {
             inner.lanes().forget();
         }
         inner.store.keep_alive(inner.node, now.plus(ALIVE)).await?;
-        inner.store.heed_nodes(now).await?;
+        let alive = inner.store.heed_nodes(now).await?;
+        inner.lanes().is_alone(alive <= 1);
         if inner.lanes().crowded() {
             let share = inner.store.fair_share(now).await?;
             inner.lanes().shed(share);
