@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql, Transaction};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 
 use super::checkpoint::Checkpoints;
 use super::{Call, Done, Engine, Row, Value};
@@ -106,9 +106,6 @@ pub(super) fn each(
     batch: &[Vec<Value>],
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    // Each run alone would take the file's locks anew, and read anew what it has cached if anything was written meanwhile.
-    let together = (conn.is_autocommit() && batch.len() > 1).then(|| conn.unchecked_transaction());
-    let together = together.transpose()?;
     let mut statement = conn.prepare_cached(sql.text(Engine::Sqlite))?;
     let numbers = numbers(&statement)?;
     let gives_its_key = sql.gives_its_key();
@@ -119,8 +116,6 @@ pub(super) fn each(
             rows.extend(cells.first().map(key).transpose()?);
         }
     }
-    drop(statement);
-    together.map_or(Ok(()), Transaction::commit)?;
     Ok(rows)
 }
 
