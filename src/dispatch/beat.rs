@@ -65,8 +65,7 @@ impl Dispatcher {
             inner.lanes().forget();
         }
         inner.store.keep_alive(inner.node, now.plus(ALIVE)).await?;
-        let alive = inner.store.heed_nodes(now).await?;
-        inner.lanes().is_alone(alive <= 1);
+        inner.store.heed_nodes(now).await?;
         if inner.lanes().crowded() {
             let share = inner.store.fair_share(now).await?;
             inner.lanes().shed(share);

@@ -33,12 +33,8 @@ pub const NODE_SLOTS: usize = 512;
 const RETRY_SLOTS: usize = NODE_SLOTS / 4 * 3;
 /// A receiver that takes longer to answer is not one whose slots are soon free again.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// A lane without work is let go after this long: another node may have use for it.
+/// A lane without work is let go after this long.
 const IDLE: Duration = Duration::from_secs(60);
-/// The same where there is no other node. Its next delivery finds it here, and nothing need be written for it.
-const IDLE_ALONE: Duration = Duration::from_secs(600);
-/// With more lanes than that they go after [`IDLE`] all the same, as each takes memory.
-const MANY: usize = 100_000;
 /// Turns of one lane that are known to have more in the store; one that is not known may overtake its own.
 const BEHIND: usize = 1_000;
 /// What holds an ordered lane is looked at again after this long: it may have been taken back, or sent anew.
@@ -87,8 +83,6 @@ pub struct Lanes {
     fed: u64,
     /// Lanes that are to be written down at once.
     urgent: HashSet<LaneId>,
-    /// No other node could have a lane that is let go.
-    alone: bool,
 }
 
 impl Lanes {
@@ -380,11 +374,6 @@ impl Lanes {
         let before = self.known.len() + self.turns.len();
         let changed = change(self);
         (changed, self.known.len() + self.turns.len() > before)
-    }
-
-    /// Whether there is no other node.
-    pub fn is_alone(&mut self, alone: bool) {
-        self.alone = alone;
     }
 
     /// Lanes owned.

@@ -289,25 +289,6 @@ fn an_idle_lane_is_let_go_and_a_busy_one_kept() {
 }
 
 #[test]
-fn without_another_node_an_idle_lane_stays_for_longer_unless_there_are_many() {
-    let mut book = owning(&[1]);
-    book.is_alone(true);
-    assert!(book.to_save(NOW.plus(IDLE_ALONE)).is_empty());
-    let one = |n| OwnedLane { more: false, ..owned(fresh(n), LaneSettings::default()) };
-    let mut crowd = Lanes::default();
-    crowd.own(&[], (0..=MANY as u128).map(one).collect(), NOW);
-    for (mut book, alone) in [(book, false), (crowd, true)] {
-        book.is_alone(alone);
-        assert!(book.to_save(NOW.plus(IDLE)).is_empty());
-        let all = book.len();
-        assert_eq!((book.to_save(NOW.plus(IDLE + SOON)).len(), book.len()), (all, 0));
-    }
-    let mut book = owning(&[1]);
-    book.is_alone(true);
-    assert_eq!(book.to_save(NOW.plus(IDLE_ALONE + SOON)).len(), 1);
-}
-
-#[test]
 fn retries_leave_a_quarter_of_the_slots_to_first_attempts() {
     let lanes: Vec<u128> = (1..=40).collect();
     let mut book = owning(&lanes);

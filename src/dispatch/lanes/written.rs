@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{FOREIGN, IDLE, IDLE_ALONE, Lanes, MANY};
+use super::{FOREIGN, IDLE, Lanes};
 use crate::store::LaneState;
 use crate::types::{LaneId, Millis};
 
@@ -37,11 +37,10 @@ impl Lanes {
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
         self.foreign.retain(|_, again| *again > now);
         self.avoided.retain(|_, again| *again > now);
-        let rest = if self.alone && self.lanes.len() <= MANY { IDLE_ALONE } else { IDLE };
         // Those that could not be written down when they were let go.
         let mut save: Vec<_> = self.parting.values().map(|state| (state.clone(), true)).collect();
         for (id, lane) in &mut self.lanes {
-            let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > rest;
+            let idle = lane.ready.is_empty() && !lane.more && now.since(lane.idle_since) > IDLE;
             let release = lane.in_flight + lane.in_hand == 0 && (idle || lane.leaving);
             if release || lane.dirty {
                 (lane.dirty, lane.urgent) = (false, false);
