@@ -13,15 +13,15 @@ use crate::types::delivery::{DeadReason, Verdict};
 use crate::types::disable::{Health, Notice, Reason, Seen, Told, weigh};
 use crate::types::{EndpointId, Millis, TenantId};
 
-// Of those that delivered, those whose health that changes. Mostly there are none: the index of those that fail is small,
-// while each of very many endpoints stands on a page of its own.
+// Of those that delivered, those whose health that changes: one that is well and delivers is neither read, locked nor
+// written. The index of those that fail is small, while each of very many endpoints stands on a page of its own.
 pub(super) static FAILING: Sql = Sql::batch(
     "SELECT q.id FROM {b} JOIN endpoints q ON q.id {is b.id} WHERE q.failing_since IS NOT NULL",
     0,
     &[("id", Col::Uuid)],
 );
-// Those whose health may change: one that is well and delivers is neither locked nor written. What comes of requests
-// that were under way when an endpoint was paused or disabled says nothing more: it begins anew when it is resumed.
+// Those whose health may change. What comes of requests that were under way when an endpoint was paused or disabled says
+// nothing more: it begins anew when it is resumed.
 pub(super) static CONCERNED: Sql = Sql::batch(
     "SELECT q.id, q.tenant_id, q.account, q.url, q.failing_since, q.failed, q.told
      FROM {b} JOIN endpoints q ON q.id = b.id
@@ -72,16 +72,17 @@ pub(super) async fn note(
     now: Millis,
 ) -> Result<()> {
     let mut all = by_endpoint(outcomes);
-    let (well, ill): (Vec<_>, Vec<_>) =
-        all.iter().partition(|(_, seen)| seen.iter().all(|s| *s == Seen::Delivered));
-    let id = |(id, _): (&EndpointId, &Vec<Seen>)| args![*id];
-    let mut concerned: Vec<Vec<Value>> = ill.into_iter().map(id).collect();
-    for row in tx.batch(&FAILING, vec![], well.into_iter().map(id).collect()).await? {
-        concerned.push(args![row.uuid(0)?]);
+    let (mut delivered, mut asked) = (Vec::new(), Vec::new());
+    for (id, seen) in &all {
+        let well = seen.iter().all(|s| *s == Seen::Delivered);
+        if well { &mut delivered } else { &mut asked }.push(args![*id]);
+    }
+    for row in tx.batch(&FAILING, vec![], delivered).await? {
+        asked.push(args![row.uuid(0)?]);
     }
     let (mut rows, mut news) = (Vec::new(), Vec::new());
-    for row in tx.batch(&CONCERNED, vec![], concerned).await? {
-        let before = as_it_fared(&row)?;
+    for row in tx.batch(&CONCERNED, vec![], asked).await? {
+        let before = concerned(&row)?;
         let weighed = weigh_all(&before, all.remove(&before.id).unwrap_or_default(), now);
         if weighed.health != before.health {
             rows.push(written(before.id, &weighed));
@@ -151,7 +152,7 @@ fn endpoint_notice(of: &Concerned, health: Health, reason: Option<Reason>) -> En
     }
 }
 
-fn as_it_fared(row: &Row) -> Result<Concerned> {
+fn concerned(row: &Row) -> Result<Concerned> {
     let told = row.text(6)?;
     let told = Told::from_word(&told).ok_or(Error::Bug(told))?;
     Ok(Concerned {
