@@ -109,8 +109,8 @@ pub fn committers(engine: Engine) -> usize {
     }
 }
 
-/// Starts the committers over `pool`.
-pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>) {
+/// Starts the committers, which write to the database of `pool`.
+pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>) -> Result<()> {
     let receiver = Arc::new(Mutex::new(receiver));
     let mut tasks = store.0.committer.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for _ in 0..committers(pool.engine()) {
@@ -132,8 +132,9 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>) 
                     }
                 }
             }
-        });
+        })?;
     }
+    Ok(())
 }
 
 /// Adds the claims that wait for what is submitted: they take it in its own transaction.

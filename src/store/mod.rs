@@ -212,15 +212,14 @@ impl Store {
         migrate::migrate(&target).await?;
         let readers = pool::Pool::new(target.clone(), READERS, true, WAIT);
         let scouts = pool::Pool::new(target.clone().pinned(), SCOUTS, true, WAIT);
-        let committers = commit::committers(target.engine());
         let (writers, hot) = match target.engine() {
             db::Engine::Sqlite => {
-                let one = pool::Pool::new(target, committers, false, Duration::from_secs(5)).holding(lock);
+                let one = pool::Pool::new(target, 1, false, Duration::from_secs(5)).holding(lock);
                 (one.clone(), one)
             }
             db::Engine::Postgres => (
                 pool::Pool::new(target.clone(), WRITERS, false, WAIT),
-                pool::Pool::new(target.pinned(), committers, false, WAIT),
+                pool::Pool::new(target.pinned(), 1, false, WAIT),
             ),
         };
         let (committer, receiver) = commit::Committer::new();
@@ -245,7 +244,7 @@ impl Store {
             observer: OnceLock::new(),
             metrics: options.metrics,
         }));
-        commit::start(&store, &hot, receiver);
+        commit::start(&store, &hot, receiver)?;
         Ok(store)
     }
 

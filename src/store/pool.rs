@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -78,26 +78,35 @@ impl Pool {
         self
     }
 
-    /// Spawns a long run of calls over the same connections. On SQLite it gets a thread of its own, which its calls
-    /// hold up: they cost no way to another one.
-    pub fn spawn<T, F>(&self, tasks: &mut JoinSet<T>, run: impl FnOnce(Pool) -> F)
+    /// Spawns a long run of calls on a thread of its own. On SQLite they hold it up, and cost no way to another one. On
+    /// PostgreSQL they go over one more connection, whose answers are read as they come: beside requests an answer would
+    /// wait for those whose turn is before it, with all who wait for the transaction.
+    pub fn spawn<T, F>(&self, tasks: &mut JoinSet<T>, run: impl FnOnce(Pool) -> F) -> Result<()>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let run = run(Pool { inner: self.inner.clone(), here: true });
         match self.engine() {
-            Engine::Sqlite => tasks.spawn_blocking(move || Handle::current().block_on(run)),
-            Engine::Postgres => tasks.spawn(run),
-        };
+            Engine::Sqlite => {
+                let run = run(Pool { inner: self.inner.clone(), here: true });
+                tasks.spawn_blocking(move || Handle::current().block_on(run));
+            }
+            Engine::Postgres => {
+                // A connection is told of its answers by the runtime that opened it, so it is nobody else's.
+                let run = run(Pool::new(self.inner.target.clone(), 1, self.inner.read_only, self.inner.wait));
+                let runtime = Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.map_err(|e| Error::Down(format!("cannot start a writer: {e}")))?;
+                tasks.spawn_blocking(move || runtime.block_on(run));
+            }
+        }
+        Ok(())
     }
 
-    /// Gives up the processor once, if anything else is ready to run.
-    pub async fn give_way(&self) {
-        match self.engine() {
-            // It has a thread of its own.
-            Engine::Sqlite if self.here => std::thread::yield_now(),
-            Engine::Sqlite | Engine::Postgres => tokio::task::yield_now().await,
+    /// Lets other threads have the processor first, if any is ready to run. To SQLite's one writer those who come meanwhile are worth
+    /// more than the time; on PostgreSQL, where two write, they are not.
+    pub fn give_way(&self) {
+        if self.here {
+            std::thread::yield_now();
         }
     }
 

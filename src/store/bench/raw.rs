@@ -144,7 +144,7 @@ impl Raw {
         let target = Target::parse(url)?;
         migrate::migrate(&target).await?;
         let writers = committers(target.engine());
-        let pool = Pool::new(target.pinned(), writers, false, WAIT);
+        let pool = Pool::new(target.pinned(), 1, false, WAIT);
         Ok(Raw { pool, writers, sample: Arc::new(sample) })
     }
 
@@ -153,7 +153,7 @@ impl Raw {
         let mut writers = JoinSet::new();
         for n in 0..self.writers {
             let share = jobs / self.writers + usize::from(n < jobs % self.writers);
-            self.pool.spawn(&mut writers, |pool| write(pool, Arc::clone(&self.sample), share));
+            self.pool.spawn(&mut writers, |pool| write(pool, Arc::clone(&self.sample), share))?;
         }
         while let Some(ended) = writers.join_next().await {
             ended.map_err(|e| Error::Bug(e.to_string()))??;

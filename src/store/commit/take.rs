@@ -26,7 +26,7 @@ pub(super) async fn gather<'w>(
     // Where the processors are busy, those who were answered by the last flush may go on first: they have the next
     // calls to make, and each that comes along spares a transaction. Where they are idle this takes no time.
     if calls.len() < FLUSH {
-        pool.give_way().await;
+        pool.give_way();
     }
     while calls.len() < FLUSH
         && let Ok(call) = receiver.try_recv()
