@@ -395,6 +395,7 @@ CREATE TABLE redrives (
     ended_at        INTEGER
 ) STRICT;
 CREATE INDEX redrives_running ON redrives (next_at) WHERE state = 'running';
+CREATE INDEX redrives_turn ON redrives (tenant_id, next_at, id) WHERE state = 'running';
 CREATE INDEX redrives_tenant ON redrives (tenant_id, id);
 
 -- A node owns lanes while it is alive, and keeps their slots and breaker in memory.

@@ -187,6 +187,10 @@ impl From<store::Error> for Problem {
             E::KeyReused => ProblemCode::IdempotencyKeyReused,
             E::KeyInFlight => return Problem::new(ProblemCode::IdempotencyInFlight).retry_after(1),
             E::Invalid(refusal) => return refusal.into(),
+            E::TooManyRedrives(most) => {
+                let detail = format!("{most} replays are running: stop one, or wait until one is done");
+                return Problem::new(ProblemCode::RateLimited).detail(detail).retry_after(10);
+            }
             E::Overloaded | E::Again | E::Locked(_) => ProblemCode::ServiceOverloaded,
             E::Down(why) => {
                 static SAID: Seldom = Seldom::new();

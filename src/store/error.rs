@@ -23,6 +23,9 @@ pub enum Error {
     /// Only failed, cancelled and expired jobs can be retried.
     #[error("not retryable")]
     NotRetryable,
+    /// So many redrives of the tenant are running, and no more may.
+    #[error("{0} redrives are running")]
+    TooManyRedrives(u32),
     /// The idempotency key belongs to another request.
     #[error("idempotency key reused")]
     KeyReused,

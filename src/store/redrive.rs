@@ -1,5 +1,7 @@
 //! Redrives: a filter over dead letters or ended deliveries, worked off in bounded steps that survive a restart.
 
+mod matching;
+
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -16,6 +18,8 @@ use super::reopen::{lock, reopen};
 use crate::args;
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
+use matching::{bite, edge, wanted};
+pub(super) use matching::{is_direct, matching};
 
 /// Letters queued again in one transaction.
 const STEP: u32 = 200;
@@ -25,6 +29,8 @@ const STEPS_A_SECOND: u32 = 5;
 const LOOKED: u32 = 10_000;
 /// ... and counted before a redrive starts.
 const COUNTED: u32 = 100_000;
+/// So many of a tenant run at once: each takes its steps in turn, so more of them would only take longer.
+const RUNNING: u32 = 100;
 /// A step that failed is tried again so much later.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
@@ -35,6 +41,8 @@ macro_rules! columns {
     };
 }
 
+static RUNNING_NOW: Sql =
+    Sql::plain("SELECT q.id FROM redrives q WHERE q.tenant_id = $1 AND q.state = 'running' LIMIT $2");
 static START: Sql = Sql::plain(
     "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, skipped, next_at, created_at,
                            source, at_least, account)
@@ -71,16 +79,14 @@ static STILL_THERE: Sql = Sql::batch(
     0,
     &[("id", Col::Uuid)],
 );
-const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
-// Tests and challenges are over when they are answered: nobody waits for one of yesterday.
-const DELIVERIES: &str =
-    concat!("SELECT id FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
+
 const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
 const COUNT_DELIVERIES: &str =
     concat!("SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
 
 impl Store {
-    /// Begins to queue again what matches now.
+    /// Begins to queue again what matches now. Of a tenant's redrives [`Error::TooManyRedrives`] says how many may run at
+    /// once, give or take those that start at this very moment.
     pub async fn start_redrive(
         &self,
         tenant: TenantId,
@@ -88,6 +94,11 @@ impl Store {
         rate_per_second: Option<u32>,
         now: Millis,
     ) -> Result<api::Redrive> {
+        if self.read(RUNNING_NOW.text(self.0.readers.engine()), args![tenant, RUNNING]).await?.len()
+            >= RUNNING as usize
+        {
+            return Err(Error::TooManyRedrives(RUNNING));
+        }
         let matched = self.count_matching(tenant, of, filter).await?;
         let id: RedriveId = self.0.dice.id(now);
         let text = serde_json::to_string(filter).map_err(|e| Error::Bug(e.to_string()))?;
@@ -236,64 +247,6 @@ impl ReplayOf {
     }
 }
 
-/// Whether what it matches is found by an index, and not by looking at all there is.
-pub(super) fn is_direct(filter: &api::ReplayFilter) -> bool {
-    filter.ids.is_some() || filter.job_id.is_some()
-}
-
-/// The one that lies `offset` behind the cursor, whatever else the filter asks for.
-fn edge(
-    tenant: TenantId,
-    of: ReplayOf,
-    filter: &api::ReplayFilter,
-    cursor: Option<DeliveryId>,
-    (order, offset): (&str, u32),
-) -> (&'static str, Vec<Value>) {
-    let (base, behind, key) = source(of);
-    let mut f = Filter::new(base, args![tenant]);
-    match (of, wanted(filter)) {
-        // There are few, and they have indexes of their own.
-        (ReplayOf::Deliveries, DeliveryState::Dead) => f.push(" AND state = 'dead'"),
-        (ReplayOf::Deliveries, DeliveryState::Cancelled) => f.push(" AND state = 'cancelled'"),
-        (
-            ReplayOf::Deliveries,
-            DeliveryState::Delivered | DeliveryState::Pending | DeliveryState::InFlight | DeliveryState::Held,
-        )
-        | (ReplayOf::Letters, _) => {}
-    }
-    f.and_some(behind, cursor);
-    f.nth(key, order, offset)
-}
-
-fn source(of: ReplayOf) -> (&'static str, &'static str, &'static str) {
-    match of {
-        ReplayOf::Letters => (LETTERS, "delivery_id > {}", "delivery_id"),
-        ReplayOf::Deliveries => (DELIVERIES, "id > {}", "id"),
-    }
-}
-
-/// The next `step` that match, behind the cursor and up to what was seen.
-fn bite(
-    tenant: TenantId,
-    of: ReplayOf,
-    filter: &api::ReplayFilter,
-    (cursor, seen): (Option<DeliveryId>, Option<DeliveryId>),
-    step: u32,
-) -> (&'static str, Vec<Value>) {
-    let (base, behind, key) = source(of);
-    let up_to = match of {
-        ReplayOf::Letters => "delivery_id <= {}",
-        ReplayOf::Deliveries => "id <= {}",
-    };
-    let mut f = matching(base, tenant, of, filter);
-    f.and_some(behind, cursor);
-    f.and_some(up_to, seen);
-    f.args.push(step.into());
-    let n = f.args.len();
-    f.push(&format!(" ORDER BY {key} LIMIT ${n}"));
-    f.finish()
-}
-
 /// Queues those again that are still what was looked for: one may have been sent again or discarded since, or its endpoint
 /// be deleted. Gives how many that were.
 async fn again(
@@ -315,84 +268,6 @@ async fn again(
         still = tx.batch(&STILL_THERE, vec![], rows).await?.iter().map(|r| r.id(0)).collect::<Result<_>>()?;
     }
     reopen(tx, &still, now).await
-}
-
-fn wanted(filter: &api::ReplayFilter) -> DeliveryState {
-    filter.state.unwrap_or(DeliveryState::Dead)
-}
-
-/// What a replay's filter finds in `base`, which is dead letters or deliveries.
-pub(super) fn matching(
-    base: &'static str,
-    tenant: TenantId,
-    of: ReplayOf,
-    filter: &api::ReplayFilter,
-) -> Filter {
-    let mut f = Filter::new(base, args![tenant]);
-    f.and_some(
-        match of {
-            // A job has few deliveries, and letters no index of their own for it.
-            ReplayOf::Letters => "delivery_id IN (SELECT m.id FROM deliveries m WHERE m.job_id = {})",
-            ReplayOf::Deliveries => "job_id = {}",
-        },
-        filter.job_id,
-    );
-    f.and_some("endpoint_id = {}", filter.endpoint_id);
-    match filter.ad_hoc {
-        Some(true) => f.push(" AND endpoint_id IS NULL"),
-        Some(false) => f.push(" AND endpoint_id IS NOT NULL"),
-        None => {}
-    }
-    f.and_some("account = {}", filter.account.clone());
-    f.and_some("host = {}", filter.host.clone());
-    f.and_some("event_kind = {}", filter.kind.clone());
-    let key = match of {
-        ReplayOf::Letters => {
-            f.and_some("(reason = {} OR last_error = {})", filter.reason.clone());
-            f.and_some("died_at >= {}", filter.since);
-            f.and_some("died_at < {}", filter.until);
-            "delivery_id"
-        }
-        ReplayOf::Deliveries => {
-            // As literals, or the partial indexes are not taken.
-            f.push(match wanted(filter) {
-                DeliveryState::Delivered => " AND state = 'delivered'",
-                DeliveryState::Cancelled => " AND state = 'cancelled'",
-                DeliveryState::Dead => " AND state = 'dead'",
-                DeliveryState::Pending | DeliveryState::InFlight | DeliveryState::Held => " AND 1 = 0",
-            });
-            f.and_some(
-                "(last_error = {} OR EXISTS (SELECT 1 FROM dead_letters m WHERE m.delivery_id = deliveries.id
-                                             AND m.reason = {}))",
-                filter.reason.clone(),
-            );
-            f.and_some("ended_at >= {}", filter.since);
-            f.and_some("ended_at < {}", filter.until);
-            // Nothing ends before it is made, which its id tells.
-            f.and_some("id < {}", filter.until.map(|at| DeliveryId::mint(at, [0; 10])));
-            "id"
-        }
-    };
-    if let Some(ids) = &filter.ids {
-        among(&mut f, key, ids);
-    }
-    f
-}
-
-/// Padded to a few lengths with one that is there already: each length is a statement of its own, kept for good.
-fn among(f: &mut Filter, key: &str, ids: &[DeliveryId]) {
-    let length = [1, 10, 100, 1_000].into_iter().find(|n| *n >= ids.len()).unwrap_or(ids.len());
-    let places: Vec<String> = ids
-        .iter()
-        .cycle()
-        .take(if ids.is_empty() { 0 } else { length })
-        .map(|id| {
-            f.args.push((*id).into());
-            format!("${}", f.args.len())
-        })
-        .collect();
-    let list = if places.is_empty() { "NULL".to_owned() } else { places.join(", ") };
-    f.push(&format!(" AND {key} IN ({list})"));
 }
 
 fn redrive(row: &Row) -> Result<api::Redrive> {

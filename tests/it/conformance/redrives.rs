@@ -23,6 +23,7 @@ both_stores! {
     a_step_looks_at_so_many_however_few_match,
     of_very_many_the_newest_are_counted,
     one_look_at_the_letters_ends_somewhere_and_the_next_goes_on,
+    so_many_redrives_of_a_tenant_run_at_once,
     tenants_take_turns_and_what_has_a_rate_goes_before_what_has_none,
 }
 
@@ -337,4 +338,22 @@ async fn an_outage_of_callbacks_leaves_endpoints_at_the_same_host_alone(bed: &Be
     }
     let standing = only(|f| f.ad_hoc = Some(false));
     assert_eq!(bed.store.count_matching(bed.tenant, ReplayOf::Letters, &standing).await.unwrap().count, 1);
+}
+
+async fn so_many_redrives_of_a_tenant_run_at_once(bed: &Bed) {
+    let filter = ReplayFilter::default();
+    let start =
+        async |tenant| bed.store.start_redrive(tenant, (ReplayOf::Letters, &filter), None, bed.now()).await;
+    let first = start(bed.tenant).await.unwrap();
+    for _ in 1..100 {
+        start(bed.tenant).await.unwrap();
+    }
+    assert!(matches!(start(bed.tenant).await, Err(Error::TooManyRedrives(100))));
+    let other = bed.store.tenant("other", bed.now()).await.unwrap();
+    start(other).await.unwrap();
+    bed.store.cancel_redrive(bed.tenant, first.redrive_id, bed.now()).await.unwrap();
+    start(bed.tenant).await.unwrap();
+    assert!(start(bed.tenant).await.is_err());
+    while bed.store.step_redrive(bed.now()).await.unwrap() {}
+    start(bed.tenant).await.unwrap();
 }
