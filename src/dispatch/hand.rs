@@ -130,7 +130,7 @@ impl Inner {
     pub(super) fn put_back(self: &Arc<Self>, back: Vec<ClaimedDelivery>, now: Millis) {
         let inner = self.clone();
         let unsent = back.iter().map(|d| attempt::not_sent(d, Verdict::RetryAt(now))).collect();
-        self.sends.spawn(async move {
+        self.spawn(async move {
             if let Err(e) = inner.store.record(unsent, now).await {
                 tracing::warn!(error = %e, "what was in hand is claimed again when its lease runs out");
             }

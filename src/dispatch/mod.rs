@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -92,6 +93,7 @@ struct Inner {
     node: NodeId,
     lanes: Mutex<Lanes>,
     sends: TaskTracker,
+    runtime: Handle,
     /// Outcomes that are still to be written.
     unwritten: AtomicUsize,
     looked: Mutex<Looked>,
@@ -137,7 +139,7 @@ impl Looked {
 }
 
 impl Dispatcher {
-    /// A dispatcher that owns nothing yet.
+    /// A dispatcher that owns nothing yet. It sends on the runtime on which it is made.
     pub fn new(
         store: Store,
         sender: Sender,
@@ -158,6 +160,7 @@ impl Dispatcher {
             node,
             lanes: Mutex::default(),
             sends: TaskTracker::new(),
+            runtime: Handle::current(),
             unwritten: AtomicUsize::new(0),
             looked: Mutex::default(),
             hand: Mutex::default(),

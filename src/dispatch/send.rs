@@ -43,6 +43,12 @@ impl Drop for Unwritten {
 }
 
 impl Inner {
+    /// Runs it on the runtime of the dispatcher, whoever begins it: the store does so on its writers' threads, which are to write, with
+    /// runtimes of their own.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.sends.spawn_on(task, &self.runtime);
+    }
+
     /// Sends what a slot is taken for.
     pub(super) fn begin(self: &Arc<Self>, d: ClaimedDelivery) {
         let slot = Slot { inner: self.clone(), lane: d.lane, turn: d.turn, delivery: Some(d.id) };
@@ -52,7 +58,7 @@ impl Inner {
     /// Sends what has that slot.
     pub(super) fn start(self: &Arc<Self>, d: ClaimedDelivery, slot: Slot) {
         let inner = self.clone();
-        self.sends.spawn(async move {
+        self.spawn(async move {
             // Boxed: a task is moved about on its way to its thread, with all the room that it may need.
             let mut attempt = Box::pin(inner.courier.attempt(&d));
             let attempted = match timeout(PATIENCE, &mut attempt).await {

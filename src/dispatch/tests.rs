@@ -98,3 +98,21 @@ async fn what_was_claimed_before_its_endpoint_was_changed_does_not_come_to_hand(
 
     is_back(&dispatcher, id).await;
 }
+
+#[tokio::test]
+async fn what_a_thread_with_a_runtime_of_its_own_hands_over_outlives_it() {
+    let (dispatcher, _dir) = dispatcher().await;
+    let claimed = on_its_way_to_the_hand(&dispatcher).await;
+    let (inner, id) = (&dispatcher.0, claimed.id);
+    inner.stopping.cancel();
+    inner.empty_hands();
+
+    let desk = Desk(Arc::downgrade(inner));
+    let writer = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { desk.take(claimed, Place::Hand) });
+    });
+    writer.join().unwrap();
+
+    is_back(&dispatcher, id).await;
+}

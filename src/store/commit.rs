@@ -91,7 +91,7 @@ impl Committer {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Lets what is queued be written, then ends the committers.
+    /// Takes no more calls and lets what is queued be written, for 10 s. What is left then is written, or fails, behind it.
     pub(super) async fn close(&self) {
         drop(self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
         let mut tasks =
@@ -119,7 +119,7 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>) 
         let width = store.0.committer.width.clone();
         pool.spawn(&mut tasks, |pool| async move {
             let mut calls = Vec::with_capacity(FLUSH);
-            while let Some(_place) = gather(&receiver, &pool, &width, &mut calls).await {
+            while let Some(_place) = gather(&receiver, &width, &mut calls).await {
                 let Some(inner) = inner.upgrade() else { return };
                 let bytes = calls.iter().map(|c| c.weight.bytes).sum();
                 inner.committer.waiting.fetch_sub(bytes, Ordering::Relaxed);

@@ -139,7 +139,8 @@ pub struct Options {
 /// Takes over a delivery in the moment it is made, without a second claim.
 ///
 /// The dispatcher of this node stands behind it. Places are reserved before the commit and given
-/// back if it fails, so what is handed over can always be taken.
+/// back if it fails, so what is handed over can always be taken. It is called on threads of the store, which are not to be held up
+/// and whose runtime is not the service's.
 pub trait HandOver: Send + Sync {
     /// Reserves a slot of the node and of the lane, or a place to wait for one, for a body of so many bytes.
     fn reserve(&self, lane: LaneId, turn: i64, bytes: usize) -> Option<Reserved>;

@@ -9,6 +9,7 @@ mod tests;
 
 use std::fs::File;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,15 +37,24 @@ struct Inner {
     target: Target,
     read_only: bool,
     places: Arc<Semaphore>,
-    idle: Mutex<Vec<Conn>>,
+    /// With what `lost` was when each was taken out of here, or opened.
+    idle: Mutex<Vec<(Conn, u64)>>,
+    /// Goes up with each connection that is lost, of this pool or of one [spawned](Pool::spawn) from it: what became of it became of those
+    /// that rested then, and who asks again is not to wait for each.
+    lost: Arc<AtomicU64>,
     wait: Duration,
     /// Held until it is closed, and by each of its SQLite connections for as long as that is there.
     lock: Mutex<Option<Arc<File>>>,
 }
 
 impl Inner {
-    async fn conn(&self) -> Result<Conn> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    async fn conn(&self) -> Result<(Conn, u64)> {
+        let lost = self.lost.load(Ordering::Relaxed);
+        let idle = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|(_, then)| *then == lost);
+            idle.pop()
+        };
         match idle {
             Some(conn) => Ok(conn),
             None => {
@@ -57,7 +67,7 @@ impl Inner {
                 if let Conn::Sqlite(session) = &mut conn {
                     session.lock = lock;
                 }
-                Ok(conn)
+                Ok((conn, lost))
             }
         }
     }
@@ -66,9 +76,13 @@ impl Inner {
 impl Pool {
     /// Up to `size` connections; a caller waits at most `wait` for a free one.
     pub fn new(target: Target, size: usize, read_only: bool, wait: Duration) -> Pool {
+        Pool::beside(target, size, read_only, wait, Arc::default())
+    }
+
+    fn beside(target: Target, size: usize, read_only: bool, wait: Duration, lost: Arc<AtomicU64>) -> Pool {
         let places = Arc::new(Semaphore::new(size));
-        let inner = Inner { target, read_only, places, idle: Mutex::default(), wait, lock: Mutex::default() };
-        Pool { inner: Arc::new(inner), here: false }
+        let (idle, lock) = (Mutex::default(), Mutex::default());
+        Pool { inner: Arc::new(Inner { target, read_only, places, idle, lost, wait, lock }), here: false }
     }
 
     /// Keeps other processes off the file by that lock: until it is closed and nothing writes any more.
@@ -92,22 +106,15 @@ impl Pool {
                 tasks.spawn_blocking(move || Handle::current().block_on(run));
             }
             Engine::Postgres => {
-                // A connection is told of its answers by the runtime that opened it, so it is nobody else's.
-                let run = run(Pool::new(self.inner.target.clone(), 1, self.inner.read_only, self.inner.wait));
+                // A connection is told of its answers by the runtime that opened it.
+                let Inner { target, read_only, wait, lost, .. } = &*self.inner;
+                let run = run(Pool::beside(target.clone(), 1, *read_only, *wait, lost.clone()));
                 let runtime = Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.map_err(|e| Error::Down(format!("cannot start a writer: {e}")))?;
                 tasks.spawn_blocking(move || runtime.block_on(run));
             }
         }
         Ok(())
-    }
-
-    /// Lets other threads have the processor first, if any is ready to run. To SQLite's one writer those who come meanwhile are worth
-    /// more than the time; on PostgreSQL, where two write, they are not.
-    pub fn give_way(&self) {
-        if self.here {
-            std::thread::yield_now();
-        }
     }
 
     /// A connection for some calls outside a transaction.
@@ -166,7 +173,7 @@ pub(super) fn may_ask_again(began: Instant) -> bool {
 pub struct Guard {
     pool: Arc<Inner>,
     here: bool,
-    conn: Option<Conn>,
+    conn: Option<(Conn, u64)>,
     place: Option<OwnedSemaphorePermit>,
 }
 
@@ -204,7 +211,7 @@ impl Guard {
             return Ok(Done::default());
         }
         let conn = self.conn.take();
-        let conn = conn.ok_or_else(|| Error::Down("the connection failed earlier".to_owned()))?;
+        let (conn, then) = conn.ok_or_else(|| Error::Down("the connection failed earlier".to_owned()))?;
         let (conn, done) = match conn {
             Conn::Sqlite(session) if self.here => {
                 let done = session.call(call)?;
@@ -212,14 +219,13 @@ impl Guard {
             }
             conn => match in_time(Box::pin(conn.call(call))).await {
                 Err(e @ Error::Down(_)) => {
-                    // What became of this one became of those beside it: who asks again is not to wait for each.
-                    self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    self.pool.lost.fetch_add(1, Ordering::Relaxed);
                     return Err(e);
                 }
                 answer => answer?,
             },
         };
-        self.conn = Some(conn);
+        self.conn = Some((conn, then));
         Ok(done)
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Store;
 use super::batch::{Col, Sql};
-use super::db::{Row, Value};
+use super::db::Row;
 use super::error::{Error, Result};
 use super::list::Filter;
 use super::model::{Matched, PageOf, ReplayOf};

@@ -1,20 +1,21 @@
 //! What a transaction takes of the calls that there are.
 
+use std::thread;
+
 use tokio::sync::{Mutex, mpsc};
 
 use super::Call;
 use super::op::Weight;
 use super::width::{Place, Width};
-use crate::store::pool::Pool;
 
 /// Calls that one transaction takes, their rows and bytes: what takes longer than its callers wait serves nobody.
 pub(super) const FLUSH: usize = 512;
 const FLUSH_WEIGHT: Weight = Weight { rows: 4_000, bytes: 8 << 20 };
 
-/// Waits for calls, and for a place for their transaction, and takes all there are. None: there will be no more.
+/// Waits for calls, and for a place for their transaction, and takes all there are. None: there will be no more. It is for a thread
+/// that nothing else runs on.
 pub(super) async fn gather<'w>(
     receiver: &Mutex<mpsc::Receiver<Call>>,
-    pool: &Pool,
     width: &'w Width,
     calls: &mut Vec<Call>,
 ) -> Option<Place<'w>> {
@@ -26,7 +27,7 @@ pub(super) async fn gather<'w>(
     // Where the processors are busy, those who were answered by the last flush may go on first: they have the next
     // calls to make, and each that comes along spares a transaction. Where they are idle this takes no time.
     if calls.len() < FLUSH {
-        pool.give_way();
+        thread::yield_now();
     }
     while calls.len() < FLUSH
         && let Ok(call) = receiver.try_recv()
