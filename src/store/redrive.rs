@@ -13,12 +13,11 @@ use super::error::{Error, Result};
 use super::list::Filter;
 use super::model::{Matched, PageOf, ReplayOf};
 use super::pool::Tx;
-use super::probe::probes;
 use super::reopen::{lock, reopen};
 use crate::args;
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
-use matching::{bite, edge, wanted};
+use matching::{bite, count, edge, wanted};
 pub(super) use matching::{is_direct, matching};
 
 /// Letters queued again in one transaction.
@@ -41,14 +40,13 @@ macro_rules! columns {
     };
 }
 
-static RUNNING_NOW: Sql =
-    Sql::plain("SELECT q.id FROM redrives q WHERE q.tenant_id = $1 AND q.state = 'running' LIMIT $2");
 static START: Sql = Sql::plain(
     "INSERT INTO redrives (id, tenant_id, filter, rate_per_second, state, matched, redriven, skipped, next_at, created_at,
                            source, at_least, account)
      VALUES ($1, $2, $3, $4, 'running', $5, 0, 0, $6, $6, $7, $8, $9)",
 );
 const ONE: &str = concat!(columns!(), " WHERE id = $1 AND tenant_id = $2");
+const RUNNING_NOW: &str = "SELECT id FROM redrives WHERE tenant_id = $1 AND state = 'running' LIMIT $2";
 const LIST: &str = concat!(columns!(), " WHERE tenant_id = $1");
 static CANCEL: Sql = Sql::plain(
     "UPDATE redrives SET state = 'cancelled', ended_at = $3, next_at = NULL
@@ -80,10 +78,6 @@ static STILL_THERE: Sql = Sql::batch(
     &[("id", Col::Uuid)],
 );
 
-const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
-const COUNT_DELIVERIES: &str =
-    concat!("SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
-
 impl Store {
     /// Begins to queue again what matches now. Of a tenant's redrives [`Error::TooManyRedrives`] says how many may run at
     /// once, give or take those that start at this very moment.
@@ -94,9 +88,7 @@ impl Store {
         rate_per_second: Option<u32>,
         now: Millis,
     ) -> Result<api::Redrive> {
-        if self.read(RUNNING_NOW.text(self.0.readers.engine()), args![tenant, RUNNING]).await?.len()
-            >= RUNNING as usize
-        {
+        if self.read(RUNNING_NOW, args![tenant, RUNNING]).await?.len() >= RUNNING as usize {
             return Err(Error::TooManyRedrives(RUNNING));
         }
         let matched = self.count_matching(tenant, of, filter).await?;
@@ -125,13 +117,7 @@ impl Store {
                 self.read(sql, args).await?.first().map(|r| r.id(0)).transpose()?
             }
         };
-        let (base, newer) = match of {
-            ReplayOf::Letters => (COUNT_LETTERS, "delivery_id > {}"),
-            ReplayOf::Deliveries => (COUNT_DELIVERIES, "id > {}"),
-        };
-        let mut f = matching(base, tenant, of, filter);
-        f.and_some(newer, older);
-        let (sql, args) = f.finish();
+        let (sql, args) = count(tenant, of, filter, older);
         let rows = self.read(sql, args).await?;
         let n = rows.first().map_or(Ok(0), |r| r.int(0))?;
         Ok(Matched { count: u64::try_from(n).unwrap_or(0), at_least: older.is_some() })

@@ -12,6 +12,9 @@ const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1
 // Tests and challenges are over when they are answered: nobody waits for one of yesterday.
 const DELIVERIES: &str =
     concat!("SELECT id FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
+const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
+const COUNT_DELIVERIES: &str =
+    concat!("SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
 
 /// Whether what it matches is found by an index, and not by looking at all there is.
 pub(in crate::store) fn is_direct(filter: &api::ReplayFilter) -> bool {
@@ -68,6 +71,22 @@ pub(super) fn bite(
     f.args.push(step.into());
     let n = f.args.len();
     f.push(&format!(" ORDER BY {key} LIMIT ${n}"));
+    f.finish()
+}
+
+/// How many match that are newer than that one.
+pub(super) fn count(
+    tenant: TenantId,
+    of: ReplayOf,
+    filter: &api::ReplayFilter,
+    older: Option<DeliveryId>,
+) -> (&'static str, Vec<Value>) {
+    let (base, newer) = match of {
+        ReplayOf::Letters => (COUNT_LETTERS, "delivery_id > {}"),
+        ReplayOf::Deliveries => (COUNT_DELIVERIES, "id > {}"),
+    };
+    let mut f = matching(base, tenant, of, filter);
+    f.and_some(newer, older);
     f.finish()
 }
 
