@@ -32,6 +32,7 @@ CREATE TABLE secrets (
     expires_at BIGINT
 );
 CREATE INDEX secrets_owner ON secrets (owner_id, created_at);
+CREATE INDEX secrets_expiry ON secrets (expires_at) WHERE expires_at IS NOT NULL;
 
 -- A standing endpoint. account is '' where it has none. due_at of its parked deliveries is theirs + 2^52.
 CREATE TABLE endpoints (
@@ -404,6 +405,7 @@ CREATE TABLE redrives (
 CREATE INDEX redrives_running ON redrives (next_at) WHERE state = 'running';
 CREATE INDEX redrives_turn ON redrives (tenant_id, next_at, id) WHERE state = 'running';
 CREATE INDEX redrives_tenant ON redrives (tenant_id, id);
+CREATE INDEX redrives_age ON redrives (ended_at) WHERE ended_at IS NOT NULL;
 
 -- A node owns lanes while it is alive, and keeps their slots and breaker in memory.
 CREATE TABLE nodes (

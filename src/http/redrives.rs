@@ -21,7 +21,8 @@ use crate::types::{RedriveId, id};
 #[utoipa::path(post, path = "/v1/dead-letters/replay", tag = "dead letters",
     operation_id = "replayDeadLetters", security(("apiKey" = ["deadletters:replay"])),
     request_body = Replay,
-    responses((status = 200, body = Replayed), (status = 202, body = Replayed)))]
+    responses((status = 200, body = Replayed), (status = 202, body = Replayed),
+        (status = 429, description = "rate-limited")))]
 pub async fn replay(
     State(app): State<App>,
     key: Key<need::DeadlettersReplay>,
@@ -38,7 +39,8 @@ pub async fn replay(
 #[utoipa::path(post, path = "/v1/deliveries/replay", tag = "deliveries",
     operation_id = "replayDeliveries", security(("apiKey" = ["deadletters:replay"])),
     request_body = Replay,
-    responses((status = 200, body = Replayed), (status = 202, body = Replayed)))]
+    responses((status = 200, body = Replayed), (status = 202, body = Replayed),
+        (status = 429, description = "rate-limited")))]
 pub async fn replay_deliveries(
     State(app): State<App>,
     key: Key<need::DeadlettersReplay>,

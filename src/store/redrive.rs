@@ -14,6 +14,7 @@ use super::list::Filter;
 use super::model::{Matched, PageOf, ReplayOf};
 use super::pool::Tx;
 use super::reopen::{lock, reopen};
+use super::secrets::LOCK_TENANT;
 use crate::args;
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, Millis, RedriveId, TenantId, api, id};
@@ -46,7 +47,8 @@ static START: Sql = Sql::plain(
      VALUES ($1, $2, $3, $4, 'running', $5, 0, 0, $6, $6, $7, $8, $9)",
 );
 const ONE: &str = concat!(columns!(), " WHERE id = $1 AND tenant_id = $2");
-const RUNNING_NOW: &str = "SELECT id FROM redrives WHERE tenant_id = $1 AND state = 'running' LIMIT $2";
+static RUNNING_NOW: Sql =
+    Sql::plain("SELECT id FROM redrives WHERE tenant_id = $1 AND state = 'running' LIMIT $2");
 const LIST: &str = concat!(columns!(), " WHERE tenant_id = $1");
 static CANCEL: Sql = Sql::plain(
     "UPDATE redrives SET state = 'cancelled', ended_at = $3, next_at = NULL
@@ -79,8 +81,7 @@ static STILL_THERE: Sql = Sql::batch(
 );
 
 impl Store {
-    /// Begins to queue again what matches now. Of a tenant's redrives [`Error::TooManyRedrives`] says how many may run at
-    /// once, give or take those that start at this very moment.
+    /// Begins to queue again what matches now. [`Error::TooManyRedrives`] where as many of the tenant run as may.
     pub async fn start_redrive(
         &self,
         tenant: TenantId,
@@ -88,15 +89,18 @@ impl Store {
         rate_per_second: Option<u32>,
         now: Millis,
     ) -> Result<api::Redrive> {
-        if self.read(RUNNING_NOW, args![tenant, RUNNING]).await?.len() >= RUNNING as usize {
-            return Err(Error::TooManyRedrives(RUNNING));
-        }
         let matched = self.count_matching(tenant, of, filter).await?;
         let id: RedriveId = self.0.dice.id(now);
         let text = serde_json::to_string(filter).map_err(|e| Error::Bug(e.to_string()))?;
-        let mut tx = self.0.writers.begin().await?;
         let (count, at_least) =
             (i64::try_from(matched.count).unwrap_or(i64::MAX), i64::from(matched.at_least));
+        let mut tx = self.0.writers.begin().await?;
+        // The tenant's row is the lock: two requests must not both see room for the last one.
+        tx.all(&LOCK_TENANT, args![tenant]).await?;
+        if tx.all(&RUNNING_NOW, args![tenant, RUNNING]).await?.len() >= RUNNING as usize {
+            tx.rollback().await?;
+            return Err(Error::TooManyRedrives(RUNNING));
+        }
         let (of, account) = (of.as_str(), filter.account.clone());
         tx.run(&START, args![id, tenant, text, rate_per_second, count, now, of, at_least, account]).await?;
         tx.commit().await?;

@@ -119,6 +119,8 @@ fn what_stops_a_body_or_a_hurry_is_described() {
         "listJobDeliveries",
         "listJobEvents",
         "openSocket",
+        "replayDeadLetters",
+        "replayDeliveries",
         "testEndpoint",
         "verifyEndpoint",
     ];

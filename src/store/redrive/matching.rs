@@ -41,8 +41,18 @@ pub(super) fn edge(
         )
         | (ReplayOf::Letters, _) => {}
     }
+    made_before(&mut f, of, filter);
     f.and_some(behind, cursor);
     f.nth(key, order, offset)
+}
+
+/// Nothing ends before it is made, which its id tells: so what came after `until` is not looked at.
+fn made_before(f: &mut Filter, of: ReplayOf, filter: &api::ReplayFilter) {
+    let older = match of {
+        ReplayOf::Letters => "delivery_id < {}",
+        ReplayOf::Deliveries => "id < {}",
+    };
+    f.and_some(older, filter.until.map(|at| DeliveryId::mint(at, [0; 10])));
 }
 
 fn source(of: ReplayOf) -> (&'static str, &'static str, &'static str) {
@@ -141,11 +151,10 @@ pub(in crate::store) fn matching(
             );
             f.and_some("ended_at >= {}", filter.since);
             f.and_some("ended_at < {}", filter.until);
-            // Nothing ends before it is made, which its id tells.
-            f.and_some("id < {}", filter.until.map(|at| DeliveryId::mint(at, [0; 10])));
             "id"
         }
     };
+    made_before(&mut f, of, filter);
     if let Some(ids) = &filter.ids {
         among(&mut f, key, ids);
     }

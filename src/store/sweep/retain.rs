@@ -206,9 +206,21 @@ static OLD_LANES: Sql = Sql::plain(
        -- another node may have taken it since
        AND used_at <= $1",
 );
-static OLD_REDRIVES: Sql = Sql::plain("DELETE FROM redrives WHERE ended_at <= $1");
-static OLD_LEARNED: Sql = Sql::plain("DELETE FROM learned WHERE updated_at <= $1");
-static OLD_SECRETS: Sql = Sql::plain("DELETE FROM secrets WHERE expires_at <= $1");
+static OLD_REDRIVES: Sql = Sql::plain(
+    "DELETE FROM redrives
+     WHERE id IN (SELECT r.id FROM redrives r WHERE r.ended_at <= $1 ORDER BY r.ended_at LIMIT $2)",
+);
+static OLD_LEARNED: Sql = Sql::plain(
+    "DELETE FROM learned
+     WHERE (tenant_id, what, name) IN (SELECT l.tenant_id, l.what, l.name FROM learned l
+                                       WHERE l.updated_at <= $1 ORDER BY l.updated_at LIMIT $2)
+       -- a node may have added to it since
+       AND updated_at <= $1",
+);
+static OLD_SECRETS: Sql = Sql::plain(
+    "DELETE FROM secrets
+     WHERE id IN (SELECT s.id FROM secrets s WHERE s.expires_at <= $1 ORDER BY s.expires_at LIMIT $2)",
+);
 /// A key whose job is owed is put off for so long.
 const KEY_AGAIN: Duration = Duration::from_secs(3600);
 
@@ -235,9 +247,9 @@ impl Store {
         let mut gone = letters.len() as u64;
         gone += tx.run(&POSTPONE_KEYS, args![now, bite, now.plus(KEY_AGAIN)]).await?;
         gone += tx.run(&OLD_KEYS, args![now, bite]).await?;
-        tx.run(&OLD_REDRIVES, args![now.minus(KEEP_TRACES)]).await?;
-        tx.run(&OLD_LEARNED, args![now.minus(KEEP_TRACES)]).await?;
-        tx.run(&OLD_SECRETS, args![now.minus(KEEP_TRACES)]).await?;
+        for traces in [&OLD_REDRIVES, &OLD_LEARNED, &OLD_SECRETS] {
+            gone += tx.run(traces, args![now.minus(KEEP_TRACES), bite]).await?;
+        }
         gone += tx.run(&OLD_LANES, args![now.minus(KEEP_LANES), now, bite]).await?;
         tx.commit().await?;
         Ok(gone)

@@ -1,5 +1,6 @@
 //! Replays of deliveries that have ended, and which dead letters belong together.
 
+use futures_util::future::join_all;
 use ringback::store::db::Engine;
 use ringback::store::{Error, Narrow, OutageFilter, PageOf, ReplayOf, Store};
 use ringback::types::api::ReplayFilter;
@@ -21,6 +22,7 @@ both_stores! {
     a_lane_made_anew_for_a_deleted_endpoint_is_forgotten,
     a_redrive_that_fails_keeps_back_no_other,
     a_step_looks_at_so_many_however_few_match,
+    what_came_after_a_replays_end_is_not_looked_at,
     of_very_many_the_newest_are_counted,
     one_look_at_the_letters_ends_somewhere_and_the_next_goes_on,
     so_many_redrives_of_a_tenant_run_at_once,
@@ -35,6 +37,9 @@ async fn ended(bed: &Bed, host: &str, status: u16, verdict: Verdict) -> Delivery
     bed.held(&held, complete()).await.unwrap();
     bed.deliver(status, verdict).await.id
 }
+
+/// Before anything that a test makes.
+const LONG_AGO: Millis = Millis(1);
 
 fn only(change: impl FnOnce(&mut ReplayFilter)) -> ReplayFilter {
     let mut filter = ReplayFilter::default();
@@ -222,24 +227,26 @@ async fn a_redrive_that_fails_keeps_back_no_other(bed: &Bed) {
     assert_eq!(told(broken).await.state, "done", "and goes on once it can");
 }
 
-/// Letters without their deliveries, all older than any other.
-async fn plant(bed: &Bed, n: u32) {
+/// Letters without their deliveries, made and given up at that time.
+async fn plant(bed: &Bed, n: u32, at: Millis) {
     bed.spoil();
+    let made = format!("{:012x}", at.0);
     let id = match bed.engine() {
-        Engine::Sqlite => "unhex('0000' || printf('%028x', n))",
-        Engine::Postgres => "CAST(lpad(to_hex(n), 32, '0') AS UUID)",
+        Engine::Sqlite => format!("unhex('{made}' || printf('%020x', n))"),
+        Engine::Postgres => format!("CAST('{made}' || lpad(to_hex(n), 20, '0') AS UUID)"),
     };
+    let at = at.0;
     let tenant = bed.literal(bed.tenant.uuid());
     bed.rows(&format!(
         "INSERT INTO dead_letters (delivery_id, tenant_id, event_kind, url, host, reason, attempts, died_at)
          WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {n})
-         SELECT {id}, {tenant}, 'x', 'https://old.example.com/', 'old.example.com', 'gone', 1, 1 FROM c"
+         SELECT {id}, {tenant}, 'x', 'https://old.example.com/', 'old.example.com', 'gone', 1, {at} FROM c"
     ))
     .await;
 }
 
 async fn a_step_looks_at_so_many_however_few_match(bed: &Bed) {
-    plant(bed, 10_000).await;
+    plant(bed, 10_000, LONG_AGO).await;
     ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
     let filter = only(|f| f.host = Some("a.example.com".to_owned()));
     let begun = bed.store.start_redrive(bed.tenant, (ReplayOf::Letters, &filter), None, bed.now()).await;
@@ -252,8 +259,23 @@ async fn a_step_looks_at_so_many_however_few_match(bed: &Bed) {
     }
 }
 
+async fn what_came_after_a_replays_end_is_not_looked_at(bed: &Bed) {
+    ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
+    bed.pass_seconds(1);
+    let until = bed.now();
+    bed.pass_seconds(1);
+    plant(bed, 100_000, bed.now()).await;
+    let filter = only(|f| f.until = Some(until));
+    let started = bed.store.start_redrive(bed.tenant, (ReplayOf::Letters, &filter), None, bed.now()).await;
+    let started = started.unwrap();
+    assert_eq!((started.matched, started.at_least), (1, false));
+    assert!(bed.store.step_redrive(bed.now()).await.unwrap());
+    let seen = bed.store.redrive(bed.tenant, started.redrive_id).await.unwrap();
+    assert_eq!((seen.state.as_str(), seen.redriven), ("done", 1), "in one step");
+}
+
 async fn of_very_many_the_newest_are_counted(bed: &Bed) {
-    plant(bed, 100_000).await;
+    plant(bed, 100_000, LONG_AGO).await;
     let id = ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
     let count = async |filter: ReplayFilter| {
         let found = bed.store.count_matching(bed.tenant, ReplayOf::Letters, &filter).await.unwrap();
@@ -271,7 +293,7 @@ async fn of_very_many_the_newest_are_counted(bed: &Bed) {
 }
 
 async fn one_look_at_the_letters_ends_somewhere_and_the_next_goes_on(bed: &Bed) {
-    plant(bed, 4_500).await;
+    plant(bed, 4_500, LONG_AGO).await;
     ended(bed, "a.example.com", 500, Verdict::Dead(DeadReason::Exhausted)).await;
     for (host, found) in
         [("a.example.com", &[1, 0, 0][..]), ("nowhere.example.com", &[0, 0, 0]), ("old.example.com", &[9])]
@@ -292,7 +314,7 @@ async fn one_look_at_the_letters_ends_somewhere_and_the_next_goes_on(bed: &Bed) 
 }
 
 async fn tenants_take_turns_and_what_has_a_rate_goes_before_what_has_none(bed: &Bed) {
-    plant(bed, 2_000).await;
+    plant(bed, 2_000, LONG_AGO).await;
     let two = bed.store.tenant("two", bed.now()).await.unwrap();
     let start = async |tenant, rate| {
         let of = (ReplayOf::Letters, &ReplayFilter::default());
@@ -345,10 +367,13 @@ async fn so_many_redrives_of_a_tenant_run_at_once(bed: &Bed) {
     let start =
         async |tenant| bed.store.start_redrive(tenant, (ReplayOf::Letters, &filter), None, bed.now()).await;
     let first = start(bed.tenant).await.unwrap();
-    for _ in 1..100 {
+    for _ in 2..100 {
         start(bed.tenant).await.unwrap();
     }
-    assert!(matches!(start(bed.tenant).await, Err(Error::TooManyRedrives(100))));
+    let last = join_all((0..8).map(|_| start(bed.tenant))).await;
+    assert_eq!(last.iter().flatten().count(), 1, "of those that ask at once");
+    let refused = |one: &Result<_, _>| matches!(one, Err(Error::TooManyRedrives(100)));
+    assert_eq!(last.iter().filter(|one| refused(one)).count(), 7);
     let other = bed.store.tenant("other", bed.now()).await.unwrap();
     start(other).await.unwrap();
     bed.store.cancel_redrive(bed.tenant, first.redrive_id, bed.now()).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ringback::clock::Clock;
-use ringback::store::{DeliveryFilter, Error, Store, What};
+use ringback::store::{DeliveryFilter, Error, ReplayOf, Store, What};
 use ringback::sweep::Sweep;
 use ringback::types::delivery::{DeadReason, Verdict};
 use ringback::types::id::NodeId;
@@ -30,6 +30,7 @@ both_stores! {
     what_cannot_be_removed_keeps_nothing_else,
     what_is_past_its_time_is_gone_before_the_sweep_comes,
     a_lane_is_forgotten_a_week_after_its_last_use,
+    redrives_and_secrets_go_bite_by_bite_a_month_after_their_end,
 }
 
 /// Bites until nothing is left to remove; gives how many rows went.
@@ -332,4 +333,21 @@ async fn a_lane_is_forgotten_a_week_after_its_last_use(bed: &Bed) {
     assert!(retain(bed).await > 0);
     assert_eq!(bed.count("lanes").await, 0);
     assert_eq!(owned.concurrency, 10);
+}
+
+async fn redrives_and_secrets_go_bite_by_bite_a_month_after_their_end(bed: &Bed) {
+    let filter = ringback::types::api::ReplayFilter::default();
+    for _ in 0..3 {
+        bed.store.start_redrive(bed.tenant, (ReplayOf::Letters, &filter), None, bed.now()).await.unwrap();
+        bed.store.rotate_default_secret(bed.tenant, Duration::ZERO, bed.now()).await.unwrap();
+    }
+    while bed.store.step_redrive(bed.now()).await.unwrap() {}
+    bed.pass_seconds(30 * DAY - 1);
+    bed.retain(Store::BITE).await.unwrap();
+    assert_eq!((bed.count("redrives").await, bed.count("secrets").await), (3, 3));
+    bed.pass_seconds(1);
+    for left in [2, 1, 0] {
+        bed.retain(1).await.unwrap();
+        assert_eq!((bed.count("redrives").await, bed.count("secrets").await), (left, 1.max(left)));
+    }
 }
