@@ -53,6 +53,7 @@ pub(super) struct Committer {
     waiting: AtomicUsize,
     pub(super) width: Arc<Width>,
     tasks: std::sync::Mutex<JoinSet<()>>,
+    pools: std::sync::Mutex<Vec<Pool>>,
 }
 
 impl Committer {
@@ -64,6 +65,7 @@ impl Committer {
                 waiting: AtomicUsize::new(0),
                 width: Arc::default(),
                 tasks: std::sync::Mutex::default(),
+                pools: std::sync::Mutex::default(),
             },
             receiver,
         )
@@ -91,13 +93,25 @@ impl Committer {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Takes no more calls and lets what is queued be written, for 10 s. What is left then is written, or fails, behind it.
+    /// Whether someone takes what is called.
+    pub(super) fn is_open(&self) -> bool {
+        let calls = self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        calls.as_ref().is_some_and(|calls| !calls.is_closed())
+    }
+
+    /// Takes no more calls and lets what is queued be written, for 10 s. Of what is left then the transactions that have
+    /// begun end behind it, and the rest fails.
     pub(super) async fn close(&self) {
         drop(self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
         let mut tasks =
             std::mem::take(&mut *self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         let ended = async { while tasks.join_next().await.is_some() {} };
         let _ = timeout(Duration::from_secs(10), ended).await;
+        self.pools
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .drain(..)
+            .for_each(|p| p.close());
     }
 }
 
@@ -117,7 +131,7 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>) 
         // Weak: the committers must not keep the store alive that ends them.
         let (inner, receiver) = (Arc::downgrade(&store.0), receiver.clone());
         let width = store.0.committer.width.clone();
-        pool.spawn(&mut tasks, |pool| async move {
+        let spawned = pool.spawn(&mut tasks, |pool| async move {
             let mut calls = Vec::with_capacity(FLUSH);
             while let Some(_place) = gather(&receiver, &width, &mut calls).await {
                 let Some(inner) = inner.upgrade() else { return };
@@ -133,6 +147,7 @@ pub(super) fn start(store: &Store, pool: &Pool, receiver: mpsc::Receiver<Call>) 
                 }
             }
         })?;
+        store.0.committer.pools.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(spawned);
     }
     Ok(())
 }

@@ -139,8 +139,8 @@ pub struct Options {
 /// Takes over a delivery in the moment it is made, without a second claim.
 ///
 /// The dispatcher of this node stands behind it. Places are reserved before the commit and given
-/// back if it fails, so what is handed over can always be taken. It is called on threads of the store, which are not to be held up
-/// and whose runtime is not the service's.
+/// back if it fails, so what is handed over can always be taken. It may be called on threads of the store, which are not to be held up
+/// and whose runtime need not be the service's.
 pub trait HandOver: Send + Sync {
     /// Reserves a slot of the node and of the lane, or a place to wait for one, for a body of so many bytes.
     fn reserve(&self, lane: LaneId, turn: i64, bytes: usize) -> Option<Reserved>;
@@ -324,8 +324,11 @@ impl Store {
         AccessToken::verify(&self.0.keys.now().tokens, text)
     }
 
-    /// Whether the database can be read now.
+    /// Whether the database can be read now, and someone is there who writes.
     pub async fn ping(&self) -> Result<()> {
+        if !self.0.committer.is_open() {
+            return Err(Error::Down("nobody writes".to_owned()));
+        }
         self.0.readers.get().await?.all("SELECT 1", vec![]).await.map(drop)
     }
 

@@ -37,7 +37,7 @@ struct Inner {
     target: Target,
     read_only: bool,
     places: Arc<Semaphore>,
-    /// With what `lost` was when each was taken out of here, or opened.
+    /// With what `lost` was before each was last called, or opened.
     idle: Mutex<Vec<(Conn, u64)>>,
     /// Goes up with each connection that is lost, of this pool or of one [spawned](Pool::spawn) from it: what became of it became of those
     /// that rested then, and who asks again is not to wait for each.
@@ -94,27 +94,35 @@ impl Pool {
 
     /// Spawns a long run of calls on a thread of its own. On SQLite they hold it up, and cost no way to another one. On
     /// PostgreSQL they go over one more connection, whose answers are read as they come: beside requests an answer would
-    /// wait for those whose turn is before it, with all who wait for the transaction.
-    pub fn spawn<T, F>(&self, tasks: &mut JoinSet<T>, run: impl FnOnce(Pool) -> F) -> Result<()>
+    /// wait for those whose turn is before it, with all who wait for the transaction. Gives the pool that it calls.
+    pub fn spawn<T, F>(&self, tasks: &mut JoinSet<T>, run: impl FnOnce(Pool) -> F) -> Result<Pool>
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
         match self.engine() {
             Engine::Sqlite => {
-                let run = run(Pool { inner: self.inner.clone(), here: true });
+                let pool = Pool { inner: self.inner.clone(), here: true };
+                let run = run(pool.clone());
                 tasks.spawn_blocking(move || Handle::current().block_on(run));
+                Ok(pool)
             }
             Engine::Postgres => {
                 // A connection is told of its answers by the runtime that opened it.
                 let Inner { target, read_only, wait, lost, .. } = &*self.inner;
-                let run = run(Pool::beside(target.clone(), 1, *read_only, *wait, lost.clone()));
+                let pool = Pool::beside(target.clone(), 1, *read_only, *wait, lost.clone());
+                let run = run(pool.clone());
                 let runtime = Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.map_err(|e| Error::Down(format!("cannot start a writer: {e}")))?;
-                tasks.spawn_blocking(move || runtime.block_on(run));
+                tasks.spawn_blocking(move || {
+                    let done = runtime.block_on(run);
+                    // A look-up of the server's name that hangs is not waited for.
+                    runtime.shutdown_background();
+                    done
+                });
+                Ok(pool)
             }
         }
-        Ok(())
     }
 
     /// A connection for some calls outside a transaction.
@@ -211,7 +219,9 @@ impl Guard {
             return Ok(Done::default());
         }
         let conn = self.conn.take();
-        let (conn, then) = conn.ok_or_else(|| Error::Down("the connection failed earlier".to_owned()))?;
+        let (conn, _) = conn.ok_or_else(|| Error::Down("the connection failed earlier".to_owned()))?;
+        // It shows with this call that it lives.
+        let then = self.pool.lost.load(Ordering::Relaxed);
         let (conn, done) = match conn {
             Conn::Sqlite(session) if self.here => {
                 let done = session.call(call)?;

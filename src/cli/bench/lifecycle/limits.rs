@@ -106,7 +106,7 @@ impl<'a> Limits<'a> {
         let raw = Raw::open(&scratch.url, sample).await?;
         let server = app::server_counts(self.stage.store()).await?.map(|counts| counts.pid);
         let cpu = || part::cpu(&[("driver", std::process::id())], server);
-        // Caches, statements and files grow first.
+        // Caches and files grow first, and what SQLite has prepared.
         raw.write(usize::try_from(self.jobs / 10)?).await?;
         let (before, start) = (cpu()?, moment());
         raw.write(usize::try_from(self.jobs)?).await?;
