@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -18,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use super::gate::{Trail, ms};
 use super::guard::{Guard, Vetted, literal};
-use super::wire::{Io, Link, Wire};
+use super::wire::{Budgets, Io, Link, Wire};
 use super::{BootTime, CONNECT_BUDGET, SetupError};
 use crate::types::delivery::{Fault, Phase, TlsFault};
 use crate::types::target::CallbackUrl;
@@ -36,7 +35,7 @@ pub(super) struct Connector {
 struct Inner {
     guard: Guard,
     tls: TlsConnector,
-    head_budget: Duration,
+    budgets: Budgets,
 }
 
 /// Why no connection stands, for the pool to carry to the caller.
@@ -48,10 +47,10 @@ impl Connector {
     pub fn new(
         guard: Guard,
         extra_roots: Vec<CertificateDer<'static>>,
-        head_budget: Duration,
+        budgets: Budgets,
     ) -> Result<Connector, SetupError> {
         let tls = TlsConnector::from(Arc::new(tls_config(extra_roots)?));
-        Ok(Connector { inner: Arc::new(Inner { guard, tls, head_budget }) })
+        Ok(Connector { inner: Arc::new(Inner { guard, tls, budgets }) })
     }
 }
 
@@ -117,7 +116,7 @@ impl Inner {
         let (io, peer) = tokio::time::timeout(CONNECT_BUDGET, standing)
             .await
             .unwrap_or_else(|_| Err(Fault::Timeout(trail.steps().phase)))?;
-        Ok(Wire::new(io, Link::new(peer, trail.steps().phases), self.head_budget))
+        Ok(Wire::new(io, Link::new(peer, trail.steps().phases), self.budgets))
     }
 
     async fn stand(

@@ -43,6 +43,7 @@ pub struct Certificate {
 
 /// Looks; dials nothing that the guard refuses, and writes no byte of HTTP.
 pub async fn look(options: Options, url: &CallbackUrl) -> Result<Look, SetupError> {
+    let budgets = options.budgets();
     let guard = Guard::new(options.policy, options.names)?;
     let start = BootTime::now();
     let found = guard.find(url.host()).await;
@@ -56,7 +57,7 @@ pub async fn look(options: Options, url: &CallbackUrl) -> Result<Look, SetupErro
     let free = !judged.is_empty() && judged.iter().all(|(_, verdict)| verdict.is_ok());
     let mut look = Look { addresses: Ok(judged), dns: looked_up.then_some(took), tcp: None, tls: None };
     if free {
-        Connector::new(guard, options.extra_roots, options.head_budget)?.look(url, &mut look).await;
+        Connector::new(guard, options.extra_roots, budgets)?.look(url, &mut look).await;
     }
     Ok(look)
 }

@@ -25,6 +25,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 
 use crate::types::target::UrlPolicy;
+use wire::Budgets;
 
 pub use boot::BootTime;
 pub use send::Sender;
@@ -60,6 +61,15 @@ pub struct Options {
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// From the first byte of an answer to the end of its head; 5 s. Who drips it must not have the whole deadline.
     pub head_budget: Duration,
+    /// From when a receiver does not take what it is sent until it has taken all; 60 s, longer than any callback. Nobody else
+    /// would end it: the request may have its answer, or be given up.
+    pub write_budget: Duration,
+}
+
+impl Options {
+    fn budgets(&self) -> Budgets {
+        Budgets { head: self.head_budget, write: self.write_budget }
+    }
 }
 
 impl Default for Options {
@@ -69,6 +79,7 @@ impl Default for Options {
             names: Names::default(),
             extra_roots: Vec::new(),
             head_budget: Duration::from_secs(5),
+            write_budget: Duration::from_secs(60),
         }
     }
 }

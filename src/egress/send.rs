@@ -1,6 +1,7 @@
 //! One post: from a checked URL to all that is kept of the attempt.
 
 use std::error::Error as StdError;
+use std::io::ErrorKind;
 use std::iter::successors;
 use std::sync::Arc;
 
@@ -51,8 +52,9 @@ struct Parcel<'a> {
 impl Sender {
     /// Reads the resolver configuration and builds the pool; opens no socket.
     pub fn new(options: Options) -> Result<Sender, SetupError> {
+        let budgets = options.budgets();
         let guard = Guard::new(options.policy, options.names)?;
-        let connector = Connector::new(guard, options.extra_roots, options.head_budget)?;
+        let connector = Connector::new(guard, options.extra_roots, budgets)?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
@@ -214,8 +216,10 @@ fn fault(error: &Error) -> Fault {
             return Fault::LeaseRanOut;
         }
         // The wire gave up on the head.
-        if cause.downcast_ref().is_some_and(|e: &std::io::Error| e.kind() == std::io::ErrorKind::TimedOut) {
-            return Fault::Timeout(Phase::Head);
+        match cause.downcast_ref().map(std::io::Error::kind) {
+            Some(ErrorKind::TimedOut) => return Fault::Timeout(Phase::Head),
+            Some(ErrorKind::QuotaExceeded) => return Fault::BadResponse,
+            Some(_) | None => {}
         }
     }
     match chain(error).find_map(|e| e.downcast_ref::<hyper::Error>()) {

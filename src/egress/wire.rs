@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -51,11 +51,12 @@ enum Head {
 }
 
 impl Head {
-    /// Bytes have come. After an interim answer the wait for the real one begins anew.
-    fn came(&mut self, mut bytes: &[u8], budget: Duration) {
+    /// Bytes have come. After an interim answer the wait for the real one begins anew. Gives how many of those have ended.
+    fn came(&mut self, mut bytes: &[u8], budget: Duration) -> u32 {
+        let mut interims = 0;
         while !bytes.is_empty() {
             match self {
-                Head::None => return,
+                Head::None => break,
                 Head::Asked => {
                     let end = Box::pin(sleep(budget));
                     *self = Head::Began { end, start: Start::default(), blank: false };
@@ -68,12 +69,15 @@ impl Head {
                     }
                     let end = end_of_head(blank, bytes);
                     start.add(&bytes[..end.unwrap_or(bytes.len())]);
-                    let Some(length) = end else { return };
+                    let Some(length) = end else { break };
                     bytes = &bytes[length..];
-                    *self = if start.is_interim() { Head::Asked } else { Head::None };
+                    let is_interim = start.is_interim();
+                    interims += u32::from(is_interim);
+                    *self = if is_interim { Head::Asked } else { Head::None };
                 }
             }
         }
+        interims
     }
 }
 
@@ -97,20 +101,39 @@ impl Start {
     }
 }
 
+/// Interim answers to one request. Each is a head of its own, with a time of its own: without end they would be a stream that
+/// nothing else bounds.
+const INTERIMS_MAX: u32 = 8;
+
+/// What a receiver may take for its part.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budgets {
+    /// For the head of an answer, from its first byte.
+    pub head: Duration,
+    /// To take what is sent, from when it does not.
+    pub write: Duration,
+}
+
 pub(super) struct Wire {
     io: Io,
     link: Link,
     head: Head,
-    head_budget: Duration,
+    interims: u32,
+    /// When all that was written has to be taken; what is taken until then does not put it off.
+    untaken: Option<Pin<Box<Sleep>>>,
+    budgets: Budgets,
 }
 
 impl Wire {
-    pub fn new(io: Io, link: Link, head_budget: Duration) -> Wire {
-        Wire { io, link, head: Head::None, head_budget }
+    pub fn new(io: Io, link: Link, budgets: Budgets) -> Wire {
+        Wire { io, link, head: Head::None, interims: 0, untaken: None, budgets }
     }
 
-    /// Ends what drips its head.
+    /// Ends what drips its head, or never comes to its answer.
     fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.interims > INTERIMS_MAX {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
         if let Head::Began { end, .. } = &mut self.head
             && end.as_mut().poll(cx).is_ready()
         {
@@ -119,10 +142,21 @@ impl Wire {
         Ok(())
     }
 
+    /// Ends what does not take what it is sent.
+    fn taken<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_pending() {
+            let budget = self.budgets.write;
+            let end = self.untaken.get_or_insert_with(|| Box::pin(sleep(budget)));
+            ready!(end.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        written
+    }
+
     /// A request is being written; its answer may come before its end.
     fn asks(&mut self) {
         if matches!(self.head, Head::None) {
-            self.head = Head::Asked;
+            (self.head, self.interims) = (Head::Asked, 0);
         }
     }
 }
@@ -153,7 +187,7 @@ impl AsyncRead for Wire {
             Io::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
         };
-        this.head.came(&buf.filled()[before..], this.head_budget);
+        this.interims += this.head.came(&buf.filled()[before..], this.budgets.head);
         this.in_time(cx)?;
         read
     }
@@ -163,24 +197,31 @@ impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.asks();
-        match &mut this.io {
+        let written = match &mut this.io {
             Io::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
-        }
+        };
+        this.taken(cx, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let flushed = match &mut this.io {
             Io::Plain(io) => Pin::new(io).poll_flush(cx),
             Io::Tls(io) => Pin::new(io).poll_flush(cx),
-        }
+        };
+        let flushed = ready!(this.taken(cx, flushed));
+        this.untaken = None;
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().io {
+        let this = self.get_mut();
+        let closed = match &mut this.io {
             Io::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
-        }
+        };
+        this.taken(cx, closed)
     }
 
     fn poll_write_vectored(
@@ -190,10 +231,11 @@ impl AsyncWrite for Wire {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.asks();
-        match &mut this.io {
+        let written = match &mut this.io {
             Io::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Io::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
-        }
+        };
+        this.taken(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -206,6 +248,9 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test]
@@ -221,11 +266,30 @@ mod tests {
             for piece in [1, 2, 9, answer.len()] {
                 let mut head = Head::Asked;
                 let (all, last) = answer.as_bytes().split_at(answer.len() - 1);
-                all.chunks(piece).for_each(|bytes| head.came(bytes, Duration::from_secs(9)));
+                all.chunks(piece).for_each(|bytes| assert_eq!(head.came(bytes, Duration::from_secs(9)), 0));
                 assert!(matches!(head, Head::Began { .. }), "{answer:?} by {piece}");
-                head.came(last, Duration::from_secs(9));
+                let interims = head.came(last, Duration::from_secs(9));
                 assert!(ends(&head), "{answer:?} by {piece}");
+                assert_eq!(interims, u32::from(asked(&head)), "{answer:?} by {piece}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_of_what_is_sent_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let (io, taker) = tokio::join!(TcpStream::connect(peer), listener.accept());
+        let budgets = Budgets { head: Duration::from_secs(9), write: Duration::from_millis(100) };
+        let mut wire = Wire::new(Io::Plain(io.unwrap()), Link::new(peer, Phases::default()), budgets);
+        wire.write_all(b"what fits").await.unwrap();
+        wire.flush().await.unwrap();
+        assert!(wire.untaken.is_none(), "it was taken");
+        // More than both ends of a connection keep.
+        let much = vec![0; 64 << 20];
+        let given_up = tokio::time::timeout(Duration::from_secs(30), wire.write_all(&much)).await.unwrap();
+        assert_eq!(given_up.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(wire.write_all(&much).await.is_err(), "for good");
+        drop(taker);
     }
 }

@@ -111,6 +111,15 @@ async fn interim_and_odd_statuses() {
     let got =
         one(&format!("{hints}HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"), Then::Keep, 5_000).await;
     assert_eq!(status(&got), 202);
+    for (n, wanted) in [(8, Some(200)), (9, None)] {
+        let hints = "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(n);
+        let got =
+            one(&format!("{hints}HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"), Then::Keep, 5_000).await;
+        match wanted {
+            Some(wanted) => assert_eq!(status(&got), wanted),
+            None => assert_eq!(fault(&got), Fault::BadResponse, "they are bounded"),
+        }
+    }
     let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n";
     assert_eq!(status(&one(switch, Then::Hang, 5_000).await), 101);
     assert_eq!(status(&one("HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", Then::Keep, 5_000).await), 999);
