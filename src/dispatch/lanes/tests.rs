@@ -275,6 +275,8 @@ fn a_crowded_node_lets_lanes_go_once_nothing_is_in_flight() {
     let released: Vec<_> = book.to_save(NOW).into_iter().filter(|(_, r)| *r).map(|(l, _)| l.id).collect();
     assert_eq!(released, vec![lane_id(2)]);
     assert!(book.offer(vec![due(2, 100)], NOW).is_empty(), "others look first");
+    let back = NOW.minus(Duration::from_secs(3_600));
+    assert_eq!(book.offer(vec![due(2, 100)], back).len(), 1, "by a clock that was set back");
     assert_eq!(book.offer(vec![due(2, 100)], NOW.plus(FOREIGN)).len(), 1, "what waits is not forgotten");
 }
 
