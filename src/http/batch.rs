@@ -15,10 +15,10 @@ use super::json;
 use super::problem::Problem;
 use super::submit::{REPLAYED, STATUS_PATH, check, endpoints, first_of, stamp, view};
 use crate::store::Submitted;
-use crate::types::EndpointId;
 use crate::types::api::{Items, JobAccepted, OrProblem, SubmitBatch, SubmitJob};
 use crate::types::job::{Idempotency, NewJob};
 use crate::types::problem::{Invalid, ProblemCode};
+use crate::types::{EndpointId, TenantId};
 
 /// Jobs in one request.
 const BATCH_MAX: usize = 1_000;
@@ -69,32 +69,20 @@ enum Entry {
     Stored(Box<Submitted>),
 }
 
-/// Makes the key of the whole one for each entry, so that each recognises its repeat, and finds what was sound
-/// when it first came though the rules or the time have moved on.
-///
-/// The first entry that is stored claims the key of the whole, and with its place in the fingerprint: any two
-/// bodies under one key meet there, whichever of their entries are bad, and the later one is refused as a whole.
+/// Gives each entry its key, and finds what was sound when it first came though the rules or the time have moved on.
 async fn recall(
     app: &App,
     key: &Key<JobsWrite>,
     whole: &Idempotency,
     checked: &mut [Result<Entry, Problem>],
 ) -> Result<(), Problem> {
-    let named = (whole.route.as_str(), whole.key.as_str());
-    let before = app.ask(app.store.first_fingerprint(key.tenant(), named, app.now())).await?;
-    let first = match &before {
-        None => checked.iter().position(Result::is_ok),
-        Some(before) => {
-            let place = (0..checked.len()).find(|i| first_key(whole, *i).fingerprint.as_slice() == before);
-            Some(place.ok_or_else(|| Problem::new(ProblemCode::IdempotencyKeyReused))?)
-        }
-    };
+    let keys = Keys::of(app, key.tenant(), whole, checked).await?;
     for (i, one) in checked.iter_mut().enumerate() {
-        let own = if Some(i) == first { first_key(whole, i) } else { nth_key(whole, i) };
+        let own = keys.nth(i);
         match one {
             Ok(Entry::New(job)) => job.idempotency = Some(own),
             Ok(Entry::Stored(_)) => {}
-            Err(_) if before.is_none() => {}
+            Err(_) if !keys.repeats => {}
             Err(_) => match first_of(app, key, &own).await {
                 Ok(Some(found)) => *one = Ok(Entry::Stored(Box::new(found))),
                 Ok(None) => {}
@@ -105,13 +93,48 @@ async fn recall(
     Ok(())
 }
 
-fn first_key(whole: &Idempotency, i: usize) -> Idempotency {
-    let placed = Sha256::new().chain_update(whole.fingerprint).chain_update((i as u64).to_be_bytes());
-    Idempotency { fingerprint: placed.finalize().into(), ..whole.clone() }
+/// The keys of a batch's entries, made of that of the whole, so that each entry recognises its repeat.
+///
+/// The first entry that is stored claims the key of the whole, and with its place in the fingerprint: any two
+/// bodies under one key meet there, whichever of their entries are bad, and the later one is refused as a whole.
+/// Which entries are bad may depend on who sends it.
+pub(super) struct Keys<'w> {
+    whole: &'w Idempotency,
+    first: Option<usize>,
+    /// Whether a request with that key was stored before.
+    repeats: bool,
 }
 
-fn nth_key(whole: &Idempotency, i: usize) -> Idempotency {
-    Idempotency { route: format!("{}#{i}", whole.route), ..whole.clone() }
+impl<'w> Keys<'w> {
+    pub(super) async fn of<T>(
+        app: &App,
+        tenant: TenantId,
+        whole: &'w Idempotency,
+        entries: &[Result<T, Problem>],
+    ) -> Result<Keys<'w>, Problem> {
+        let named = (whole.route.as_str(), whole.key.as_str());
+        let before = app.ask(app.store.first_fingerprint(tenant, named, app.now())).await?;
+        let first = match &before {
+            None => entries.iter().position(Result::is_ok),
+            Some(before) => {
+                let place = (0..entries.len()).find(|i| placed(whole, *i).fingerprint.as_slice() == before);
+                Some(place.ok_or_else(|| Problem::new(ProblemCode::IdempotencyKeyReused))?)
+            }
+        };
+        Ok(Keys { whole, first, repeats: before.is_some() })
+    }
+
+    pub(super) fn nth(&self, i: usize) -> Idempotency {
+        match Some(i) == self.first {
+            true => placed(self.whole, i),
+            false => Idempotency { route: format!("{}#{i}", self.whole.route), ..self.whole.clone() },
+        }
+    }
+}
+
+fn placed(whole: &Idempotency, i: usize) -> Idempotency {
+    let placed = Sha256::new().chain_update(whole.fingerprint).chain_update((i as u64).to_be_bytes());
+    Idempotency { fingerprint: placed.finalize().into(), ..whole.clone() }
 }
 
 /// One entry of a batch.

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode};
 
 use super::app::App;
+use super::batch::Keys;
 use super::endpoints::for_account;
 use super::extract::{BareHead, Head, JsonBody, Key, NoQuery, Query, Waiting, need::EventsWrite, sizes};
 use super::json;
@@ -14,7 +15,6 @@ use super::submit::REPLAYED;
 use crate::store::{NewEvent, Publication, Published, Reused};
 use crate::types::api::{EventAccepted, Items, OrProblem, PublishBatch, PublishEvent};
 use crate::types::event::check;
-use crate::types::job::Idempotency;
 use crate::types::problem::{Invalid, ProblemCode};
 
 /// Events in one request.
@@ -70,22 +70,14 @@ pub async fn batch(
         checked(&app, &key, wish, &head)
     };
     let mut entries: Vec<_> = events.iter().map(read).collect();
-    key_entries(whole.as_ref(), &mut entries);
+    if let Some(whole) = &whole {
+        let keys = Keys::of(&app, key.tenant(), whole, &entries).await?;
+        let sound = entries.iter_mut().enumerate().filter_map(|(i, one)| Some((i, one.as_mut().ok()?)));
+        sound.for_each(|(i, event)| event.idempotency = Some(keys.nth(i)));
+    }
     let entries = entries.into_iter().enumerate();
     let entries = entries.map(|(i, one)| one.map_err(|problem| problem.below(&format!("/events/{i}"))));
     store_batch(&app, &waiting, entries.collect(), atomic).await
-}
-
-/// The first sound entry takes the key of the whole, so that any two bodies under one key meet there; the others
-/// keys of their own, by which each is known again.
-fn key_entries(whole: Option<&Idempotency>, entries: &mut [Result<NewEvent, Problem>]) {
-    let Some(whole) = whole else { return };
-    for (n, (i, event)) in
-        entries.iter_mut().enumerate().filter_map(|(i, one)| Some((i, one.as_mut().ok()?))).enumerate()
-    {
-        let route = if n == 0 { whole.route.clone() } else { format!("{}#{i}", whole.route) };
-        event.idempotency = Some(Idempotency { route, ..whole.clone() });
-    }
 }
 
 fn checked(app: &App, key: &Key<EventsWrite>, wish: PublishEvent, head: &Head) -> Result<NewEvent, Problem> {

@@ -68,6 +68,10 @@ const FIRST_REQUEST: &str = concat!(
     callback_source!(),
     " WHERE i.tenant_id = $1 AND i.route = $2 AND i.key = $3 AND (i.expires_at > $4 OR q.job_id IS NOT NULL)"
 );
+// Of whatever it made; none of it but a job may be owed.
+const FIRST_FINGERPRINT: &str =
+    "SELECT i.fingerprint FROM idempotency i LEFT JOIN job_queue q ON q.job_id = i.job_id
+     WHERE i.tenant_id = $1 AND i.route = $2 AND i.key = $3 AND (i.expires_at > $4 OR q.job_id IS NOT NULL)";
 /// Where the fingerprint stands behind [`job_columns!`].
 const FINGERPRINT: usize = 59;
 
@@ -91,10 +95,11 @@ impl Store {
     pub async fn first_fingerprint(
         &self,
         tenant: TenantId,
-        named: (&str, &str),
+        (route, key): (&str, &str),
         now: Millis,
     ) -> Result<Option<Vec<u8>>> {
-        self.first_row(tenant, named, now).await?.map(|row| row.bytes(FINGERPRINT)).transpose()
+        let rows = self.read(FIRST_FINGERPRINT, args![tenant, route, key, now]).await?;
+        rows.first().map(|row| row.bytes(0)).transpose()
     }
 
     async fn first_row(

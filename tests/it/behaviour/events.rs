@@ -12,6 +12,7 @@ both_engines! {
     an_id_and_an_idempotency_key_publish_once,
     a_batch_answers_each_event_or_none,
     a_batch_is_known_again_by_its_key,
+    a_batch_that_another_key_repeats_publishes_what_that_may_and_nothing_twice,
     a_narrowed_key_publishes_for_its_accounts_alone,
     what_is_not_understood_is_refused,
 }
@@ -170,6 +171,27 @@ async fn a_batch_is_known_again_by_its_key(site: &Site) {
     let ids = |reply: &Reply| [1, 2].map(|i| id(&reply.ok(202)["items"][i]["eventId"]));
     assert_eq!(ids(&first), ids(&again));
     keyed(&json!({"events": [{"type": "z", "data": 1}]})).await.refused(422, "idempotency-key-reused", "");
+    assert_eq!(app.items("/v1/events").await.len(), 2);
+}
+
+async fn a_batch_that_another_key_repeats_publishes_what_that_may_and_nothing_twice(site: &Site) {
+    let app = site.start_serving().await;
+    let wish = json!({"scopes": ["events:write"], "accounts": ["acme"]});
+    let narrow = id(&app.post("/v1/keys", &wish).await.ok(201)["key"]);
+    let events = json!({"events": [
+        {"type": "a", "data": 1, "account": "other", "id": "mine"}, {"type": "b", "data": 1, "account": "acme"},
+    ]});
+    let keyed = || app.post("/v1/events/batch", &events).header("idempotency-key", "k");
+    let first = keyed().key(&narrow).await.ok(202);
+    assert_eq!((&first["items"][0]["status"], app.items("/v1/events").await.len()), (&json!(403), 1));
+    let wide = keyed().await.ok(202);
+    let ids = [0, 1].map(|i| id(&wide["items"][i]["eventId"]));
+    assert_eq!(ids[1], id(&first["items"][1]["eventId"]));
+    let told: Vec<_> = app.items("/v1/events").await.iter().map(|e| id(&e["eventId"])).collect();
+    assert_eq!((told.len(), told.contains(&ids[0])), (2, true), "the refused one is published now");
+    assert_eq!(keyed().await.ok(202), wide);
+    let again = keyed().key(&narrow).await.ok(202);
+    assert_eq!((&again["items"][0]["status"], &again["items"][1]), (&json!(403), &wide["items"][1]));
     assert_eq!(app.items("/v1/events").await.len(), 2);
 }
 
