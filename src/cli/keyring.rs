@@ -193,7 +193,7 @@ pub async fn rotate(args: RotateArgs, out: Out) -> anyhow::Result<ExitCode> {
         let unknown: BTreeMap<&str, u64> = sum.unknown.iter().map(|(id, n)| (id.as_str(), *n)).collect();
         out.value(&json!({
             "activeKey": keys.active_id(), "done": done, "sealedAnew": sum.sealed_anew,
-            "heldByOthers": sum.passed_over, "unknownKeys": unknown,
+            "heldByOthers": sum.passed_over, "unknownKeys": unknown, "damaged": sum.damaged,
         }))
     } else {
         let said = format!("{} values sealed anew with {}", sum.sealed_anew, keys.active_id());
@@ -201,6 +201,14 @@ pub async fn rotate(args: RotateArgs, out: Out) -> anyhow::Result<ExitCode> {
     };
     if sum.passed_over > 0 {
         print::err(format_args!("{} values were held by others all the time: run it again", sum.passed_over));
+    }
+    if sum.damaged > 0 {
+        let some: Vec<_> = sum.examples.iter().map(|(place, id)| format!("{place} of {id}")).collect();
+        print::err(format_args!(
+            "{} values open with no key and stay as they are: {}",
+            sum.damaged,
+            some.join(", ")
+        ));
     }
     for (id, count) in &sum.unknown {
         print::err(format_args!(

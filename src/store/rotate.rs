@@ -22,6 +22,8 @@ use crate::dice::Dice;
 const RANGE: u32 = 1_000;
 /// The most values that one transaction seals anew.
 const BITE: usize = 200;
+/// Damaged values that are named.
+const EXAMPLES: usize = 10;
 /// How long a transaction waits for SQLite's one writer, or for a connection.
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -91,6 +93,10 @@ pub struct Tally {
     pub passed_over: u64,
     /// Values whose key is not in the ring, by its id. They stay as they are.
     pub unknown: BTreeMap<String, u64>,
+    /// Values that no key opens, whatever their head says. They stay as they are, and harm only what needs them.
+    pub damaged: u64,
+    /// The first of them: where each is, and the id of its row.
+    pub examples: Vec<(&'static str, Uuid)>,
 }
 
 /// One pass over all that is sealed.
@@ -138,11 +144,13 @@ impl Rotation {
                 Standing::Current => {}
                 Standing::Stale => stale.push(args![row.uuid(0)?]),
                 Standing::Unknown(key) => *found.unknown.entry(key).or_default() += 1,
+                Standing::Damaged => found.is_damaged(place, row.uuid(0)?),
             }
         }
         let wanted = stale.len() as u64;
-        found.sealed_anew = self.seal_anew(place, stale).await?;
-        found.passed_over = wanted - found.sealed_anew;
+        let damaged = found.damaged;
+        self.seal_anew(place, stale, &mut found).await?;
+        found.passed_over = wanted - found.sealed_anew - (found.damaged - damaged);
         self.at = last.map_or((index + 1, Uuid::nil()), |id| (index, id));
         Ok(found)
     }
@@ -154,7 +162,7 @@ impl Rotation {
 
     fn standing(&self, row: &Row) -> Result<Standing> {
         let Some(head) = row.bytes_opt(1)? else { return Ok(Standing::Current) };
-        let key = sealed_by(&head)?;
+        let Ok(key) = sealed_by(&head) else { return Ok(Standing::Damaged) };
         Ok(if key == self.ring.active_id() {
             Standing::Current
         } else if self.ring.holds(&key) {
@@ -164,27 +172,39 @@ impl Rotation {
         })
     }
 
-    async fn seal_anew(&self, place: &'static Place, ids: Vec<Vec<Value>>) -> Result<u64> {
+    async fn seal_anew(&self, place: &'static Place, ids: Vec<Vec<Value>>, found: &mut Tally) -> Result<()> {
         if ids.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let mut tx = self.writers.begin().await?;
-        let held = tx.batch(&place.hold, vec![], ids).await?;
-        let fresh = held.iter().map(|row| self.fresh(place, row)).collect::<Result<Vec<_>>>()?;
-        let done = fresh.len() as u64;
+        let mut fresh = Vec::with_capacity(ids.len());
+        for row in tx.batch(&place.hold, vec![], ids).await? {
+            match self.fresh(place, &row)? {
+                Some(sealed) => fresh.push(sealed),
+                None => found.is_damaged(place, row.uuid(0)?),
+            }
+        }
+        found.sealed_anew = fresh.len() as u64;
         tx.batch(&place.put, vec![], fresh).await?;
-        tx.commit().await?;
-        Ok(done)
+        tx.commit().await
     }
 
-    fn fresh(&self, place: &Place, row: &Row) -> Result<Vec<Value>> {
+    /// None where the value does not open.
+    fn fresh(&self, place: &Place, row: &Row) -> Result<Option<Vec<Value>>> {
         let aad = Aad { tenant: row.uuid(1)?, row: row.uuid(2)?, column: place.column };
-        let plain = self.ring.open(&aad, &row.bytes(3)?)?;
-        Ok(args![row.uuid(0)?, self.ring.seal(self.dice.bytes(), &aad, &plain)])
+        let Ok(plain) = self.ring.open(&aad, &row.bytes(3)?) else { return Ok(None) };
+        Ok(Some(args![row.uuid(0)?, self.ring.seal(self.dice.bytes(), &aad, &plain)]))
     }
 }
 
 impl Tally {
+    fn is_damaged(&mut self, place: &Place, id: Uuid) {
+        self.damaged += 1;
+        if self.examples.len() < EXAMPLES {
+            self.examples.push((place.name, id));
+        }
+    }
+
     /// Adds what another bite came to.
     pub fn add(&mut self, more: Tally) {
         self.looked_at += more.looked_at;
@@ -193,11 +213,13 @@ impl Tally {
         for (key, count) in more.unknown {
             *self.unknown.entry(key).or_default() += count;
         }
+        self.damaged += more.damaged;
+        self.examples.extend(more.examples.into_iter().take(EXAMPLES - self.examples.len()));
     }
 
     /// Whether all that was found is sealed by the active key.
     pub fn is_done(&self) -> bool {
-        self.passed_over == 0 && self.unknown.is_empty()
+        self.passed_over == 0 && self.unknown.is_empty() && self.damaged == 0
     }
 
     /// Whether the pass found nothing to do.
@@ -210,9 +232,11 @@ enum Standing {
     Current,
     Stale,
     Unknown(String),
+    Damaged,
 }
 
-/// How many values each key has sealed, by its id. Reads only, beside a running service or after it.
+/// How many values each key has sealed, by its id, but for those that do not even tell. Reads only, beside a running
+/// service or after it.
 pub async fn census(url: &str) -> Result<BTreeMap<String, u64>> {
     let target = Target::parse(url)?;
     migrate::check(&target).await?;
@@ -223,8 +247,8 @@ pub async fn census(url: &str) -> Result<BTreeMap<String, u64>> {
         while let Some(id) = after {
             let rows = readers.get().await?.all(place.scan, args![id, RANGE]).await?;
             for row in &rows {
-                if let Some(head) = row.bytes_opt(1)? {
-                    *count.entry(sealed_by(&head)?).or_default() += 1;
+                if let Some(key) = row.bytes_opt(1)?.and_then(|head| sealed_by(&head).ok()) {
+                    *count.entry(key).or_default() += 1;
                 }
             }
             after = rows.last().map(|row| row.uuid(0)).transpose()?;

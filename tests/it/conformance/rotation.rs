@@ -19,6 +19,7 @@ both_stores! {
     a_rotation_that_stopped_is_begun_again,
     a_store_at_work_is_not_disturbed,
     a_value_under_a_foreign_key_stays_as_it_is,
+    what_is_damaged_is_named_and_passed,
     a_key_that_is_lacking_is_named_while_something_needs_it,
     a_row_that_someone_holds_is_passed_over,
     an_endpoints_headers_and_keys_are_sealed_anew,
@@ -171,6 +172,30 @@ async fn a_value_under_a_foreign_key_stays_as_it_is(bed: &Bed) {
     assert_eq!(tally.unknown, BTreeMap::from([(old.active_id().to_owned(), values)]));
     assert!(!tally.is_done() && tally.sealed_anew == 0);
     assert_eq!(count(bed, &old).await, values);
+}
+
+async fn what_is_damaged_is_named_and_passed(bed: &Bed) {
+    bed.spoil();
+    let (old, both, new) = rings();
+    let values = fill(bed, 3).await;
+    let short = match bed.engine() {
+        Engine::Sqlite => "x'00'",
+        Engine::Postgres => "'\\x00'::bytea",
+    };
+    // One that was moved says a key that it does not open by, one that was cut says none.
+    for (table, sealed) in [("jobs", "(SELECT s.sealed FROM secrets s LIMIT 1)"), ("deliveries", short)] {
+        let first = format!("SELECT id FROM {table} WHERE sealed IS NOT NULL ORDER BY id LIMIT 1");
+        bed.rows(&format!("UPDATE {table} SET sealed = {sealed} WHERE id = ({first}) RETURNING 1")).await;
+    }
+
+    let tally = pass(bed, &both, 2).await;
+
+    assert_eq!((tally.sealed_anew, tally.damaged, tally.passed_over), (values - 2, 2, 0));
+    let places: Vec<_> = tally.examples.iter().map(|(place, _)| *place).collect();
+    assert_eq!((places, tally.is_done()), (vec!["jobs.sealed", "deliveries.sealed"], false));
+    let again = pass(bed, &both, 2).await;
+    assert_eq!((again.is_clean(), again.damaged), (true, 2));
+    assert_eq!((count(bed, &old).await, count(bed, &new).await), (1, values - 2));
 }
 
 async fn a_key_that_is_lacking_is_named_while_something_needs_it(bed: &Bed) {
