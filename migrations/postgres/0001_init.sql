@@ -133,7 +133,7 @@ CREATE INDEX jobs_expired ON jobs (tenant_id, id) WHERE state = 'expired';
 CREATE TABLE job_queue (
     job_id           UUID PRIMARY KEY,
     tenant_id        UUID NOT NULL,
-    queue            TEXT NOT NULL,
+    queue            TEXT COLLATE "C" NOT NULL,
     level            BIGINT NOT NULL,
     due_at           BIGINT NOT NULL,
     kind             TEXT NOT NULL,
@@ -177,7 +177,7 @@ CREATE INDEX job_queue_leased ON job_queue (tenant_id, queue, due_at) WHERE phas
 -- What someone set for a queue; most queues have no row. paused_until is the last instant there is for "until resumed".
 CREATE TABLE queues (
     tenant_id     UUID NOT NULL,
-    name          TEXT NOT NULL,
+    name          TEXT COLLATE "C" NOT NULL,
     paused_until  BIGINT,
     max_in_flight BIGINT,
     PRIMARY KEY (tenant_id, name)
@@ -188,7 +188,7 @@ CREATE TABLE queues (
 CREATE TABLE learned (
     tenant_id  UUID NOT NULL,
     what       TEXT NOT NULL CHECK (what IN ('type', 'wait', 'run')),
-    name       TEXT NOT NULL,
+    name       TEXT COLLATE "C" NOT NULL,
     samples    TEXT NOT NULL,
     updated_at BIGINT NOT NULL,
     PRIMARY KEY (tenant_id, what, name)

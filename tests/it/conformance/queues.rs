@@ -9,6 +9,7 @@ use ringback::types::api::{Queue, QueueState};
 use ringback::types::job::WorkerKind;
 use ringback::types::{JobId, Millis};
 
+use crate::support::postgres::english_database;
 use crate::support::store::{Bed, both_stores, complete, failure, heartbeat, open, release};
 
 both_stores! {
@@ -265,4 +266,25 @@ async fn what_was_learned_is_saved_and_shared(bed: &Bed) {
     bed.pass_seconds(31 * 86_400);
     bed.retain(Store::BITE).await.unwrap();
     assert_eq!(bed.count("learned").await, 0, "nobody asks any more");
+}
+
+#[tokio::test]
+async fn queues_are_listed_by_name_whatever_the_order_of_the_database() {
+    let Some(url) = english_database().await else { return };
+    let bed = &Bed::on(url, None).await;
+    let order = bed.rows("SELECT CAST(CASE WHEN 'a' < 'B' THEN 1 ELSE 0 END AS BIGINT)").await;
+    assert_eq!(order[0].int(0).unwrap(), 1, "it is not that of bytes");
+    for name in ["b", "B"] {
+        bed.submit(bed.job_with(|j| j.queue = name.to_owned())).await;
+    }
+    for name in ["a", "A"] {
+        bed.store.set_queue(bed.tenant, name, limit(3)).await.unwrap();
+    }
+    let (mut after, mut seen) = (String::new(), Vec::new());
+    while let Some(queue) = bed.store.queues(bed.tenant, None, &after, 1, bed.now()).await.unwrap().pop() {
+        after = queue.queue;
+        seen.push(after.clone());
+        assert!(seen.len() < 9, "{seen:?}");
+    }
+    assert_eq!(seen, ["A", "B", "a", "b"]);
 }

@@ -15,7 +15,16 @@ while read -r verb; do $RINGBACK_TEST_PG_CTL $verb >/dev/null 2>&1 </dev/null; e
 
 /// The URL of a fresh, empty database of its own, over TCP.
 pub async fn database() -> String {
-    database_on(shared().await).await
+    database_on(shared().await, "").await
+}
+
+/// The same, whose names are ordered as English has them. None: the server is older than 15.
+pub async fn english_database() -> Option<String> {
+    let options: PgConnectOptions = shared().await.parse().expect("parsed before");
+    let conn = options.connect().await.expect("the test server takes connections");
+    let version = conn.server_version_num().expect("a server tells");
+    let english = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+    if version < 150_000 { None } else { Some(database_on(shared().await, english).await) }
 }
 
 /// A server of one's own, for tests that hurt it. It stops when this is dropped or the process ends.
@@ -36,7 +45,7 @@ impl Server {
 
     /// The URL of a fresh, empty database of this server, over TCP.
     pub async fn database(&self) -> String {
-        database_on(&self.url).await
+        database_on(&self.url, "").await
     }
 
     /// Kills every session as a crash would, recovers, and takes connections again at the same address.
@@ -107,11 +116,14 @@ async fn shared() -> &'static str {
     .await
 }
 
-async fn database_on(server: &str) -> String {
+async fn database_on(server: &str, with: &str) -> String {
     let options: PgConnectOptions = server.parse().expect("RINGBACK_TEST_POSTGRES is a postgres:// URL");
     let name = format!("ringback_{:016x}", RandomState::new().hash_one(std::process::id()));
     let mut admin = options.connect().await.expect("the test server takes connections");
-    admin.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("may create databases");
+    admin
+        .execute(AssertSqlSafe(format!("CREATE DATABASE {name} {with}")))
+        .await
+        .expect("may create databases");
     admin.close().await.expect("closes");
     let mut url: url::Url = server.parse().expect("parsed above");
     url.set_path(&name);
