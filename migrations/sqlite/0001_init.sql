@@ -20,7 +20,8 @@ CREATE TABLE api_keys (
     expires_at INTEGER,
     revoked_at INTEGER
 ) STRICT;
-CREATE INDEX api_keys_tenant ON api_keys (tenant_id, id);
+CREATE INDEX api_keys_tenant ON api_keys (tenant_id, id) WHERE revoked_at IS NULL;
+CREATE INDEX api_keys_end ON api_keys (COALESCE(revoked_at, expires_at)) WHERE COALESCE(revoked_at, expires_at) IS NOT NULL;
 
 -- Signing secrets, sealed. owner_id is the endpoint, or the tenant itself for its default secret.
 CREATE TABLE secrets (

@@ -33,9 +33,12 @@ static FIGURES: Sql = Sql::batch(
             (SELECT COUNT(*) FROM (SELECT 1 AS one FROM job_queue q
                                    WHERE q.tenant_id = $1 AND q.queue = b.name AND q.level IN (0, 1, 2, 3, 4)
                                      AND q.due_at <= $2 LIMIT 10001) AS c),
-            (SELECT COUNT(*) FROM (SELECT 1 AS one FROM job_queue q
-                                   WHERE q.tenant_id = $1 AND q.queue = b.name AND q.level IN (0, 1, 2, 3, 4)
-                                     AND q.due_at > $2 AND q.phase <> 'leased' LIMIT 10001) AS c),
+            -- beside as many that are leased
+            (SELECT COUNT(*) FROM (SELECT 1 AS one
+                                   FROM (SELECT q.phase FROM job_queue q
+                                         WHERE q.tenant_id = $1 AND q.queue = b.name AND q.level IN (0, 1, 2, 3, 4)
+                                           AND q.due_at > $2 LIMIT 20002) AS p
+                                   WHERE p.phase <> 'leased' LIMIT 10001) AS c),
             (SELECT COUNT(*) FROM (SELECT 1 AS one FROM job_queue q
                                    WHERE q.tenant_id = $1 AND q.queue = b.name AND q.phase = 'leased'
                                      AND q.due_at > $2 LIMIT 10001) AS c),

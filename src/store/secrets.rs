@@ -26,10 +26,20 @@ const CACHE_FOR: Duration = Duration::from_secs(5);
 /// Owners remembered; forgetting one costs a read.
 const REMEMBERED: usize = 10_000;
 
+// Of the newest eight of the owner $1, so that who rotates without end has no more to read: a rotation lets none outlive a
+// newer one. A mere bound: the walk from the newest on ends at the eighth.
+macro_rules! newest {
+    () => {
+        " AND created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = $1
+                                      ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)"
+    };
+}
 // The newest first: so they sign.
-const LIVE: &str = "SELECT id, sealed, expires_at FROM secrets
-                    WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)
-                    ORDER BY created_at DESC LIMIT 4";
+const LIVE: &str = concat!(
+    "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
+    newest!(),
+    " ORDER BY created_at DESC LIMIT 4"
+);
 const FIRST: &str = "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 LIMIT 2";
 static LIVE_NOW: Sql = Sql::plain(LIVE);
 pub(super) static LIVE_OF: Sql = Sql::batch(
@@ -49,9 +59,10 @@ pub(super) static LOCK_TENANT: Sql = Sql::plain("SELECT q.id FROM tenants q WHER
 static LOCK_ENDPOINT: Sql = Sql::plain(
     "SELECT q.id FROM endpoints q WHERE q.id = $1 AND q.tenant_id = $2 AND COALESCE(q.deleted_at, 0) = 0 {wait}",
 );
-static RETIRE: Sql = Sql::plain(
+static RETIRE: Sql = Sql::plain(concat!(
     "UPDATE secrets SET expires_at = $2 WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
-);
+    newest!()
+));
 // Under the owner's lock. Later than all before, whatever the clocks of nodes say: this is their order.
 static PUT: Sql = Sql::plain(
     "INSERT INTO secrets (id, tenant_id, owner_id, sealed, created_at, expires_at)

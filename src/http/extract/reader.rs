@@ -25,8 +25,8 @@ pub struct Viewer {
     /// The one job of an access token.
     only: Option<JobId>,
     key: Option<Arc<KeyRecord>>,
-    /// The access token, if it came in the query and counted.
-    by_query: Option<String>,
+    /// The access token, and whether it came in the query and counted.
+    token: Option<(String, bool)>,
 }
 
 impl Viewer {
@@ -95,11 +95,12 @@ impl Viewer {
 
     /// Whether the key still lets in whom it let in: for what goes on after the request was judged.
     ///
-    /// An access token lives as long as its job, of which whoever watches it is told. A silent store takes no right away.
+    /// An access token lives as long as its job, of which whoever watches it is told, and as the key in the ring that signed it.
+    /// A silent store takes no right away.
     pub async fn is_let_in(&self, app: &App) -> bool {
         match &self.key {
             Some(key) => still_valid(app, key, Scope::JobsRead).await.unwrap_or(true),
-            None => true,
+            None => self.token.as_ref().is_some_and(|(text, _)| app.store.open_access_token(text).is_some()),
         }
     }
 }
@@ -110,17 +111,17 @@ impl FromRequestParts<App> for Viewer {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let required = || Problem::unauthorized("an API key or access token is required");
         let (token, by_query) = match Bearer::read(&parts.headers)? {
-            Some(Bearer(token)) => (token.to_owned(), None),
-            None => query_token(parts).map(|token| (token.clone(), Some(token))).ok_or_else(required)?,
+            Some(Bearer(token)) => (token.to_owned(), false),
+            None => (query_token(parts).ok_or_else(required)?, true),
         };
         if token.starts_with(AccessToken::PREFIX) {
             let refused = || Problem::unauthorized("the access token is not valid");
             let (tenant, job) = app.store.open_access_token(&token).ok_or_else(refused)?;
-            return Ok(Viewer { tenant, only: Some(job), key: None, by_query });
+            return Ok(Viewer { tenant, only: Some(job), key: None, token: Some((token, by_query)) });
         }
         let key = authenticate(app, Ctx::of(parts), &token).await?;
         require(&key, Scope::JobsRead)?;
-        Ok(Viewer { tenant: key.tenant, only: None, key: Some(key), by_query })
+        Ok(Viewer { tenant: key.tenant, only: None, key: Some(key), token: None })
     }
 }
 
@@ -152,7 +153,7 @@ impl Reader {
 
     /// The access token that came in the query.
     pub fn query_token(&self) -> Option<&str> {
-        self.viewer.by_query.as_deref()
+        self.viewer.token.as_ref().filter(|(_, by_query)| *by_query).map(|(text, _)| text.as_str())
     }
 
     /// Refuses a burst of polls.

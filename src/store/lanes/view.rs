@@ -107,10 +107,10 @@ macro_rules! lane_columns {
            ",
             oldest_due!(),
             ",
-           -- what is leased has begun
-           (SELECT COUNT(*) FROM (SELECT 1 AS one FROM delivery_queue q
-                                  WHERE q.lane_id = l.id AND q.rank IN (1, 3) AND q.phase = 'leased' AND q.due_at > $2
-                                  LIMIT 10001) AS c)
+           -- what is leased has begun; its lease ends before most retries come, and no more than so many are passed
+           (SELECT COUNT(*) FROM (SELECT q.phase FROM delivery_queue q
+                                  WHERE q.lane_id = l.id AND q.rank IN (1, 3) AND q.due_at > $2
+                                  ORDER BY q.rank, q.due_at LIMIT 10001) AS c WHERE c.phase = 'leased')
     FROM lanes l LEFT JOIN endpoints ep ON ep.id = l.endpoint_id WHERE l.tenant_id = $1"
         )
     };

@@ -191,21 +191,25 @@ macro_rules! key_needed {
 static POSTPONE_KEYS: Sql =
     Sql::plain(concat!("UPDATE idempotency SET expires_at = $3 ", old_keys!(), key_needed!()));
 static OLD_KEYS: Sql = Sql::plain(concat!("DELETE FROM idempotency ", old_keys!(), "NOT ", key_needed!()));
+macro_rules! old_lanes {
+    () => {
+        "WHERE id IN (SELECT q.id FROM lanes q WHERE q.used_at <= $1 ORDER BY q.used_at LIMIT $2 {lock}) AND "
+    };
+}
 // A lane that nobody owns and where nothing waits is what its next delivery would make anew, but for the
 // slots that were learned.
-static OLD_LANES: Sql = Sql::plain(
-    "DELETE FROM lanes
-     WHERE id IN (SELECT l.id FROM lanes l
-                  WHERE l.used_at <= $1
-                    AND (l.endpoint_id IS NULL OR NOT EXISTS (SELECT 1 FROM endpoints e WHERE e.id = l.endpoint_id))
-                    AND (l.held_until IS NULL OR l.held_until <= $2)
-                    AND (l.paused_until IS NULL OR l.paused_until <= $2)
-                    AND NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = l.owner_id)
-                    AND NOT EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = l.id)
-                  ORDER BY l.used_at LIMIT $3)
-       -- another node may have taken it since
-       AND used_at <= $1",
-);
+macro_rules! lane_needed {
+    () => {
+        "((lanes.endpoint_id IS NOT NULL AND EXISTS (SELECT 1 FROM endpoints e WHERE e.id = lanes.endpoint_id))
+          OR COALESCE(lanes.held_until, 0) > $3 OR COALESCE(lanes.paused_until, 0) > $3
+          OR EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id)
+          OR EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id = lanes.id))"
+    };
+}
+// As if it had been used, or what is needed would be passed by every bite.
+static POSTPONE_LANES: Sql =
+    Sql::plain(concat!("UPDATE lanes SET used_at = $3 ", old_lanes!(), lane_needed!()));
+static OLD_LANES: Sql = Sql::plain(concat!("DELETE FROM lanes ", old_lanes!(), "NOT ", lane_needed!()));
 static OLD_REDRIVES: Sql = Sql::plain(
     "DELETE FROM redrives
      WHERE id IN (SELECT r.id FROM redrives r WHERE r.ended_at <= $1 ORDER BY r.ended_at LIMIT $2)",
@@ -216,6 +220,11 @@ static OLD_LEARNED: Sql = Sql::plain(
                                        WHERE l.updated_at <= $1 ORDER BY l.updated_at LIMIT $2)
        -- a node may have added to it since
        AND updated_at <= $1",
+);
+static OLD_API_KEYS: Sql = Sql::plain(
+    "DELETE FROM api_keys
+     WHERE id IN (SELECT k.id FROM api_keys k WHERE COALESCE(k.revoked_at, k.expires_at) <= $1
+                  ORDER BY COALESCE(k.revoked_at, k.expires_at) LIMIT $2)",
 );
 static OLD_SECRETS: Sql = Sql::plain(
     "DELETE FROM secrets
@@ -247,10 +256,12 @@ impl Store {
         let mut gone = letters.len() as u64;
         gone += tx.run(&POSTPONE_KEYS, args![now, bite, now.plus(KEY_AGAIN)]).await?;
         gone += tx.run(&OLD_KEYS, args![now, bite]).await?;
-        for traces in [&OLD_REDRIVES, &OLD_LEARNED, &OLD_SECRETS] {
+        for traces in [&OLD_REDRIVES, &OLD_LEARNED, &OLD_SECRETS, &OLD_API_KEYS] {
             gone += tx.run(traces, args![now.minus(KEEP_TRACES), bite]).await?;
         }
-        gone += tx.run(&OLD_LANES, args![now.minus(KEEP_LANES), now, bite]).await?;
+        for lanes in [&POSTPONE_LANES, &OLD_LANES] {
+            gone += tx.run(lanes, args![now.minus(KEEP_LANES), bite, now]).await?;
+        }
         tx.commit().await?;
         Ok(gone)
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use ringback::store::{Error, KeyRecord, PageOf};
+use ringback::store::{Error, KeyRecord, PageOf, Store};
 use ringback::types::Millis;
 
 use crate::support::store::{Bed, both_stores, open, page};
@@ -65,6 +65,11 @@ async fn keys_are_stored_found_listed_and_revoked(bed: &Bed) {
     assert!(matches!(again, Err(Error::NotFound)));
     assert!(bed.store.key_by_hash([1; 32]).await.unwrap().is_none());
     assert_eq!(bed.store.keys(bed.tenant, page(10)).await.unwrap().len(), 2);
+    for (seconds, left) in [(30 * 86_400, 2), (1, 0)] {
+        bed.pass_seconds(seconds);
+        bed.retain(Store::BITE).await.unwrap();
+        assert_eq!(bed.count("api_keys").await, left, "a month after they ended");
+    }
 }
 
 async fn the_first_use_makes_one_default_secret(bed: &Bed) {

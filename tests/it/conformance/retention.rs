@@ -11,6 +11,7 @@ use ringback::types::job::NewJob;
 use ringback::types::{JobId, Millis};
 use ringback::wake::Wake;
 
+use super::endpoints::endpoint;
 use crate::support::store::{Bed, both_stores, callback, complete, failure, heartbeat, page};
 
 const DAY: u64 = 86_400;
@@ -30,6 +31,7 @@ both_stores! {
     what_cannot_be_removed_keeps_nothing_else,
     what_is_past_its_time_is_gone_before_the_sweep_comes,
     a_lane_is_forgotten_a_week_after_its_last_use,
+    quiet_endpoints_keep_no_other_lane,
     redrives_and_secrets_go_bite_by_bite_a_month_after_their_end,
 }
 
@@ -330,9 +332,30 @@ async fn a_lane_is_forgotten_a_week_after_its_last_use(bed: &Bed) {
     retain(bed).await;
     assert_eq!(bed.count("lanes").await, 1, "something waits in it");
     bed.deliver(200, Verdict::Delivered).await;
+    bed.pass_seconds(7 * DAY);
     assert!(retain(bed).await > 0);
     assert_eq!(bed.count("lanes").await, 0);
     assert_eq!(owned.concurrency, 10);
+}
+
+async fn quiet_endpoints_keep_no_other_lane(bed: &Bed) {
+    for _ in 0..3 {
+        endpoint(bed, serde_json::json!({"events": ["x.y"]})).await;
+    }
+    bed.pass_seconds(1);
+    bed.submit(bed.job_with(|j| j.callback = Some(callback("https://a.example.com/")))).await;
+    let job = bed.lease_one().await;
+    bed.held(&job, complete()).await.unwrap();
+    let due = bed.store.due(Millis(0), bed.now(), 9).await.unwrap().remove(0);
+    let owned = bed.store.own_lanes(bed.node, &[(due.lane, due.id)], bed.now()).await.unwrap().remove(0);
+    bed.deliver(200, Verdict::Delivered).await;
+    bed.store.save_lanes(bed.node, &[(owned.state, true)]).await.unwrap();
+    assert_eq!(bed.count("lanes").await, 4);
+    bed.pass_seconds(8 * DAY);
+    for left in [4, 4, 3] {
+        bed.retain(1).await.unwrap();
+        assert_eq!(bed.count("lanes").await, left, "one is put off at a time");
+    }
 }
 
 async fn redrives_and_secrets_go_bite_by_bite_a_month_after_their_end(bed: &Bed) {
