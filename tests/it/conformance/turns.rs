@@ -372,6 +372,7 @@ async fn a_paused_lane_is_never_forgotten(bed: &Bed) {
     while bed.retain(Store::BITE).await.unwrap() > 0 {}
     assert_eq!(bed.count("lanes").await, 1);
     bed.store.pause_lane(bed.tenant, lane.0, None, bed.now()).await.unwrap();
+    bed.pass_seconds(7 * 86_400);
     while bed.retain(Store::BITE).await.unwrap() > 0 {}
     assert_eq!(bed.count("lanes").await, 0);
 }
