@@ -29,7 +29,7 @@ use turns::Turns;
 
 /// Requests under way at once on this node, over all lanes.
 pub const NODE_SLOTS: usize = 512;
-/// Beyond so many only first attempts are sent: a storm of retries leaves them a quarter.
+/// Beyond so many only first attempts are sent: a storm of retries leaves them a quarter. And they leave retries as many.
 const RETRY_SLOTS: usize = NODE_SLOTS / 4 * 3;
 /// A receiver that takes longer to answer is not one whose slots are soon free again.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -82,8 +82,10 @@ pub struct Lanes {
     eased: bool,
     /// A lane got less than it could take, for want of slots that are free: any of them helps.
     squeezed: bool,
-    /// Retries wait until fewer than [`RETRY_SLOTS`] are in flight.
+    /// Retries wait for [`Lanes::lets_retries`].
     held_back: bool,
+    /// What is under way for another time.
+    retries: HashSet<DeliveryId>,
     /// Reads of lanes so far.
     fed: u64,
     /// Lanes that are to be written down at once.
@@ -177,7 +179,8 @@ impl Lanes {
 
     /// Gives up every lane. What is in flight stays counted until it ends.
     pub fn forget(&mut self) {
-        *self = Lanes { in_flight: self.in_flight, in_hand: self.in_hand, ..Lanes::default() };
+        let retries = std::mem::take(&mut self.retries);
+        *self = Lanes { in_flight: self.in_flight, in_hand: self.in_hand, retries, ..Lanes::default() };
     }
 
     /// Whether this node would own the lane, and has slots to spare for what is sent to it.
@@ -304,10 +307,11 @@ impl Lanes {
     /// because someone may wait for that. What is in the lane's own hand does not count: who gives the slot back serves it.
     pub fn done(&mut self, id: LaneId, turn: i64, delivery: Option<DeliveryId>, now: Millis) -> bool {
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.change(id, |lane| lane.end(turn, delivery, now));
+        let retry = delivery.is_some_and(|delivery| self.retries.remove(&delivery));
+        self.change(id, |lane| lane.end(turn, (delivery, retry), now));
         self.rouse(id);
         let mut awaited = std::mem::take(&mut self.eased) | std::mem::take(&mut self.squeezed);
-        awaited |= !self.crowded() && std::mem::take(&mut self.held_back);
+        awaited |= self.lets_retries() && std::mem::take(&mut self.held_back);
         let wanted = self.lanes.get(&id).is_some_and(|lane| lane.has_work() || lane.leaving);
         wanted || awaited || !self.urgent.is_empty() || self.in_flight + self.in_hand == 0
     }
@@ -352,6 +356,11 @@ impl Lanes {
     /// Whether this node soon has no slot left for its lanes.
     pub fn crowded(&self) -> bool {
         self.in_flight >= RETRY_SLOTS
+    }
+
+    /// Whether retries may have a slot. First attempts without end would keep them for as long from what fails now and then.
+    fn lets_retries(&self) -> bool {
+        !self.crowded() || self.retries.len() < NODE_SLOTS - RETRY_SLOTS
     }
 
     /// Marks lanes beyond a fair `share` to be let go, those with the least in flight first.

@@ -36,6 +36,8 @@ pub(super) struct Lane {
     /// How many requests may be under way; adapts between 1 and the lane's ceiling.
     slots: f64,
     pub(super) in_flight: usize,
+    /// How many of them are retries.
+    retrying: usize,
     /// What was handed over and waits in memory for a slot.
     pub(super) in_hand: usize,
     /// What was claimed by then is not taken in hand: something was set since.
@@ -91,6 +93,7 @@ impl Lane {
         Lane {
             slots: f64::from(state.concurrency).clamp(1.0, f64::from(set.limits.ceiling())),
             in_flight: 0,
+            retrying: 0,
             in_hand: 0,
             emptied_at: Millis::default(),
             standing: if state.failures > 0 { Standing::Failing } else { Standing::Unknown },
@@ -210,15 +213,16 @@ impl Lane {
         self.more && self.behind.contains(&due.turn) && (due.attempt > 0 || self.firsts)
     }
 
-    /// Takes what is sent next, if the lane has fewer than `of_node` slots. Retries leave the last quarter of its
-    /// own to first attempts, and one URL leaves it to the others.
+    /// Takes what is sent next, if the lane has fewer than `of_node` slots. Retries leave a quarter of its own to first
+    /// attempts, which leave them as many, and one URL leaves it to the others.
     pub(super) fn take(&mut self, now: Millis, retries: bool, of_node: usize) -> Option<DueDelivery> {
         if self.in_flight >= of_node || self.room(now) == 0 {
             return None;
         }
         let (most, share) = self.shares();
         let probing = self.breaker.leave(now) == Leave::Probe;
-        let first_only = !retries || (self.in_flight >= most && !probing);
+        let kept = self.in_flight >= most && self.retrying >= (self.slots as usize - most).max(1);
+        let first_only = !retries || (kept && !probing);
         let (paths, fresh) = (&self.paths, self.fresh());
         let under_way = |turn| {
             let path = paths.get(&turn).copied().unwrap_or(fresh);
@@ -230,6 +234,7 @@ impl Lane {
         let (due, dry) = taken?;
         self.dry |= dry;
         self.begin(due.turn, now);
+        self.retrying += usize::from(due.attempt > 0);
         let (breaker, probe) = self.breaker.sent(now);
         self.breaker = breaker;
         if probe {
@@ -295,8 +300,9 @@ impl Lane {
     }
 
     /// A request is over, whatever came of it.
-    pub(super) fn end(&mut self, turn: i64, id: Option<DeliveryId>, now: Millis) {
+    pub(super) fn end(&mut self, turn: i64, (id, retry): (Option<DeliveryId>, bool), now: Millis) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.retrying = self.retrying.saturating_sub(usize::from(retry));
         self.idle_since = now;
         if let Some(path) = self.paths.get_mut(&turn) {
             path.in_flight = path.in_flight.saturating_sub(1);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::trust::Standing;
-use super::{Lanes, NODE_SLOTS, RETRY_SLOTS};
+use super::{Lanes, NODE_SLOTS};
 use crate::store::DueDelivery;
 use crate::types::{LaneId, Millis};
 
@@ -121,7 +121,7 @@ impl Lanes {
                 continue;
             }
             self.turns.queue.push_back(id);
-            let retries = self.in_flight < RETRY_SLOTS;
+            let retries = self.lets_retries();
             match self.change(id, |lane| lane.take(now, retries, share)).flatten() {
                 None => {
                     passed += 1;
@@ -134,6 +134,9 @@ impl Lanes {
                     passed = 0;
                     self.known.remove(&due.id);
                     self.in_flight += 1;
+                    if due.attempt > 0 {
+                        self.retries.insert(due.id);
+                    }
                     picked.push(due);
                 }
             }

@@ -191,6 +191,34 @@ fn retries_of_a_lane_leave_its_last_quarter_to_first_attempts() {
 }
 
 #[test]
+fn first_attempts_leave_retries_a_quarter_of_the_slots() {
+    let lanes: Vec<u128> = (1..=99).collect();
+    let mut book = owning(&lanes);
+    for lane in &lanes {
+        (0..900).for_each(|_| learn(&mut book, *lane, &GOOD));
+    }
+    book.offer(lanes[..40].iter().flat_map(|lane| (0..11).map(|n| due(*lane, n))).collect(), NOW);
+    assert!(book.pick(NOW).len() > RETRY_SLOTS);
+    book.offer(lanes[40..].iter().map(|lane| DueDelivery { attempt: 1, ..due(*lane, 1) }).collect(), NOW);
+    assert_eq!(book.pick(NOW).len(), 59, "one of each lane, though first attempts have more than their part");
+}
+
+#[test]
+fn first_attempts_of_a_lane_leave_retries_a_quarter() {
+    let mut book = owning(&[1]);
+    book.offer((0..10).map(|n| due(1, n)).collect(), NOW);
+    let mut sent = book.pick(NOW);
+    assert_eq!(sent.len(), 10);
+    book.offer((40..45).map(retry).collect(), NOW);
+    book.offer((50..80).map(|n| due(1, n)).collect(), NOW);
+    for _ in 0..8 {
+        done(&mut book, sent.remove(0), NOW);
+        sent.extend(book.pick(NOW));
+    }
+    assert_eq!((sent.len(), sent.iter().filter(|d| d.attempt > 0).count()), (10, 2), "of ten");
+}
+
+#[test]
 fn urls_of_a_lane_take_turns() {
     let mut book = owning(&[1]);
     book.offer((0..1_000).map(|n| to(7, due(1, n))).collect(), NOW);

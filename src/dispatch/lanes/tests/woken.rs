@@ -65,14 +65,25 @@ fn a_node_that_is_full_wakes_the_dispatcher_once_for_a_slot_that_is_free() {
     assert!(!done(&mut book, sent[20], NOW), "nobody waits");
 }
 
+/// A node where first attempts have most slots and retries more than their quarter; gives the first attempts.
+fn full_of_both(lanes: u128) -> (Lanes, Vec<DueDelivery>) {
+    let mut book = answering(lanes + 1);
+    let many =
+        |lanes: std::ops::RangeInclusive<u128>| lanes.flat_map(|lane| (0..7).map(move |n| due(lane, n)));
+    book.offer(many(1..=19).map(|d| DueDelivery { attempt: 1, ..d }).collect(), NOW);
+    assert!(book.pick(NOW).len() > NODE_SLOTS / 4);
+    book.offer(many(20..=lanes).collect(), NOW);
+    let firsts = book.pick(NOW);
+    assert!(book.crowded());
+    (book, firsts)
+}
+
 #[test]
 fn retries_that_are_held_back_wake_the_dispatcher_once_they_may_go() {
-    let mut book = answering(60);
-    book.offer((1..=59).flat_map(|lane| (0..7).map(move |n| due(lane, n))).collect(), NOW);
-    let sent = book.pick(NOW);
+    let (mut book, sent) = full_of_both(59);
     book.offer(vec![DueDelivery { attempt: 1, ..due(60, 1) }], NOW);
-    assert!(sent.len() > RETRY_SLOTS && book.pick(NOW).is_empty());
-    let over = sent.len() - RETRY_SLOTS;
+    assert!(book.pick(NOW).is_empty());
+    let over = book.in_flight() - RETRY_SLOTS;
     assert!(!sent[..over].iter().any(|d| done(&mut book, *d, NOW)), "it could not go yet");
     assert!(done(&mut book, sent[over], NOW));
     assert_eq!(book.pick(NOW).len(), 1);
@@ -99,10 +110,7 @@ fn what_is_in_a_hand_at_a_full_node_is_served_with_any_slot_that_comes_free() {
 
 #[test]
 fn a_lane_that_finds_its_first_attempts_unread_is_read_with_the_next_answer() {
-    let mut book = answering(61);
-    book.offer((1..=60).flat_map(|lane| (0..7).map(move |n| due(lane, n))).collect(), NOW);
-    let sent = book.pick(NOW);
-    assert!(book.crowded());
+    let (mut book, sent) = full_of_both(60);
     // The store holds first attempts beside these.
     let oldest = (0..IN_MIND as u128).map(|n| DueDelivery { attempt: 1, ..due(61, n) }).collect();
     book.stir(&[(lane_id(61), due(61, 0).id)], NOW);
