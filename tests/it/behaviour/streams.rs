@@ -3,6 +3,7 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
+use ringback::store::seal::KeyRing;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ both_engines! {
     a_rested_stream_is_kept_alive,
     a_stop_ends_streams_at_once,
     a_revoked_key_ends_its_streams,
+    a_ring_without_the_key_that_signed_a_token_ends_its_streams,
     every_change_is_told_to_who_waits_for_it,
     polls_wait_for_the_job_they_ask_for,
 }
@@ -248,6 +250,20 @@ async fn a_revoked_key_ends_its_streams(site: &Site) {
     let mut stream = Sse::ask(&app, &path, Some(made["key"].as_str().unwrap()), []).await;
     stream.sequences(1).await;
     app.delete(&format!("/v1/keys/{}", id(&made["keyId"]))).await;
+    assert_eq!(stream.rest().await, [0; 0]);
+}
+
+async fn a_ring_without_the_key_that_signed_a_token_ends_its_streams(site: &Site) {
+    let app = site.start().await;
+    let accepted = app.post("/v1/jobs", &json!({"type": "t"})).await.ok(202);
+    let path = format!("/v1/jobs/{}/events", id(&accepted["jobId"]));
+    let mut stream = Sse::ask(&app, &path, Some(accepted["accessToken"].as_str().unwrap()), []).await;
+    stream.sequences(1).await;
+    let both = KeyRing::generate([7; 32]).with([8; 32]);
+    let [old, new] = [0, 1].map(|i| both.ids().nth(i).unwrap().to_owned());
+    let both = both.promoting(&new).unwrap();
+    site.reload(&both);
+    site.reload(&both.without(&old).unwrap());
     assert_eq!(stream.rest().await, [0; 0]);
 }
 

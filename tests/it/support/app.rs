@@ -89,6 +89,12 @@ impl Site {
         &self.store
     }
 
+    /// Gives its nodes another key ring.
+    pub fn reload(&self, ring: &KeyRing) {
+        KeyRing::replace_file(&self.dir.path().join("ring"), &ring.to_text()).unwrap();
+        self.running.lock().unwrap().iter().for_each(|node| drop(node.reload_ring().unwrap()));
+    }
+
     /// Why a node does not start.
     pub async fn refuses(&self, change: impl FnOnce(&mut Config)) -> String {
         let mut config = self.config();
