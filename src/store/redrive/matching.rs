@@ -8,13 +8,44 @@ use crate::store::probe::probes;
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, TenantId, api};
 
-const LETTERS: &str = "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1";
+/// Where a replay's matches are, and the conditions of its key.
+struct Source {
+    rows: &'static str,
+    count: &'static str,
+    key: &'static str,
+    behind: &'static str,
+    before: &'static str,
+    up_to: &'static str,
+}
+
+static LETTERS: Source = Source {
+    rows: "SELECT delivery_id FROM dead_letters WHERE tenant_id = $1",
+    count: "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1",
+    key: "delivery_id",
+    behind: "delivery_id > {}",
+    before: "delivery_id < {}",
+    up_to: "delivery_id <= {}",
+};
 // Tests and challenges are over when they are answered: nobody waits for one of yesterday.
-const DELIVERIES: &str =
-    concat!("SELECT id FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
-const COUNT_LETTERS: &str = "SELECT COUNT(*) FROM dead_letters WHERE tenant_id = $1";
-const COUNT_DELIVERIES: &str =
-    concat!("SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")");
+static DELIVERIES: Source = Source {
+    rows: concat!("SELECT id FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (", probes!(), ")"),
+    count: concat!(
+        "SELECT COUNT(*) FROM deliveries WHERE tenant_id = $1 AND event_kind NOT IN (",
+        probes!(),
+        ")"
+    ),
+    key: "id",
+    behind: "id > {}",
+    before: "id < {}",
+    up_to: "id <= {}",
+};
+
+fn source(of: ReplayOf) -> &'static Source {
+    match of {
+        ReplayOf::Letters => &LETTERS,
+        ReplayOf::Deliveries => &DELIVERIES,
+    }
+}
 
 /// Whether what it matches is found by an index, and not by looking at all there is.
 pub(in crate::store) fn is_direct(filter: &api::ReplayFilter) -> bool {
@@ -29,8 +60,8 @@ pub(super) fn edge(
     cursor: Option<DeliveryId>,
     (order, offset): (&str, u32),
 ) -> (&'static str, Vec<Value>) {
-    let (base, behind, key) = source(of);
-    let mut f = Filter::new(base, args![tenant]);
+    let source = source(of);
+    let mut f = Filter::new(source.rows, args![tenant]);
     match (of, wanted(filter)) {
         // There are few, and they have indexes of their own.
         (ReplayOf::Deliveries, DeliveryState::Dead) => f.push(" AND state = 'dead'"),
@@ -41,25 +72,14 @@ pub(super) fn edge(
         )
         | (ReplayOf::Letters, _) => {}
     }
-    made_before(&mut f, of, filter);
-    f.and_some(behind, cursor);
-    f.nth(key, order, offset)
+    made_before(&mut f, source, filter);
+    f.and_some(source.behind, cursor);
+    f.nth(source.key, order, offset)
 }
 
 /// Nothing ends before it is made, which its id tells: so what came after `until` is not looked at.
-fn made_before(f: &mut Filter, of: ReplayOf, filter: &api::ReplayFilter) {
-    let older = match of {
-        ReplayOf::Letters => "delivery_id < {}",
-        ReplayOf::Deliveries => "id < {}",
-    };
-    f.and_some(older, filter.until.map(|at| DeliveryId::mint(at, [0; 10])));
-}
-
-fn source(of: ReplayOf) -> (&'static str, &'static str, &'static str) {
-    match of {
-        ReplayOf::Letters => (LETTERS, "delivery_id > {}", "delivery_id"),
-        ReplayOf::Deliveries => (DELIVERIES, "id > {}", "id"),
-    }
+fn made_before(f: &mut Filter, source: &Source, filter: &api::ReplayFilter) {
+    f.and_some(source.before, filter.until.map(|at| DeliveryId::mint(at, [0; 10])));
 }
 
 /// The next `step` that match, behind the cursor and up to what was seen.
@@ -70,17 +90,13 @@ pub(super) fn bite(
     (cursor, seen): (Option<DeliveryId>, Option<DeliveryId>),
     step: u32,
 ) -> (&'static str, Vec<Value>) {
-    let (base, behind, key) = source(of);
-    let up_to = match of {
-        ReplayOf::Letters => "delivery_id <= {}",
-        ReplayOf::Deliveries => "id <= {}",
-    };
-    let mut f = matching(base, tenant, of, filter);
-    f.and_some(behind, cursor);
-    f.and_some(up_to, seen);
+    let source = source(of);
+    let mut f = matching(source.rows, tenant, of, filter);
+    f.and_some(source.behind, cursor);
+    f.and_some(source.up_to, seen);
     f.args.push(step.into());
     let n = f.args.len();
-    f.push(&format!(" ORDER BY {key} LIMIT ${n}"));
+    f.push(&format!(" ORDER BY {} LIMIT ${n}", source.key));
     f.finish()
 }
 
@@ -91,12 +107,9 @@ pub(super) fn count(
     filter: &api::ReplayFilter,
     older: Option<DeliveryId>,
 ) -> (&'static str, Vec<Value>) {
-    let (base, newer) = match of {
-        ReplayOf::Letters => (COUNT_LETTERS, "delivery_id > {}"),
-        ReplayOf::Deliveries => (COUNT_DELIVERIES, "id > {}"),
-    };
-    let mut f = matching(base, tenant, of, filter);
-    f.and_some(newer, older);
+    let source = source(of);
+    let mut f = matching(source.count, tenant, of, filter);
+    f.and_some(source.behind, older);
     f.finish()
 }
 
@@ -129,12 +142,11 @@ pub(in crate::store) fn matching(
     f.and_some("account = {}", filter.account.clone());
     f.and_some("host = {}", filter.host.clone());
     f.and_some("event_kind = {}", filter.kind.clone());
-    let key = match of {
+    match of {
         ReplayOf::Letters => {
             f.and_some("(reason = {} OR last_error = {})", filter.reason.clone());
             f.and_some("died_at >= {}", filter.since);
             f.and_some("died_at < {}", filter.until);
-            "delivery_id"
         }
         ReplayOf::Deliveries => {
             // As literals, or the partial indexes are not taken.
@@ -151,12 +163,11 @@ pub(in crate::store) fn matching(
             );
             f.and_some("ended_at >= {}", filter.since);
             f.and_some("ended_at < {}", filter.until);
-            "id"
         }
-    };
-    made_before(&mut f, of, filter);
+    }
+    made_before(&mut f, source(of), filter);
     if let Some(ids) = &filter.ids {
-        among(&mut f, key, ids);
+        among(&mut f, source(of).key, ids);
     }
     f
 }
