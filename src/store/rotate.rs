@@ -144,13 +144,11 @@ impl Rotation {
                 Standing::Current => {}
                 Standing::Stale => stale.push(args![row.uuid(0)?]),
                 Standing::Unknown(key) => *found.unknown.entry(key).or_default() += 1,
-                Standing::Damaged => found.is_damaged(place, row.uuid(0)?),
+                Standing::Damaged => found.damaged_at(place, row.uuid(0)?),
             }
         }
         let wanted = stale.len() as u64;
-        let damaged = found.damaged;
-        self.seal_anew(place, stale, &mut found).await?;
-        found.passed_over = wanted - found.sealed_anew - (found.damaged - damaged);
+        found.passed_over = wanted - self.seal_anew(place, stale, &mut found).await?;
         self.at = last.map_or((index + 1, Uuid::nil()), |id| (index, id));
         Ok(found)
     }
@@ -172,21 +170,24 @@ impl Rotation {
         })
     }
 
-    async fn seal_anew(&self, place: &'static Place, ids: Vec<Vec<Value>>, found: &mut Tally) -> Result<()> {
+    /// Gives how many of them nobody held.
+    async fn seal_anew(&self, place: &'static Place, ids: Vec<Vec<Value>>, found: &mut Tally) -> Result<u64> {
         if ids.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let mut tx = self.writers.begin().await?;
-        let mut fresh = Vec::with_capacity(ids.len());
-        for row in tx.batch(&place.hold, vec![], ids).await? {
-            match self.fresh(place, &row)? {
+        let held = tx.batch(&place.hold, vec![], ids).await?;
+        let mut fresh = Vec::with_capacity(held.len());
+        for row in &held {
+            match self.fresh(place, row)? {
                 Some(sealed) => fresh.push(sealed),
-                None => found.is_damaged(place, row.uuid(0)?),
+                None => found.damaged_at(place, row.uuid(0)?),
             }
         }
         found.sealed_anew = fresh.len() as u64;
         tx.batch(&place.put, vec![], fresh).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(held.len() as u64)
     }
 
     /// None where the value does not open.
@@ -198,7 +199,7 @@ impl Rotation {
 }
 
 impl Tally {
-    fn is_damaged(&mut self, place: &Place, id: Uuid) {
+    fn damaged_at(&mut self, place: &Place, id: Uuid) {
         self.damaged += 1;
         if self.examples.len() < EXAMPLES {
             self.examples.push((place.name, id));

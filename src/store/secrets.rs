@@ -26,31 +26,33 @@ const CACHE_FOR: Duration = Duration::from_secs(5);
 /// Owners remembered; forgetting one costs a read.
 const REMEMBERED: usize = 10_000;
 
-// Of the newest eight of the owner $1, so that who rotates without end has no more to read: a rotation lets none outlive a
+// Of the owner's newest eight, so that who rotates without end has no more to read: a rotation lets none outlive a
 // newer one. A mere bound: the walk from the newest on ends at the eighth.
 macro_rules! newest {
-    () => {
-        " AND created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = $1
-                                      ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)"
+    ($owner:literal) => {
+        concat!(
+            " AND created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = ",
+            $owner,
+            " ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)"
+        )
     };
 }
 // The newest first: so they sign.
 const LIVE: &str = concat!(
     "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
-    newest!(),
+    newest!("$1"),
     " ORDER BY created_at DESC LIMIT 4"
 );
 const FIRST: &str = "SELECT id, sealed, expires_at FROM secrets WHERE owner_id = $1 LIMIT 2";
 static LIVE_NOW: Sql = Sql::plain(LIVE);
 pub(super) static LIVE_OF: Sql = Sql::batch(
-    "SELECT s.id, s.sealed, s.expires_at, s.owner_id
-     FROM {b} JOIN secrets s ON s.owner_id {is b.owner_id} AND s.tenant_id = b.tenant_id
-     WHERE (s.expires_at IS NULL OR s.expires_at > $1)
-       -- of the newest eight, so that who rotates without end has no more to read: a rotation lets none outlive a newer one.
-       -- A mere equality: the walk from the newest on ends at the eighth
-       AND s.created_at >= COALESCE((SELECT t.created_at FROM secrets t WHERE t.owner_id = b.owner_id
-                                     ORDER BY t.created_at DESC LIMIT 1 OFFSET 7), 0)
-     ORDER BY s.created_at DESC",
+    concat!(
+        "SELECT s.id, s.sealed, s.expires_at, s.owner_id
+         FROM {b} JOIN secrets s ON s.owner_id {is b.owner_id} AND s.tenant_id = b.tenant_id
+         WHERE (s.expires_at IS NULL OR s.expires_at > $1)",
+        newest!("b.owner_id"),
+        " ORDER BY s.created_at DESC"
+    ),
     1,
     &[("owner_id", Col::Uuid), ("tenant_id", Col::Uuid)],
 );
@@ -61,7 +63,7 @@ static LOCK_ENDPOINT: Sql = Sql::plain(
 );
 static RETIRE: Sql = Sql::plain(concat!(
     "UPDATE secrets SET expires_at = $2 WHERE owner_id = $1 AND (expires_at IS NULL OR expires_at > $2)",
-    newest!()
+    newest!("$1")
 ));
 // Under the owner's lock. Later than all before, whatever the clocks of nodes say: this is their order.
 static PUT: Sql = Sql::plain(

@@ -210,25 +210,30 @@ macro_rules! lane_needed {
 static POSTPONE_LANES: Sql =
     Sql::plain(concat!("UPDATE lanes SET used_at = $3 ", old_lanes!(), lane_needed!()));
 static OLD_LANES: Sql = Sql::plain(concat!("DELETE FROM lanes ", old_lanes!(), "NOT ", lane_needed!()));
-static OLD_REDRIVES: Sql = Sql::plain(
-    "DELETE FROM redrives
-     WHERE id IN (SELECT r.id FROM redrives r WHERE r.ended_at <= $1 ORDER BY r.ended_at LIMIT $2)",
-);
+macro_rules! past {
+    ($table:literal, $instant:literal) => {
+        concat!(
+            "DELETE FROM ",
+            $table,
+            " WHERE id IN (SELECT id FROM ",
+            $table,
+            " WHERE ",
+            $instant,
+            " <= $1 ORDER BY ",
+            $instant,
+            " LIMIT $2)"
+        )
+    };
+}
+static OLD_REDRIVES: Sql = Sql::plain(past!("redrives", "ended_at"));
+static OLD_SECRETS: Sql = Sql::plain(past!("secrets", "expires_at"));
+static OLD_API_KEYS: Sql = Sql::plain(past!("api_keys", "COALESCE(revoked_at, expires_at)"));
 static OLD_LEARNED: Sql = Sql::plain(
     "DELETE FROM learned
      WHERE (tenant_id, what, name) IN (SELECT l.tenant_id, l.what, l.name FROM learned l
                                        WHERE l.updated_at <= $1 ORDER BY l.updated_at LIMIT $2)
        -- a node may have added to it since
        AND updated_at <= $1",
-);
-static OLD_API_KEYS: Sql = Sql::plain(
-    "DELETE FROM api_keys
-     WHERE id IN (SELECT k.id FROM api_keys k WHERE COALESCE(k.revoked_at, k.expires_at) <= $1
-                  ORDER BY COALESCE(k.revoked_at, k.expires_at) LIMIT $2)",
-);
-static OLD_SECRETS: Sql = Sql::plain(
-    "DELETE FROM secrets
-     WHERE id IN (SELECT s.id FROM secrets s WHERE s.expires_at <= $1 ORDER BY s.expires_at LIMIT $2)",
 );
 /// A key whose job is owed is put off for so long.
 const KEY_AGAIN: Duration = Duration::from_secs(3600);
