@@ -55,9 +55,9 @@ pub struct Hungry {
     pub size: u32,
 }
 
-/// Whether there is time left until `again`, which is no later than [`FOREIGN`] from now on: unless the clock was set back.
-fn is_left(again: Millis, now: Millis) -> bool {
-    again > now && again <= now.plus(FOREIGN)
+/// Whether there is time left until `again`, which was set no more than `wait` ahead: if it is further, the clock was set back.
+fn is_left(again: Millis, now: Millis, wait: Duration) -> bool {
+    again > now && again <= now.plus(wait)
 }
 
 /// All lanes of this node.
@@ -167,7 +167,7 @@ impl Lanes {
 
     /// Whether another node had it, or has just been given it.
     fn is_foreign(&self, id: LaneId, now: Millis) -> bool {
-        self.foreign.get(&id).is_some_and(|again| is_left(*again, now))
+        self.foreign.get(&id).is_some_and(|again| is_left(*again, now, FOREIGN))
     }
 
     /// What had a slot was not sent.
@@ -187,7 +187,7 @@ impl Lanes {
     pub fn lacks(&self, id: LaneId, now: Millis) -> bool {
         let not_now = [&self.foreign, &self.avoided]
             .into_iter()
-            .any(|lanes| lanes.get(&id).is_some_and(|again| is_left(*again, now)));
+            .any(|lanes| lanes.get(&id).is_some_and(|again| is_left(*again, now, FOREIGN)));
         let here = self.lanes.contains_key(&id) || self.parting.contains_key(&id);
         !not_now && !here && !self.crowded()
     }

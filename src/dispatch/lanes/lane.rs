@@ -6,10 +6,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::super::BEAT;
-use super::BLOCKED;
 use super::ready::Ready;
 use super::trust::Standing;
 use super::turns::TurnTaking;
+use super::{BLOCKED, is_left};
 use crate::store::{DueDelivery, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::lane::{Breaker, Bucket, Leave, Sign};
@@ -80,11 +80,6 @@ pub(super) struct Lane {
     /// Sends nothing new and is let go once nothing is in flight: another node has room for it.
     pub(super) leaving: bool,
     pub(super) idle_since: Millis,
-}
-
-/// Whether what is next in order waits until then, which is looked at again after [`BLOCKED`] whatever the clock does.
-fn is_held(until: Millis, now: Millis) -> bool {
-    until > now && until <= now.plus(BLOCKED)
 }
 
 impl Lane {
@@ -202,7 +197,11 @@ impl Lane {
     pub(super) fn hungry(&self, now: Millis) -> bool {
         let empty = self.ready.is_empty();
         let wants = match self.set.limits.ordered {
-            true => empty && self.in_flight == 0 && self.waits.is_none_or(|(_, until)| !is_held(until, now)),
+            true => {
+                empty
+                    && self.in_flight == 0
+                    && self.waits.is_none_or(|(_, until)| !is_left(until, now, BLOCKED))
+            }
             false => empty || self.dry,
         };
         self.more && wants && !self.is_stuck(now)

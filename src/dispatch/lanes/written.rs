@@ -35,8 +35,8 @@ impl Lanes {
 
     /// Lanes to write down; those without work for long, or marked to leave, are let go (`true`).
     pub fn to_save(&mut self, now: Millis) -> Vec<(LaneState, bool)> {
-        self.foreign.retain(|_, again| is_left(*again, now));
-        self.avoided.retain(|_, again| is_left(*again, now));
+        self.foreign.retain(|_, again| is_left(*again, now, FOREIGN));
+        self.avoided.retain(|_, again| is_left(*again, now, FOREIGN));
         // Those that could not be written down when they were let go.
         let mut save: Vec<_> = self.parting.values().map(|state| (state.clone(), true)).collect();
         for (id, lane) in &mut self.lanes {
