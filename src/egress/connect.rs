@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
@@ -21,6 +23,12 @@ use super::wire::{Budgets, Io, Link, Wire};
 use super::{BootTime, CONNECT_BUDGET, SetupError};
 use crate::types::delivery::{Fault, Phase, TlsFault};
 use crate::types::target::CallbackUrl;
+
+/// A silent peer is asked after this long whether it is there ...
+const ASK_AFTER: Duration = Duration::from_secs(60);
+/// ... and then so often, this long apart; one that answers none is gone.
+const ASK_TIMES: u32 = 4;
+const ASK_AGAIN: Duration = Duration::from_secs(15);
 
 tokio::task_local! {
     /// The trail of the attempt that asks for a connection; the pool hands the connector nothing but a URI.
@@ -133,6 +141,7 @@ impl Inner {
         self.guard.permits(host, peer.ip())?;
         // Head and body leave in one write; waiting to fill a packet only delays them.
         tcp.set_nodelay(true).map_err(|_| Fault::Connect)?;
+        keep_alive(&tcp).map_err(|_| Fault::Connect)?;
         trail.note(|p| p.connect_ms = ms(BootTime::now().since(start)));
         if !secure {
             return Ok((Io::Plain(tcp), peer));
@@ -172,6 +181,16 @@ async fn dial<S, F: Future<Output = io::Result<S>>>(
         }
     }
     Err(if crowded { Fault::NoSocket } else { fault })
+}
+
+/// Asks the peer now and then whether it is still there. A worker that is pushed a job may be silent for hours, which routers
+/// between forget, and of one whose machine is gone nothing else would tell before the attempt's own end.
+fn keep_alive(tcp: &TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(tcp, ASK_AFTER)?;
+    sockopt::set_tcp_keepintvl(tcp, ASK_AGAIN)?;
+    sockopt::set_tcp_keepcnt(tcp, ASK_TIMES)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    Ok(())
 }
 
 /// Whether all ports to that address are taken. Where IPv6 is off the same is said of any IPv6 address: then it cannot be reached,
@@ -224,6 +243,16 @@ mod tests {
         assert_eq!(has_no_port(&lack, "[::1]:443".parse().unwrap()), there, "IPv6 may be off here");
         let refused = io::Error::from_raw_os_error(Errno::CONNREFUSED.raw_os_error());
         assert!(!has_no_port(&refused, "[::1]:443".parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_silent_for_a_minute_is_asked_whether_it_is_there() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(server.local_addr().unwrap()).await.unwrap();
+        keep_alive(&tcp).unwrap();
+        let asked = (sockopt::tcp_keepidle(&tcp), sockopt::tcp_keepintvl(&tcp), sockopt::tcp_keepcnt(&tcp));
+        assert_eq!(asked, (Ok(ASK_AFTER), Ok(ASK_AGAIN), Ok(ASK_TIMES)));
+        assert_eq!(sockopt::socket_keepalive(&tcp), Ok(true));
     }
 
     #[tokio::test]
