@@ -196,13 +196,13 @@ impl Lanes {
     /// `more` need not be read: what is due in it is offered or handed over next. Gives those that are new here.
     pub fn own(&mut self, asked: &[LaneId], owned: Vec<OwnedLane>, now: Millis) -> Vec<LaneId> {
         let mut new = Vec::with_capacity(owned.len());
-        for OwnedLane { state, set, more } in owned {
+        for OwnedLane { state, tenant, set, more } in owned {
             let id = state.id;
             self.foreign.remove(&id);
             if let std::collections::hash_map::Entry::Vacant(place) = self.lanes.entry(id) {
                 let parted = self.parting.remove(&id).filter(|one| one.cleared_at == set.cleared_at);
                 let dirty = parted.is_some();
-                let lane = place.insert(Lane::new(parted.unwrap_or(state), set, now));
+                let lane = place.insert(Lane::new(parted.unwrap_or(state), tenant, set, now));
                 (lane.more, lane.dirty) = (more, dirty);
                 self.call_up(id);
                 new.push(id);
@@ -342,11 +342,11 @@ impl Lanes {
     /// Changes a lane, and keeps count of what is held by lanes of its standing.
     fn change<R>(&mut self, id: LaneId, change: impl FnOnce(&mut Lane) -> R) -> Option<R> {
         let lane = self.lanes.get_mut(&id)?;
-        let before = self.held;
-        self.held.give_back(lane.standing, lane.in_flight);
+        let before = self.held.all();
+        self.held.give_back(lane.tenant, lane.standing, lane.in_flight);
         let changed = change(lane);
-        self.held.take(lane.standing, lane.in_flight);
-        self.eased |= self.held.eases(before);
+        self.held.take(lane.tenant, lane.standing, lane.in_flight);
+        self.eased |= self.held.all().eases(before);
         if lane.has_work() {
             self.call_up(id);
         }

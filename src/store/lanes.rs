@@ -54,7 +54,7 @@ static OWN: Sql = Sql::batch(
        WHERE lanes.owner_id IS NULL OR lanes.owner_id = excluded.owner_id
           OR NOT EXISTS (SELECT 1 FROM nodes n WHERE n.id = lanes.owner_id AND n.alive_until > $2)
      RETURNING id, concurrency, failures, opened, held_until, held_reason, rate_at, paused_until, cleared_at,
-       owners, CASE WHEN EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id {is lanes.id}) THEN CAST(1 AS BIGINT) ELSE 0 END",
+       owners, CASE WHEN EXISTS (SELECT 1 FROM delivery_queue q WHERE q.lane_id {is lanes.id}) THEN CAST(1 AS BIGINT) ELSE 0 END, tenant_id",
     2,
     &[("id", Col::Uuid), ("tenant_id", Col::Uuid), ("endpoint_id", Col::Uuid), ("origin", Col::Text)],
 );
@@ -352,7 +352,7 @@ pub(super) async fn own(
             cleared_at: row.time_opt(8)?,
             ..Default::default()
         };
-        let lane = OwnedLane { state: state(row)?, set, more: row.int(10)? == 1 };
+        let lane = OwnedLane { state: state(row)?, tenant: row.id(11)?, set, more: row.int(10)? == 1 };
         Ok((lane, row.int(9)? == 1))
     };
     rows.iter().map(lane).collect()

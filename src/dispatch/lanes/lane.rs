@@ -13,7 +13,7 @@ use super::{BLOCKED, is_left};
 use crate::store::{DueDelivery, LaneSettings, LaneState};
 use crate::types::delivery::Outcome;
 use crate::types::lane::{Breaker, Bucket, Leave, Sign};
-use crate::types::{DeliveryId, LaneId, Millis};
+use crate::types::{DeliveryId, LaneId, Millis, TenantId};
 
 /// What one turn of a lane is allowed at first, and how many turns are remembered.
 const WINDOW: f64 = 10.0;
@@ -33,6 +33,7 @@ struct Path {
 
 #[derive(Debug)]
 pub(super) struct Lane {
+    pub(super) tenant: TenantId,
     /// How many requests may be under way; adapts between 1 and the lane's ceiling.
     slots: f64,
     pub(super) in_flight: usize,
@@ -83,9 +84,10 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(state: LaneState, set: LaneSettings, now: Millis) -> Lane {
+    pub(super) fn new(state: LaneState, tenant: TenantId, set: LaneSettings, now: Millis) -> Lane {
         let broken = state.opened > 0;
         Lane {
+            tenant,
             slots: f64::from(state.concurrency).clamp(1.0, f64::from(set.limits.ceiling())),
             in_flight: 0,
             retrying: 0,

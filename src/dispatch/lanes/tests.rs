@@ -18,6 +18,10 @@ const NOW: Millis = Millis(1_000_000);
 /// How long a receiver takes to answer.
 const SOON: Duration = Duration::from_millis(5);
 
+fn tenant(n: u128) -> TenantId {
+    TenantId::from_uuid(Uuid::from_u128(n))
+}
+
 fn lane_id(n: u128) -> LaneId {
     LaneId::from_uuid(Uuid::from_u128(n))
 }
@@ -25,7 +29,7 @@ fn lane_id(n: u128) -> LaneId {
 fn due(lane: u128, n: u128) -> DueDelivery {
     DueDelivery {
         id: DeliveryId::from_uuid(Uuid::from_u128(lane << 64 | n)),
-        tenant: TenantId::from_uuid(Uuid::nil()),
+        tenant: tenant(0),
         lane: lane_id(lane),
         turn: 0,
         fence: 0,
@@ -51,7 +55,11 @@ fn fresh(n: u128) -> LaneState {
 }
 
 fn owned(state: LaneState, set: LaneSettings) -> OwnedLane {
-    OwnedLane { state, set, more: true }
+    owned_by(tenant(0), state, set)
+}
+
+fn owned_by(tenant: TenantId, state: LaneState, set: LaneSettings) -> OwnedLane {
+    OwnedLane { state, tenant, set, more: true }
 }
 
 fn limited(limits: Limits) -> LaneSettings {

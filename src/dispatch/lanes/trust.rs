@@ -6,10 +6,16 @@
 //! node (a half), and those whose last request failed another part (an eighth): with what they may have
 //! beyond one each (an eighth again) a quarter of the node is left to lanes that answer. Neither part
 //! depends on what the other lanes do, and in each of them turns are taken: nobody waits for ever.
+//!
+//! A tenant has no more than three times what it leaves free of such a part. So what is new of others finds a slot,
+//! however many receivers of one hang, and none has to be kept for tenants that have nothing to send.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use super::{NODE_SLOTS, PATIENCE};
+use crate::types::TenantId;
 use crate::types::delivery::Outcome;
 use crate::types::lane::Sign;
 
@@ -44,47 +50,17 @@ impl Standing {
     }
 }
 
-/// The slots in the hands of lanes that are not known to answer.
+/// Slots in the hands of lanes that are not known to answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct Slots {
     unknown: usize,
     failing: usize,
 }
 
-impl Held {
-    /// How many requests a lane may have under way, while the node has `in_flight`.
-    ///
-    /// None where those are all it may. A lane that answers takes at most a quarter of what is free, so that a few
-    /// that fall silent at once leave something. All others have one, and more only while all of them together have few.
-    pub(super) fn share(self, standing: Standing, in_flight: usize) -> usize {
-        if in_flight >= NODE_SLOTS {
-            return 0;
-        }
-        let (held, most) = match standing {
-            Standing::Answers => return ((NODE_SLOTS - in_flight) / 4).max(1),
-            Standing::Unknown => (self.unknown, NODE_SLOTS / 2),
-            Standing::Failing => (self.failing, NODE_SLOTS / 8),
-        };
-        // What an unknown lane has beyond one goes over to the failing ones with it: one bound for both.
-        let few = self.unknown + self.failing < NODE_SLOTS / 8;
-        if few { NODE_SLOTS } else { usize::from(held < most) }
-    }
-
+impl Slots {
     /// Whether these are fewer than `before`, so that more may be taken.
-    pub(super) fn eases(self, before: Held) -> bool {
+    pub(super) fn eases(self, before: Slots) -> bool {
         self.unknown < before.unknown || self.failing < before.failing
-    }
-
-    pub(super) fn take(&mut self, standing: Standing, slots: usize) {
-        if let Some(held) = self.of(standing) {
-            *held += slots;
-        }
-    }
-
-    pub(super) fn give_back(&mut self, standing: Standing, slots: usize) {
-        if let Some(held) = self.of(standing) {
-            *held = held.saturating_sub(slots);
-        }
     }
 
     fn of(&mut self, standing: Standing) -> Option<&mut usize> {
@@ -92,6 +68,65 @@ impl Held {
             Standing::Answers => None,
             Standing::Unknown => Some(&mut self.unknown),
             Standing::Failing => Some(&mut self.failing),
+        }
+    }
+}
+
+/// The same, all of them and by tenant.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    all: Slots,
+    /// Those that have some.
+    tenants: HashMap<TenantId, Slots>,
+}
+
+impl Held {
+    /// How many requests a lane of `tenant` may have under way, while the node has `in_flight`.
+    ///
+    /// None where those are all it may. A lane that answers takes at most a quarter of what is free, so that a few
+    /// that fall silent at once leave something. All others have one, and more only while all of them together have few.
+    pub(super) fn share(&self, tenant: TenantId, standing: Standing, in_flight: usize) -> usize {
+        if in_flight >= NODE_SLOTS {
+            return 0;
+        }
+        if standing == Standing::Answers {
+            return ((NODE_SLOTS - in_flight) / 4).max(1);
+        }
+        let own = self.tenants.get(&tenant).copied().unwrap_or_default();
+        let (own, held, most) = match standing {
+            Standing::Failing => (own.failing, self.all.failing, NODE_SLOTS / 8),
+            Standing::Unknown | Standing::Answers => (own.unknown, self.all.unknown, NODE_SLOTS / 2),
+        };
+        // What an unknown lane has beyond one goes over to the failing ones with it: one bound for both.
+        let few = self.all.unknown + self.all.failing < NODE_SLOTS / 8;
+        match own < most.saturating_sub(held) * 3 {
+            true if few => NODE_SLOTS,
+            free => usize::from(free),
+        }
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> Slots {
+        self.all
+    }
+
+    pub(super) fn take(&mut self, tenant: TenantId, standing: Standing, slots: usize) {
+        let Some(held) = self.all.of(standing).filter(|_| slots > 0) else { return };
+        *held += slots;
+        if let Some(held) = self.tenants.entry(tenant).or_default().of(standing) {
+            *held += slots;
+        }
+    }
+
+    pub(super) fn give_back(&mut self, tenant: TenantId, standing: Standing, slots: usize) {
+        let Some(held) = self.all.of(standing) else { return };
+        *held = held.saturating_sub(slots);
+        let Entry::Occupied(mut entry) = self.tenants.entry(tenant) else { return };
+        if let Some(held) = entry.get_mut().of(standing) {
+            *held = held.saturating_sub(slots);
+        }
+        if *entry.get() == Slots::default() {
+            entry.remove();
         }
     }
 }

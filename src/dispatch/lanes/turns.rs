@@ -79,7 +79,7 @@ impl Lanes {
 
     /// How many of the node's slots a lane may have now.
     pub(super) fn share(&self, id: LaneId) -> usize {
-        self.lanes.get(&id).map_or(0, |lane| self.held.share(lane.standing, self.in_flight))
+        self.lanes.get(&id).map_or(0, |lane| self.held.share(lane.tenant, lane.standing, self.in_flight))
     }
 
     /// Whether a lane has all that it may have of them, and any that comes free may give it more.

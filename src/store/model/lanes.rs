@@ -3,7 +3,7 @@
 use super::DueDelivery;
 use crate::types::api::LanePlace;
 use crate::types::lane::Limits;
-use crate::types::{EndpointId, LaneId, Millis, api};
+use crate::types::{EndpointId, LaneId, Millis, TenantId, api};
 
 /// How many a replay's filter finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,8 @@ pub struct LaneSettings {
 pub struct OwnedLane {
     /// How its owner before left it.
     pub state: LaneState,
+    /// Whose it is.
+    pub tenant: TenantId,
     /// What is set for it.
     pub set: LaneSettings,
     /// The store may hold something due in it that no look shows any more. Else only what was committed late may lie behind

@@ -40,15 +40,43 @@ fn a_hundred_new_lanes_take_one_slot_each() {
     assert_eq!(picked.len(), 100);
 }
 
-#[test]
-fn new_lanes_fill_half_of_the_node_and_failing_ones_an_eighth() {
-    let mut book = owning(&all(1..=1_000));
+/// A book of these lanes, each of a tenant that `of` tells.
+fn owning_of(lanes: std::ops::RangeInclusive<u128>, of: impl Fn(u128) -> u128) -> Lanes {
+    let mut book = Lanes::default();
+    let lane = |n| OwnedLane { more: false, ..owned_by(tenant(of(n)), fresh(n), LaneSettings::default()) };
+    book.own(&[], lanes.map(lane).collect(), NOW);
+    book
+}
+
+/// How many of the lanes up to 500 and of those beyond, which fail, have a slot; one each.
+fn taken(mut book: Lanes) -> (usize, usize) {
     (501..=1_000).for_each(|lane| sees(&mut book, lane, &HUNG, LONG));
     flood(&mut book, 1..=1_000);
     let picked = book.pick(NOW);
-    let failing = picked.iter().filter(|d| d.lane > lane_id(500)).count();
-    assert_eq!((picked.len() - failing, failing), (NODE_SLOTS / 2, NODE_SLOTS / 8));
     assert_eq!(lanes_of(&picked).len(), picked.len(), "one each");
+    let failing = picked.iter().filter(|d| d.lane > lane_id(500)).count();
+    (picked.len() - failing, failing)
+}
+
+#[test]
+fn new_lanes_of_many_tenants_fill_half_of_the_node_and_failing_ones_an_eighth() {
+    assert_eq!(taken(owning_of(1..=1_000, |lane| lane)), (NODE_SLOTS / 2, NODE_SLOTS / 8));
+}
+
+#[test]
+fn one_tenant_leaves_others_a_quarter_of_these_parts() {
+    assert_eq!(taken(owning(&all(1..=1_000))), (NODE_SLOTS / 8 * 3, NODE_SLOTS / 32 * 3));
+    assert_eq!(taken(owning_of(1..=1_000, |lane| lane % 2)), (220, 55), "two have three sevenths each");
+}
+
+#[test]
+fn a_new_lane_waits_for_none_that_hangs_of_another_tenant() {
+    let mut book = owning_of(1..=1_010, |lane| u128::from(lane > 1_000));
+    flood(&mut book, 1..=1_000);
+    book.pick(NOW);
+    flood(&mut book, 1_001..=1_010);
+    let picked = book.pick(NOW);
+    assert_eq!(lanes_of(&picked), (1_001..=1_010).map(lane_id).collect(), "each of the other's, and no more");
 }
 
 #[test]
@@ -67,7 +95,7 @@ fn the_first_delivery_of_a_new_lane_waits_for_no_failing_one() {
     let mut book = owning(&all(1..=400));
     (1..=399).for_each(|lane| sees(&mut book, lane, &HUNG, LONG));
     flood(&mut book, 1..=399);
-    assert_eq!(book.pick(NOW).len(), NODE_SLOTS / 8);
+    assert_eq!(book.pick(NOW).len(), NODE_SLOTS / 32 * 3);
     book.offer(vec![due(400, 0)], NOW);
     assert_eq!(book.pick(NOW), vec![due(400, 0)]);
 }
@@ -79,7 +107,7 @@ fn every_failing_lane_has_its_turn_whatever_the_others_do() {
     (301..=1_300).for_each(|lane| sees(&mut book, lane, &GOOD, SOON));
     flood(&mut book, 1..=1_300);
     let (mut tried, mut under_way) = (HashSet::new(), Vec::new());
-    for _ in 0..5 {
+    for _ in 0..7 {
         // Those that answer are many enough to fill the node, and are done before any of these times out.
         for _ in 0..20 {
             under_way.extend(book.pick(NOW));
