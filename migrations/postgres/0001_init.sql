@@ -74,6 +74,8 @@ CREATE INDEX endpoints_tenant ON endpoints (tenant_id, id) WHERE deleted_at IS N
 CREATE INDEX endpoints_account ON endpoints (tenant_id, account, id) WHERE deleted_at IS NULL;
 -- each delivery asks whether its endpoint is one of these; UNIQUE, or SQLite would take the key of all instead
 CREATE UNIQUE INDEX endpoints_failing ON endpoints (id) WHERE failing_since IS NOT NULL;
+-- for lists: those that are not told, among many that are
+CREATE INDEX endpoints_off ON endpoints (tenant_id, id) WHERE state <> 'enabled' AND deleted_at IS NULL;
 CREATE INDEX endpoints_drain ON endpoints (drain_at) WHERE drain_at IS NOT NULL;
 
 -- The document of a job: written at submission and at its end, not in between.
@@ -441,5 +443,6 @@ CREATE TABLE lanes (
     numbered        BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX lanes_tenant ON lanes (tenant_id, id);
+CREATE INDEX lanes_held ON lanes (tenant_id, id) WHERE held_until IS NOT NULL;
 CREATE INDEX lanes_owner ON lanes (owner_id, set_at);
 CREATE INDEX lanes_used ON lanes (used_at);

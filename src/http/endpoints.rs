@@ -10,13 +10,13 @@ use http::{HeaderValue, StatusCode, Uri, header};
 use super::app::App;
 use super::extract::{
     BareHead, FromQuery, JsonBody, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, page_of,
-    paged,
+    paged_to,
 };
 use super::jobs::page;
 use super::problem::Problem;
 use super::submit::REPLAYED;
 use super::tenant::show;
-use crate::store::{EndpointFilter, NewEndpoint as Checked, PageOf};
+use crate::store::{EndpointFilter, Found, NewEndpoint as Checked, PageOf};
 use crate::types::api::{ChangeEndpoint, Endpoint as View, NewEndpoint, Page, RotateSecret, WebhookSecret};
 use crate::types::endpoint::{Endpoint, EndpointState, HIDDEN, Scheme, check};
 use crate::types::problem::ProblemCode;
@@ -128,9 +128,10 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     of_all_queues(&key)?;
     let filter = EndpointFilter { only_accounts: key.record.accounts.clone(), ..query.filter };
-    let rows = app.ask(app.store.endpoints(key.tenant(), &filter, page_of(&query.page))).await?;
-    let views = rows.into_iter().map(|one| view(&app, one)).collect::<Result<Vec<_>, _>>()?;
-    Ok(page(paged(views, query.page.limit, |e| e.endpoint_id, &uri, app.store.urls())))
+    let found = app.ask(app.store.endpoints(key.tenant(), &filter, page_of(&query.page))).await?;
+    let views = found.rows.into_iter().map(|one| view(&app, one)).collect::<Result<Vec<_>, _>>()?;
+    let found = Found { rows: views, looked_to: found.looked_to };
+    Ok(page(paged_to(found, query.page.limit, |e: &View| e.endpoint_id, &uri, app.store.urls())))
 }
 
 /// Create a standing endpoint; the answer shows its secret once.

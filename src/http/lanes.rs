@@ -6,7 +6,9 @@ use axum::response::Response;
 use http::Uri;
 
 use super::app::App;
-use super::extract::{FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, paged_by};
+use super::extract::{
+    FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Query, need, paged_by, paged_to,
+};
 use super::jobs::page;
 use super::problem::Problem;
 use super::queues::coming;
@@ -48,12 +50,14 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     key.whole()?;
     let ListQuery { filter, limit } = query;
-    let rows = app.ask(app.store.lanes(key.tenant(), &filter, limit + 1, app.now())).await?;
-    let place = |lane: &Lane| match filter.order {
-        LaneOrder::Youngest(_) => lane.lane_id.to_string(),
-        LaneOrder::OldestDue(_) => lane.place().to_string(),
-    };
-    Ok(page(paged_by(rows, limit, place, &uri, app.store.urls())))
+    let found = app.ask(app.store.lanes(key.tenant(), &filter, limit + 1, app.now())).await?;
+    let urls = app.store.urls();
+    Ok(page(match filter.order {
+        LaneOrder::Youngest(_) => paged_to(found, limit, |lane: &Lane| lane.lane_id, &uri, urls),
+        LaneOrder::OldestDue(_) => {
+            paged_by(found.rows, limit, |lane: &Lane| lane.place().to_string(), &uri, urls)
+        }
+    }))
 }
 
 /// Pause a lane: nothing more is sent, and its deliveries are held, which costs no attempt.

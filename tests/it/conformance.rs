@@ -17,6 +17,7 @@ mod lanes;
 mod late;
 mod lease;
 mod letters;
+mod lists;
 mod push;
 mod queues;
 mod read;

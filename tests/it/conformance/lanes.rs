@@ -233,12 +233,15 @@ async fn a_lane_is_owned_whatever_became_of_the_delivery_that_named_it(bed: &Bed
 
 async fn lanes_are_shown_with_their_depth(bed: &Bed) {
     let first = lane(bed).await;
-    assert!(bed.store.lanes(bed.tenant, &ALL, 9, bed.now()).await.unwrap().is_empty(), "nobody owns one yet");
+    assert!(
+        bed.store.lanes(bed.tenant, &ALL, 9, bed.now()).await.unwrap().rows.is_empty(),
+        "nobody owns one yet"
+    );
     let mut state = own(bed, bed.node, first).await.remove(0);
     let sent = bed.claim_one().await;
     bed.completed().await;
     bed.completed().await;
-    let show = async || bed.store.lanes(bed.tenant, &ALL, 9, bed.now()).await.unwrap().remove(0);
+    let show = async || bed.store.lanes(bed.tenant, &ALL, 9, bed.now()).await.unwrap().rows.remove(0);
     let shown = show().await;
     assert_eq!((shown.kind.as_str(), shown.state.as_str()), ("origin", "open"));
     assert_eq!(shown.origin.as_deref(), Some("https://hooks.example.com"));
@@ -278,7 +281,7 @@ async fn by_oldest(bed: &Bed, meanwhile: impl AsyncFn(LaneId)) -> Vec<String> {
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let filter = LaneFilter { order: LaneOrder::OldestDue(after), ..ALL };
-        let lanes = bed.store.lanes(bed.tenant, &filter, 2, bed.now()).await.unwrap();
+        let lanes = bed.store.lanes(bed.tenant, &filter, 2, bed.now()).await.unwrap().rows;
         let Some(last) = lanes.last() else { return seen };
         after = Some(last.place());
         meanwhile(last.lane_id).await;
@@ -322,7 +325,7 @@ async fn lanes_are_found_by_state_and_by_what_waits_longest(bed: &Bed) {
     }
     let in_state = async |state| {
         let filter = LaneFilter { state: Some(state), ..ALL };
-        let lanes = bed.store.lanes(bed.tenant, &filter, 9, bed.now()).await.unwrap();
+        let lanes = bed.store.lanes(bed.tenant, &filter, 9, bed.now()).await.unwrap().rows;
         lanes.into_iter().map(|lane| lane.lane_id).collect::<Vec<_>>()
     };
     assert_eq!(in_state(api::LaneState::Broken).await, [states[0].id]);

@@ -213,7 +213,7 @@ async fn nothing_crosses_tenants(bed: &Bed) {
     );
     assert!(s.redrives(two, None, page(9)).await.unwrap().is_empty());
     assert_eq!(s.count_matching(two, ReplayOf::Letters, &Default::default()).await.unwrap().count, 0);
-    assert!(s.lanes(two, &ringback::store::LaneFilter::default(), 9, now).await.unwrap().is_empty());
+    assert!(s.lanes(two, &ringback::store::LaneFilter::default(), 9, now).await.unwrap().rows.is_empty());
     let letter = s.dead_letter(bed.tenant, dead).await.unwrap();
     assert_eq!(letter.job_id, Some(done), "untouched");
     assert_eq!(s.delivery(bed.tenant, dead, now).await.unwrap().state, DeliveryState::Dead);
