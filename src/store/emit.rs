@@ -117,6 +117,10 @@ impl<'a> Outbox<'a> {
         }
     }
 
+    pub(super) fn inner(&self) -> &'a Inner {
+        self.inner
+    }
+
     /// Learns of the endpoints that events of these accounts may go to. Before an event of theirs is told.
     pub(super) async fn know(&mut self, tx: &mut Tx, of: impl IntoIterator<Item = Audience>) -> Result<()> {
         let unknown: BTreeSet<Audience> = of.into_iter().filter(|a| !self.groups.contains_key(a)).collect();

@@ -24,6 +24,9 @@ use crate::types::{EndpointId, Millis, TenantId, id};
 /// The column for which an endpoint's headers are sealed.
 pub(super) const SEALED_COLUMN: &str = "endpoints.sealed";
 
+/// Accounts that an endpoint has belonged to: a list of its deliveries looks in each.
+const MOST_FORMER: usize = 50;
+
 /// The columns of [`endpoint`], in order, of alias `e`.
 macro_rules! endpoint_columns {
     () => {
@@ -323,6 +326,12 @@ async fn leave_account(tx: &mut Tx, tenant: TenantId, id: EndpointId, account: S
     let mut former = former_accounts(rows.first().ok_or(Error::NotFound)?.text_opt(0)?)?;
     if former.contains(&account) {
         return Ok(());
+    }
+    if former.len() >= MOST_FORMER {
+        let detail = format!(
+            "an endpoint belongs to at most {MOST_FORMER} accounts before its last; create a new one"
+        );
+        return Err(Invalid { code: ProblemCode::QuotaExceeded, detail, errors: Vec::new() }.into());
     }
     former.push(account);
     tx.run(&MOVED, args![id, tenant, json(&former)?]).await.map(drop)

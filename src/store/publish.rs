@@ -1,6 +1,6 @@
 //! `publish`: events, their deliveries and their idempotency keys, in one transaction.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use uuid::Uuid;
 
@@ -12,7 +12,7 @@ use super::emit::{AT_ONCE, Outbox, Published as Told};
 use super::error::{Error, Result};
 use super::idempotency::{Claim, Claimed, claim_keys, pass_keys};
 use super::pool::Tx;
-use super::subscribers::Audience;
+use super::subscribers::{self, Audience};
 use super::sweep::KEEP_EVENTS;
 use crate::args;
 use crate::types::endpoint::{Endpoint, any_matches};
@@ -46,6 +46,9 @@ static INSERT: Sql = Sql::batch(
 
 static EARLIER: Sql =
     Sql::batch("SELECT e.id, e.deliveries FROM {b} JOIN events e ON e.id = b.id", 0, &[("id", Col::Uuid)]);
+
+/// Endpoints of the accounts of one request's events, where these are several: they are read by the writer.
+const READ_IN_ALL: usize = 20_000;
 
 /// An event to publish.
 #[derive(Debug, Clone)]
@@ -127,7 +130,12 @@ pub(super) async fn publish(
 ) -> Result<Vec<Vec<Answer>>> {
     let events: Vec<&NewEvent> = many.iter().flat_map(|p| &p.events).collect();
     let owners = owners(tx, many, &events, now).await?;
-    out.know(tx, events.iter().map(|e| audience(e))).await?;
+    let accounts: BTreeSet<Audience> = events.iter().map(|e| audience(e)).collect();
+    // What comes together with others is halved until it stands alone. One account is read whatever it has.
+    if accounts.len() > 1 && subscribers::unread(out.inner(), tx, &accounts, now).await? > READ_IN_ALL {
+        return Err(too_much(format!("the accounts of the events have more than {READ_IN_ALL} endpoints")));
+    }
+    out.know(tx, accounts).await?;
     let fresh: Vec<&NewEvent> =
         events.iter().zip(&owners).filter(|(e, o)| **o == Ok(e.id)).map(|(e, _)| *e).collect();
     let groups: Vec<_> = fresh.iter().map(|e| out.group(&audience(e))).collect();
@@ -135,7 +143,6 @@ pub(super) async fn publish(
     let mut matching = Vec::with_capacity(fresh.len());
     for (event, group) in fresh.iter().zip(&groups) {
         let to = matching_of(group, &event.draft.kind);
-        // What comes together with others is halved until it stands alone.
         room = room.checked_sub(to.len()).ok_or_else(|| crowd(TOLD_IN_ALL, "endpoints"))?;
         matching.push(to);
     }
@@ -239,7 +246,11 @@ fn refuse_crowds(many: &[&Publication], fresh: &[&NewEvent], matching: &[Vec<&En
 }
 
 fn crowd(most: usize, to: &str) -> Error {
-    let detail = format!("the events make more than {most} deliveries to {to}; publish fewer at once");
+    too_much(format!("the events make more than {most} deliveries to {to}"))
+}
+
+fn too_much(what: String) -> Error {
+    let detail = format!("{what}; publish fewer at once");
     Invalid { code: ProblemCode::PayloadTooLarge, detail, errors: Vec::new() }.into()
 }
 

@@ -21,7 +21,7 @@ use crate::types::{EndpointId, Millis, TenantId};
 
 /// So long a node goes by what it read: the time a new endpoint takes to be honoured by every node.
 const BELIEVED: Duration = Duration::from_secs(1);
-/// Accounts and endpoints remembered; forgetting one costs a read.
+/// Endpoints remembered, and accounts that have none; forgetting one costs a read.
 const REMEMBERED: usize = 10_000;
 
 /// A tenant and an account of it; '' stands for none.
@@ -37,6 +37,8 @@ pub(super) struct Subscribers(Mutex<Known>);
 struct Known {
     groups: HashMap<Audience, (Group, Millis)>,
     named: HashMap<EndpointId, (Option<Arc<Endpoint>>, Millis)>,
+    /// How many are remembered, one of an account counted once more.
+    held: usize,
     /// Rises when this node changes an endpoint, so that a read begun before is not remembered.
     changes: u64,
 }
@@ -50,8 +52,7 @@ impl Subscribers {
     pub(super) fn changed(&self) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.changes += 1;
-        known.groups.clear();
-        known.named.clear();
+        known.forget();
     }
 
     /// How often this node has changed an endpoint, before a read that is to be remembered.
@@ -76,19 +77,28 @@ impl Subscribers {
 
     /// Remembers one that was read after `changes`, no earlier than at `now`.
     fn remember(&self, changes: u64, one: &Arc<Endpoint>, now: Millis) {
-        self.put(changes, |known| drop(known.named.insert(one.id, (Some(one.clone()), now))));
+        self.put(changes, 1, |known| drop(known.named.insert(one.id, (Some(one.clone()), now))));
     }
 
-    fn put(&self, changes: u64, put: impl FnOnce(&mut Known)) {
+    /// Remembers what is so large, if nothing was changed since `changes`.
+    fn put(&self, changes: u64, size: usize, put: impl FnOnce(&mut Known)) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.changes != changes {
             return;
         }
-        if known.groups.len() + known.named.len() >= REMEMBERED {
-            known.groups.clear();
-            known.named.clear();
+        if known.held + size > REMEMBERED {
+            known.forget();
         }
+        known.held += size;
         put(&mut known);
+    }
+}
+
+impl Known {
+    fn forget(&mut self) {
+        self.groups.clear();
+        self.named.clear();
+        self.held = 0;
     }
 }
 
@@ -114,6 +124,26 @@ pub(super) static NAMED: Sql = Sql::batch(
     0,
     &[("id", Col::Uuid)],
 );
+
+// LEFT as above.
+pub(super) static SIZES: Sql = Sql::batch(
+    "SELECT COUNT(e.id) FROM {b}
+     LEFT JOIN endpoints e ON e.tenant_id = b.tenant_id AND e.account = b.account AND e.deleted_at IS NULL",
+    0,
+    &[("tenant_id", Col::Uuid), ("account", Col::Text)],
+);
+
+/// How many endpoints [`groups`] would have to read for these accounts.
+pub(super) async fn unread(
+    inner: &Inner,
+    tx: &mut Tx,
+    of: &BTreeSet<Audience>,
+    now: Millis,
+) -> Result<usize> {
+    let unknown = of.iter().filter(|audience| inner.subscribers.group(audience, now).is_none());
+    let rows = unknown.map(|(tenant, account)| args![*tenant, account.as_str()]).collect();
+    tx.batch(&SIZES, vec![], rows).await?.iter().map(|row| Ok(row.count(0)? as usize)).sum()
+}
 
 /// The endpoints of these accounts.
 pub(super) async fn groups(
@@ -142,7 +172,7 @@ pub(super) async fn groups(
     }
     for (audience, group) in unknown {
         let group = Arc::new(group);
-        inner.subscribers.put(changes, |known| {
+        inner.subscribers.put(changes, group.len().max(1), |known| {
             known.groups.insert(audience.clone(), (group.clone(), now));
         });
         found.insert(audience, group);
@@ -172,7 +202,7 @@ pub(super) async fn named(
     }
     for id in unknown {
         let one = found.entry(id).or_insert(None).clone();
-        inner.subscribers.put(changes, |known| {
+        inner.subscribers.put(changes, 1, |known| {
             known.named.insert(id, (one, now));
         });
     }

@@ -38,8 +38,14 @@ fn what_is_written_for_every_job_and_read_of_endpoints_makes_no_table_on_sqlite(
         &record::INSERT_ATTEMPTS,
     ];
     // What is read of an endpoint. It may be sorted: only with a limit would that take a table.
-    let read: [&Sql; 5] =
-        [&subscribers::NAMED, &subscribers::GROUPS, &secrets::LIVE_OF, &health::FAILING, &health::CONCERNED];
+    let read: [&Sql; 6] = [
+        &subscribers::NAMED,
+        &subscribers::GROUPS,
+        &subscribers::SIZES,
+        &secrets::LIVE_OF,
+        &health::FAILING,
+        &health::CONCERNED,
+    ];
     let sorts = |sql: &Sql| program(sql).iter().filter(|op| *op == "SorterOpen").count();
     for sql in written.into_iter().chain(read) {
         let tables = program(sql).iter().filter(|op| *op == "OpenEphemeral").count();
@@ -136,7 +142,7 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
     let server = std::env::var("RINGBACK_TEST_POSTGRES").expect("tests run in tests/with-postgres");
     let scratch = Scratch::beside(&server, &format!("plans_{}", std::process::id())).await.unwrap();
     Store::migrate(&scratch.url).await.unwrap();
-    let by_key: [(&Sql, &str); 10] = [
+    let by_key: [(&Sql, &str); 11] = [
         (&write::END_JOBS, "jobs_pkey"),
         (&record::UPDATE_DELIVERIES, "deliveries_pkey"),
         (&deliveries::CLAIM, "delivery_queue_pkey"),
@@ -145,6 +151,7 @@ async fn rows_that_are_named_by_their_keys_are_found_by_these_on_postgres() {
         (&health::FAILING, "endpoints_failing"),
         (&subscribers::NAMED, "endpoints_pkey"),
         (&subscribers::GROUPS, "endpoints_account"),
+        (&subscribers::SIZES, "endpoints_account"),
         (&secrets::LIVE_OF, "secrets_owner"),
         (&lanes::SAVE, "lanes_pkey"),
     ];

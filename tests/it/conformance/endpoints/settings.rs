@@ -5,8 +5,9 @@ use std::time::Duration;
 use ringback::store::{EndpointFilter, Error, NewEndpoint};
 use ringback::types::Millis;
 use ringback::types::api::RotateSecret;
-use ringback::types::endpoint::EndpointState;
+use ringback::types::endpoint::{EndpointState, Settings};
 use ringback::types::problem::ProblemCode;
+use ringback::types::target::UrlPolicy;
 
 use super::{change, endpoint, endpoint_of};
 use crate::support::store::{Bed, both_stores, key, page};
@@ -16,6 +17,7 @@ both_stores! {
     endpoints_are_listed_by_account_and_state,
     a_repeated_creation_makes_one,
     an_account_has_its_quota,
+    an_endpoint_is_moved_out_of_fifty_accounts_and_no_more,
     a_rotated_secret_signs_for_its_overlap_and_three_at_the_most,
     nothing_of_an_endpoint_crosses_tenants,
     a_change_is_seen_by_who_is_just_making_the_lane,
@@ -54,7 +56,7 @@ async fn endpoints_are_listed_by_account_and_state(bed: &Bed) {
     bed.store.set_endpoint_paused(bed.tenant, two, true, bed.now()).await.unwrap();
     let list = async |filter: EndpointFilter| {
         let found = bed.store.endpoints(bed.tenant, &filter, page(10)).await.unwrap();
-        found.into_iter().map(|e| e.id).collect::<Vec<_>>()
+        found.rows.into_iter().map(|e| e.id).collect::<Vec<_>>()
     };
     let none = EndpointFilter::default;
     assert_eq!(list(none()).await.len(), 3);
@@ -87,6 +89,24 @@ async fn a_repeated_creation_makes_one(bed: &Bed) {
         !bed.store.put_endpoint(new(2), 50, bed.now()).await.unwrap().1,
         "a day later it is another request"
     );
+}
+
+async fn an_endpoint_is_moved_out_of_fifty_accounts_and_no_more(bed: &Bed) {
+    let id = endpoint(bed, serde_json::json!({"account": "a0"})).await.id;
+    let moved = async |account: &str| {
+        let change = serde_json::from_value(serde_json::json!({"account": account})).unwrap();
+        let edit = |settings: Settings| settings.changed(change, &UrlPolicy::default());
+        bed.store.change_endpoint(bed.tenant, id, edit, 50, bed.now()).await
+    };
+    for n in 1..=50 {
+        moved(&format!("a{n}")).await.unwrap();
+    }
+    match moved("one-more").await {
+        Err(Error::Invalid(e)) => assert_eq!(e.code, ProblemCode::QuotaExceeded),
+        other => panic!("{other:?}"),
+    }
+    let one = bed.store.endpoint(bed.tenant, id).await.unwrap();
+    assert_eq!(one.settings.account.as_deref(), Some("a50"), "nothing has changed");
 }
 
 async fn an_account_has_its_quota(bed: &Bed) {

@@ -5,16 +5,20 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
 use ringback::store::db::Engine;
-use ringback::store::{JobChange, Observer, Right, Standing};
+use ringback::store::{Error, JobChange, Observer, Publication, Right, Standing};
 use ringback::types::delivery::{DeadReason, Verdict};
+use ringback::types::problem::ProblemCode;
 use ringback::types::{EndpointId, JobId};
 use serde_json::json;
 
+use super::event;
 use super::fan_out::endpoints_of;
 use crate::conformance::endpoints::endpoint_of;
+use crate::conformance::lists::{OF_ENDPOINT, plant};
 use crate::support::store::{Bed, attempted, both_stores, callback, cancel};
 
 both_stores! {
+    events_to_accounts_with_more_endpoints_than_are_read_at_once_are_refused,
     many_ends_that_many_hear_of_are_told_in_chunks,
     many_deliveries_in_order_are_made_in_transactions_of_their_own,
     many_deaths_that_many_hear_of_are_told_in_chunks,
@@ -73,6 +77,23 @@ async fn many_ends_that_many_hear_of_are_told_in_chunks(bed: &Bed) {
     }
     assert_eq!(seen, jobs.into_iter().map(|id| (id, all.clone())).collect());
     assert_eq!(bed.count("deliveries WHERE variant = 'standard-thin'").await, 100);
+}
+
+async fn events_to_accounts_with_more_endpoints_than_are_read_at_once_are_refused(bed: &Bed) {
+    let to = |account: &str| event(bed, json!({"type": "invoice.paid", "data": 1, "account": account}));
+    endpoint_of(bed, bed.tenant, json!({"account": "large", "events": ["refund.*"]})).await;
+    plant(bed, "endpoints", OF_ENDPOINT, 20_000).await;
+    let publish = async |accounts: &[&str]| {
+        let events = accounts.iter().map(|account| to(account)).collect();
+        bed.store.publish(Publication { events, atomic: false }, bed.now()).await
+    };
+    match publish(&["large", "small"]).await {
+        Err(Error::Invalid(e)) => assert_eq!(e.code, ProblemCode::PayloadTooLarge),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bed.count("events").await, 0);
+    let each = tokio::join!(publish(&["large"]), publish(&["small"]));
+    assert_eq!((each.0.unwrap().len(), each.1.unwrap().len()), (1, 1), "each for itself");
 }
 
 /// How many jobs each commit moved.
