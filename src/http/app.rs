@@ -206,51 +206,14 @@ impl App {
         in_time(verb).await?.map_err(Problem::of_job)
     }
 
-    /// Looks at a job until it has `changed`, or until `patience` runs out or the service stops; gives what was seen last.
+    /// Looks until nothing is `awaited`, or until `patience` runs out or the service stops; gives what was seen last.
     ///
-    /// Its callback's state changes a job too, which makes no event: that is looked for.
-    pub(super) async fn watch_change<F: Future<Output = Result<Job, Problem>>>(
+    /// Told by the node's own look at all that is watched ([`Hub`]).
+    pub(super) async fn watch<T, F: Future<Output = Result<T, Problem>>>(
         &self,
         (id, patience): (JobId, Duration),
         mut look: impl FnMut() -> F,
-        changed: impl Fn(&Job) -> bool,
-    ) -> Result<Job, Problem> {
-        let end = tokio::time::sleep(patience);
-        tokio::pin!(end);
-        let mut watcher = self.hub.watcher();
-        if !patience.is_zero() {
-            watcher.watch(id, 0)?;
-        }
-        loop {
-            let seen = look().await?;
-            if changed(&seen) || patience.is_zero() {
-                return Ok(seen);
-            }
-            // One that has ended the hub would ring for again and again.
-            match seen.state.ended() {
-                true => watcher.leave(id),
-                false => watcher.watch(id, seen.sequence)?,
-            }
-            tokio::select! {
-                biased;
-                () = &mut end => return Ok(seen),
-                () = self.draining.cancelled() => return Ok(seen),
-                () = watcher.passed(seen.sequence), if !seen.state.ended() => {}
-                () = tokio::time::sleep(CALLBACK_LOOK) => {}
-            }
-        }
-    }
-
-    /// Looks until `at` gives None, or until `patience` runs out or the service stops; gives what was seen last. `at` is how far
-    /// the job is in what was seen.
-    ///
-    /// Told by the node's own look at all that is watched ([`Hub`]).
-    pub(super) async fn watch_job<T, F: Future<Output = Result<T, Problem>>>(
-        &self,
-        id: JobId,
-        patience: Duration,
-        mut look: impl FnMut() -> F,
-        at: impl Fn(&T) -> Option<i64>,
+        awaited: impl Fn(&T) -> Option<Awaited>,
     ) -> Result<T, Problem> {
         let end = tokio::time::sleep(patience);
         tokio::pin!(end);
@@ -260,15 +223,42 @@ impl App {
         }
         loop {
             let seen = look().await?;
-            let Some(sequence) = at(&seen).filter(|_| !patience.is_zero()) else { return Ok(seen) };
-            watcher.watch(id, sequence)?;
+            let Some(Awaited { after, callback }) = awaited(&seen).filter(|_| !patience.is_zero()) else {
+                return Ok(seen);
+            };
+            match after {
+                Some(sequence) => watcher.watch(id, sequence)?,
+                None => watcher.leave(id),
+            }
             tokio::select! {
                 biased;
                 () = &mut end => return Ok(seen),
                 () = self.draining.cancelled() => return Ok(seen),
-                () = watcher.passed(sequence) => {}
+                () = watcher.passed(after.unwrap_or_default()), if after.is_some() => {}
+                () = tokio::time::sleep(CALLBACK_LOOK), if callback => {}
             }
         }
+    }
+}
+
+/// What who waits for a job waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Awaited {
+    /// An event of it beyond this sequence number. None of one that has ended: the hub would ring for it again and again.
+    pub after: Option<i64>,
+    /// ... or a change of its callback's state, which makes no event and is looked for.
+    pub callback: bool,
+}
+
+impl Awaited {
+    /// The next event of a job; None of one that has ended.
+    pub(super) fn event_of(job: &Job) -> Option<Awaited> {
+        (!job.state.ended()).then_some(Awaited { after: Some(job.sequence), callback: false })
+    }
+
+    /// The same, or a change of the callback's state, which one that has ended may see too.
+    pub(super) fn change_of(job: &Job) -> Awaited {
+        Awaited { after: (!job.state.ended()).then_some(job.sequence), callback: true }
     }
 }
 

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 
-use super::app::App;
+use super::app::{App, Awaited};
 use super::extract::{
     Form, FromQuery, Key, MaybeJson, NoBody, NoQuery, Params, PathId, Prefer, Query, Reader, Waiting,
     etag_matches, is_conditional, need::JobsRead, need::JobsWrite, negotiate, next_link, page_of, paged_to,
@@ -306,7 +306,7 @@ pub async fn events(
     }
     let look = || look_for_events(&app, &reader, &query);
     let waited = (reader.id, prefer.patience());
-    let (_, items) = waiting.watch_job(&app, waited, look, nothing_yet).await?;
+    let (_, items) = waiting.watch(&app, waited, look, nothing_yet).await?;
     reader.viewer.is_let_in_after(&app, waited.1).await?;
     let full = items.len() >= query.limit as usize;
     let next_cursor = items.last().filter(|_| full).map(|event| event.sequence.to_string());
@@ -322,8 +322,8 @@ pub async fn events(
 }
 
 /// How far the job is if it goes on and has no event to show.
-fn nothing_yet((job, items): &(Job, Vec<Event>)) -> Option<i64> {
-    (!job.state.ended() && items.is_empty()).then_some(job.sequence)
+fn nothing_yet((job, items): &(Job, Vec<Event>)) -> Option<Awaited> {
+    Awaited::event_of(job).filter(|_| items.is_empty())
 }
 
 /// The job as it stood before, and its events: in this order the last one is never missed.

@@ -7,7 +7,7 @@ use axum::extract::FromRequestParts;
 use http::request::Parts;
 
 use super::{Prefer, Reader};
-use crate::http::app::App;
+use crate::http::app::{App, Awaited};
 use crate::http::layers::Ctx;
 use crate::http::problem::Problem;
 use crate::store::{LeaseRequest, LeasedJob};
@@ -42,16 +42,16 @@ impl Waiting {
         app.claim(wish, patience).await
     }
 
-    /// Looks again when the job has moved; see [`App::watch_job`].
-    pub async fn watch_job<T, F: Future<Output = Result<T, Problem>>>(
+    /// Looks again when what is awaited of the job may be there; see [`App::watch`].
+    pub async fn watch<T, F: Future<Output = Result<T, Problem>>>(
         &self,
         app: &App,
         (id, patience): (JobId, Duration),
         look: impl FnMut() -> F,
-        at: impl Fn(&T) -> Option<i64>,
+        awaited: impl Fn(&T) -> Option<Awaited>,
     ) -> Result<T, Problem> {
         self.rest_for(patience);
-        app.watch_job(id, patience, look, at).await
+        app.watch((id, patience), look, awaited).await
     }
 
     /// Gives the request's place away for good.
@@ -74,7 +74,7 @@ impl Waiting {
         }
         let look = || app.ask_job(app.store.job(job.tenant, job.id, app.now()));
         // It is stored: whatever keeps us from waiting for it, the answer is that it was accepted.
-        let waited = self.watch_job(app, (job.id, prefer.patience()), look, until_end).await;
+        let waited = self.watch(app, (job.id, prefer.patience()), look, Awaited::event_of).await;
         waited.unwrap_or(job)
     }
 
@@ -88,18 +88,12 @@ impl Waiting {
         changed: Option<impl Fn(&Job) -> bool>,
     ) -> Result<Job, Problem> {
         let (look, patience) = (|| reader.job(app), prefer.patience());
-        let job = match changed {
-            Some(changed) => {
-                self.rest_for(patience);
-                app.watch_change((reader.id, patience), look, changed).await
-            }
-            None => self.watch_job(app, (reader.id, patience), look, until_end).await,
-        }?;
+        let awaited = |job: &Job| match &changed {
+            Some(changed) => (!changed(job)).then(|| Awaited::change_of(job)),
+            None => Awaited::event_of(job),
+        };
+        let job = self.watch(app, (reader.id, patience), look, awaited).await?;
         reader.viewer.is_let_in_after(app, patience).await?;
         Ok(job)
     }
-}
-
-fn until_end(job: &Job) -> Option<i64> {
-    (!job.state.ended()).then_some(job.sequence)
 }
