@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::app::{Site, TestApp, both_engines, id};
+use crate::support::app::{Site, TestApp, both_engines, id, until};
 use crate::support::stream::Sse;
 
 both_engines! {
@@ -16,8 +16,18 @@ both_engines! {
     what_is_not_understood_is_refused,
 }
 
+/// Publishes an event, and waits until the feed tells of it: what other tests do on the same server may hold it up for a
+/// moment.
 async fn publish(app: &TestApp, kind: &str) -> String {
-    id(&app.post("/v1/events", &json!({"type": kind, "data": {"k": kind}})).await.ok(202)["eventId"])
+    let event =
+        id(&app.post("/v1/events", &json!({"type": kind, "data": {"k": kind}})).await.ok(202)["eventId"]);
+    until("the feed tells of it", async || {
+        let page = app.get("/v1/events?limit=200").await.ok(200).clone();
+        let told = page["items"].as_array().unwrap().iter().any(|told| told["eventId"] == json!(event));
+        if told { Ok(()) } else { Err(page) }
+    })
+    .await;
+    event
 }
 
 fn kinds(page: &Value) -> Vec<&str> {
@@ -159,7 +169,7 @@ async fn what_is_past_its_retention_is_gone(site: &Site) {
     let start = id(&app.get("/v1/events").await.ok(200)["nextCursor"]);
     publish(&app, "a").await;
     app.pass(8 * 86_400);
-    crate::support::app::until("the sweep has come", async || {
+    until("the sweep has come", async || {
         let reply = app.get(&format!("/v1/events?after={start}")).await;
         if reply.status == 410 { Ok(()) } else { Err(reply) }
     })
