@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use crate::store::{DueDelivery, InLane, LaneSettings, LaneState, OwnedLane};
 use crate::types::delivery::Outcome;
-use crate::types::{DeliveryId, LaneId, Millis};
+use crate::types::{DeliveryId, LaneId, Millis, TenantId};
 pub use hand::{FromHand, LONGEST};
 use lane::Lane;
 use ready::{FIRSTS, Pushed};
-use trust::Held;
+use trust::{Held, Standing};
 use turns::Turns;
 
 /// Requests under way at once on this node, over all lanes.
@@ -80,6 +80,8 @@ pub struct Lanes {
     held: Held,
     /// These have become fewer: who was shut out may have a slot.
     eased: bool,
+    /// Whose lanes of which standing found no slot at the last pick: none of those that come may go before them.
+    shut_out: HashSet<(TenantId, Standing)>,
     /// A lane got less than it could take, for want of slots that are free: any of them helps.
     squeezed: bool,
     /// Retries wait for [`Lanes::lets_retries`].

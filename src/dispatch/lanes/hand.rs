@@ -26,7 +26,7 @@ pub enum FromHand {
 impl Lanes {
     /// Reserves a place for a delivery of so many bytes that is about to be made. It must not overtake those that wait.
     pub fn reserve(&mut self, id: LaneId, turn: i64, bytes: usize, now: Millis) -> Option<Place> {
-        let share = self.share(id);
+        let share = if self.has_to_wait(id) { 0 } else { self.share(id) };
         let hand = self.in_hand < NODE_HAND && bytes <= HAND_BYTES;
         let place = self.change(id, |lane| lane.reserve(turn, now, share, hand)).flatten();
         self.in_flight += usize::from(place == Some(Place::Slot));

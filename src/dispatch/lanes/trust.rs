@@ -20,7 +20,7 @@ use crate::types::delivery::Outcome;
 use crate::types::lane::Sign;
 
 /// What is known of how soon a lane gives its slots back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Standing {
     /// Its last answer came soon, and nothing has been waited for since.
     Answers,

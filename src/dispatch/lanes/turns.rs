@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::trust::Standing;
 use super::{Lanes, NODE_SLOTS};
 use crate::store::DueDelivery;
-use crate::types::{LaneId, Millis};
+use crate::types::{LaneId, Millis, TenantId};
 
 /// How a lane takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,16 @@ impl Lanes {
         self.lanes.get(&id).map_or(0, |lane| self.held.share(lane.tenant, lane.standing, self.in_flight))
     }
 
+    /// In which part of the node's slots a lane takes its turns, and whose.
+    fn part_of(&self, id: LaneId) -> Option<(TenantId, Standing)> {
+        self.lanes.get(&id).map(|lane| (lane.tenant, lane.standing))
+    }
+
+    /// Whether others of its tenant and standing wait for their turns.
+    pub(super) fn has_to_wait(&self, id: LaneId) -> bool {
+        self.part_of(id).is_some_and(|part| self.shut_out.contains(&part))
+    }
+
     /// Whether a lane has all that it may have of them, and any that comes free may give it more.
     pub(super) fn is_squeezed(&self, id: LaneId) -> bool {
         let lane = self.lanes.get(&id).filter(|lane| lane.standing == Standing::Answers);
@@ -97,6 +107,7 @@ impl Lanes {
     /// The slots are taken; [`Lanes::done`] gives them back.
     pub fn pick(&mut self, now: Millis) -> Vec<DueDelivery> {
         self.rouse_rested(now);
+        self.shut_out.clear();
         let (mut picked, mut shut_out) = (Vec::new(), Vec::new());
         let mut passed = 0;
         while self.in_flight < NODE_SLOTS && passed < self.turns.len() {
@@ -117,6 +128,7 @@ impl Lanes {
             }
             let share = self.share(id);
             if share == 0 {
+                self.shut_out.extend(self.part_of(id));
                 shut_out.push(id);
                 continue;
             }

@@ -79,6 +79,19 @@ fn a_new_lane_waits_for_none_that_hangs_of_another_tenant() {
     assert_eq!(lanes_of(&picked), (1_001..=1_010).map(lane_id).collect(), "each of the other's, and no more");
 }
 
+/// Else those that come while the dispatcher reads the store would take what comes free, and those that wait nothing.
+#[test]
+fn a_lane_that_comes_takes_no_slot_for_which_others_of_its_tenant_wait() {
+    let mut book = owning_of(1..=302, |lane| u128::from(lane == 302));
+    flood(&mut book, 1..=300);
+    let picked = book.pick(NOW);
+    done(&mut book, picked[0], NOW);
+    assert_eq!(book.reserve(lane_id(301), 0, 10, NOW), None);
+    assert_eq!(book.reserve(lane_id(302), 0, 10, NOW), Some(Place::Slot), "another's");
+    let next = book.pick(NOW);
+    assert_eq!((next.len(), next[0].lane), (1, lane_id(picked.len() as u128 + 1)), "who waited longest");
+}
+
 #[test]
 fn the_last_quarter_is_left_to_lanes_that_answer() {
     let mut book = owning(&all(1..=1_001));
