@@ -130,14 +130,14 @@ pub(super) async fn publish(
 ) -> Result<Vec<Vec<Answer>>> {
     let events: Vec<&NewEvent> = many.iter().flat_map(|p| &p.events).collect();
     let owners = owners(tx, many, &events, now).await?;
-    let accounts: BTreeSet<Audience> = events.iter().map(|e| audience(e)).collect();
+    let fresh: Vec<&NewEvent> =
+        events.iter().zip(&owners).filter(|(e, o)| **o == Ok(e.id)).map(|(e, _)| *e).collect();
+    let accounts: BTreeSet<Audience> = fresh.iter().map(|e| audience(e)).collect();
     // What comes together with others is halved until it stands alone. One account is read whatever it has.
-    if accounts.len() > 1 && subscribers::unread(out.inner(), tx, &accounts, now).await? > READ_IN_ALL {
+    if accounts.len() > 1 && subscribers::count(out.inner(), tx, &accounts, now).await? > READ_IN_ALL {
         return Err(too_much(format!("the accounts of the events have more than {READ_IN_ALL} endpoints")));
     }
     out.know(tx, accounts).await?;
-    let fresh: Vec<&NewEvent> =
-        events.iter().zip(&owners).filter(|(e, o)| **o == Ok(e.id)).map(|(e, _)| *e).collect();
     let groups: Vec<_> = fresh.iter().map(|e| out.group(&audience(e))).collect();
     let mut room = TOLD_IN_ALL;
     let mut matching = Vec::with_capacity(fresh.len());

@@ -22,7 +22,7 @@ use crate::types::{EndpointId, Millis, TenantId};
 /// So long a node goes by what it read: the time a new endpoint takes to be honoured by every node.
 const BELIEVED: Duration = Duration::from_secs(1);
 /// Endpoints remembered, and accounts that have none; forgetting one costs a read.
-const REMEMBERED: usize = 10_000;
+const REMEMBERED: usize = 20_000;
 
 /// A tenant and an account of it; '' stands for none.
 pub(super) type Audience = (TenantId, String);
@@ -37,14 +37,18 @@ pub(super) struct Subscribers(Mutex<Known>);
 struct Known {
     groups: HashMap<Audience, (Group, Millis)>,
     named: HashMap<EndpointId, (Option<Arc<Endpoint>>, Millis)>,
-    /// How many are remembered, one of an account counted once more.
+    /// How many endpoints both remember, an account without any counted as one.
     held: usize,
     /// Rises when this node changes an endpoint, so that a read begun before is not remembered.
     changes: u64,
 }
 
 fn fresh<V: Clone>(found: Option<&(V, Millis)>, now: Millis) -> Option<V> {
-    found.filter(|(_, at)| now >= *at && now.since(*at) < BELIEVED).map(|(value, _)| value.clone())
+    found.filter(|(_, at)| is_fresh(*at, now)).map(|(value, _)| value.clone())
+}
+
+fn is_fresh(at: Millis, now: Millis) -> bool {
+    now >= at && now.since(at) < BELIEVED
 }
 
 impl Subscribers {
@@ -77,24 +81,51 @@ impl Subscribers {
 
     /// Remembers one that was read after `changes`, no earlier than at `now`.
     fn remember(&self, changes: u64, one: &Arc<Endpoint>, now: Millis) {
-        self.put(changes, 1, |known| drop(known.named.insert(one.id, (Some(one.clone()), now))));
+        self.put_named(changes, one.id, Some(one.clone()), now);
     }
 
-    /// Remembers what is so large, if nothing was changed since `changes`.
-    fn put(&self, changes: u64, size: usize, put: impl FnOnce(&mut Known)) {
+    fn put_named(&self, changes: u64, id: EndpointId, one: Option<Arc<Endpoint>>, now: Millis) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.changes != changes {
-            return;
+        if known.makes_room(changes, 1, now) {
+            let before = known.named.insert(id, (one, now));
+            known.held -= usize::from(before.is_some());
         }
-        if known.held + size > REMEMBERED {
-            known.forget();
+    }
+
+    fn put_group(&self, changes: u64, of: Audience, group: Group, now: Millis) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.makes_room(changes, size(&group), now) {
+            let before = known.groups.insert(of, (group, now));
+            known.held -= before.map_or(0, |(group, _)| size(&group));
         }
-        known.held += size;
-        put(&mut known);
     }
 }
 
+/// What it counts for.
+fn size(group: &Group) -> usize {
+    group.len().max(1)
+}
+
 impl Known {
+    /// For what was read after `changes` and is so large. False where it is not to be remembered: this node has changed an endpoint
+    /// since.
+    fn makes_room(&mut self, changes: u64, size: usize, now: Millis) -> bool {
+        if self.changes != changes {
+            return false;
+        }
+        if self.held + size > REMEMBERED {
+            self.groups.retain(|_, (_, at)| is_fresh(*at, now));
+            self.named.retain(|_, (_, at)| is_fresh(*at, now));
+            self.held =
+                self.named.len() + self.groups.values().map(|(group, _)| self::size(group)).sum::<usize>();
+        }
+        if self.held + size > REMEMBERED {
+            self.forget();
+        }
+        self.held += size;
+        true
+    }
+
     fn forget(&mut self) {
         self.groups.clear();
         self.named.clear();
@@ -133,16 +164,17 @@ pub(super) static SIZES: Sql = Sql::batch(
     &[("tenant_id", Col::Uuid), ("account", Col::Text)],
 );
 
-/// How many endpoints [`groups`] would have to read for these accounts.
-pub(super) async fn unread(
-    inner: &Inner,
-    tx: &mut Tx,
-    of: &BTreeSet<Audience>,
-    now: Millis,
-) -> Result<usize> {
-    let unknown = of.iter().filter(|audience| inner.subscribers.group(audience, now).is_none());
-    let rows = unknown.map(|(tenant, account)| args![*tenant, account.as_str()]).collect();
-    tx.batch(&SIZES, vec![], rows).await?.iter().map(|row| Ok(row.count(0)? as usize)).sum()
+/// How many endpoints these accounts have together.
+pub(super) async fn count(inner: &Inner, tx: &mut Tx, of: &BTreeSet<Audience>, now: Millis) -> Result<usize> {
+    let (mut known, mut unknown) = (0, Vec::new());
+    for audience in of {
+        match inner.subscribers.group(audience, now) {
+            Some(group) => known += group.len(),
+            None => unknown.push(args![audience.0, audience.1.as_str()]),
+        }
+    }
+    let rows = tx.batch(&SIZES, vec![], unknown).await?;
+    rows.iter().try_fold(known, |sum, row| Ok(sum + row.count(0)? as usize))
 }
 
 /// The endpoints of these accounts.
@@ -172,9 +204,7 @@ pub(super) async fn groups(
     }
     for (audience, group) in unknown {
         let group = Arc::new(group);
-        inner.subscribers.put(changes, group.len().max(1), |known| {
-            known.groups.insert(audience.clone(), (group.clone(), now));
-        });
+        inner.subscribers.put_group(changes, audience.clone(), group.clone(), now);
         found.insert(audience, group);
     }
     Ok(found)
@@ -202,9 +232,7 @@ pub(super) async fn named(
     }
     for id in unknown {
         let one = found.entry(id).or_insert(None).clone();
-        inner.subscribers.put(changes, 1, |known| {
-            known.named.insert(id, (one, now));
-        });
+        inner.subscribers.put_named(changes, id, one, now);
     }
     Ok(found)
 }
