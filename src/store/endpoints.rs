@@ -134,8 +134,8 @@ impl Store {
         endpoint(self.read(ONE, args![id, tenant]).await?.first().ok_or(Error::NotFound)?, 0)
     }
 
-    /// The tenant's endpoints, newest first. One call that asks for a state, in all accounts, looks at some thousands of those
-    /// that an index tells apart.
+    /// The tenant's endpoints, newest first. One call that asks for a state looks at some thousands of those that an index tells
+    /// apart; one that is for some accounts only at all of theirs.
     pub async fn endpoints(
         &self,
         tenant: TenantId,
@@ -148,14 +148,13 @@ impl Store {
             // The partial index is taken only where the text names its condition.
             walked.push(" AND e.state <> 'enabled'");
         }
+        walked.and_some("e.account = {}", filter.account.clone());
         let mut f = walked.under(LIST);
-        // An account has few.
-        let end = match filter.account.is_none() && filter.only_accounts.is_none() && filter.state.is_some() {
+        let end = match filter.only_accounts.is_none() && filter.state.is_some() {
             true => self.end_of_look(walked.under("SELECT e.id"), "e.id", page.after).await?,
             false => None,
         };
         f.and_some("e.id >= {}", end);
-        f.and_some("e.account = {}", filter.account.clone());
         f.and_some("e.state = {}", filter.state.map(EndpointState::as_str));
         if let Some(accounts) = &filter.only_accounts {
             f.any("e.account", accounts);

@@ -127,7 +127,8 @@ static PAUSE: Sql = Sql::plain(
 );
 
 impl Store {
-    /// A page of the tenant's lanes. One call that asks for a state looks at some thousands of those that an index tells apart.
+    /// A page of the tenant's lanes. One call that asks for a state looks at some thousands of those that an index tells apart;
+    /// one that asks for those that wait longest at all.
     pub async fn lanes(
         &self,
         tenant: TenantId,
