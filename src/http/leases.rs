@@ -71,13 +71,16 @@ async fn give_back(app: &App, tenant: TenantId, leased: Vec<LeasedJob>) {
 
 fn wish(claim: Claim, key: &Key<need::Work>, queue: String) -> Result<LeaseRequest, Invalid> {
     rules::optional_text("/workerId", claim.worker_id.as_deref(), 255)?;
-    let types = claim.types.unwrap_or_default();
+    let mut types = claim.types.unwrap_or_default();
     if types.len() > 50 {
         return Err(Invalid::member("/types", "must have at most 50 entries"));
     }
     for (i, kind) in types.iter().enumerate() {
         rules::name(&format!("/types/{i}"), kind, 128)?;
     }
+    // Each is looked for by itself.
+    types.sort_unstable();
+    types.dedup();
     Ok(LeaseRequest {
         tenant: key.tenant(),
         queue,

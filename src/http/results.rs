@@ -211,7 +211,7 @@ fn one_range(text: &str, len: usize) -> Range {
         return Range::Whole;
     };
     match (number(first), number(last)) {
-        (None, Some(0)) => Range::Outside,
+        (None, Some(0)) if first.is_empty() => Range::Outside,
         (None, Some(tail)) if first.is_empty() && len > 0 => Range::Part(len.saturating_sub(tail), len - 1),
         (None, Some(_)) if first.is_empty() => Range::Outside,
         (Some(first), Some(last)) if first > last => Range::Whole,
@@ -265,6 +265,7 @@ mod tests {
             ("bytes=0-1,3-4", Range::Whole),
             ("bytes=4-1", Range::Whole),
             ("bytes=a-b", Range::Whole),
+            ("bytes=a-0", Range::Whole),
             ("bytes=-", Range::Whole),
             ("lines=0-1", Range::Whole),
             ("0-1", Range::Whole),

@@ -178,13 +178,19 @@ pub(super) async fn lease<'w>(
     let seed = taker.seed;
     let mut rows: Vec<Row> = Vec::new();
     let kinds = want.kinds();
+    let mut more = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
         let left = most.saturating_sub(rows.len());
         // Its share, so that a busy type does not keep the next one waiting for ever; what one leaves the next may have.
         let share = left.div_ceil(kinds.len() - i);
-        rows.extend(claim(inner, tx, want, kind.as_deref(), share, (&seed, wanted), now).await?);
+        let found = claim(inner, tx, want, kind.as_deref(), share, (&seed, wanted), now).await?;
+        // Of those with less there is nothing to be had a second time.
+        if found.len() >= share && kinds.len() > 1 {
+            more.push(kind);
+        }
+        rows.extend(found);
     }
-    for kind in kinds.iter().filter(|_| kinds.len() > 1) {
+    for kind in more {
         let left = most.saturating_sub(rows.len());
         rows.extend(claim(inner, tx, want, kind.as_deref(), left, (&seed, wanted), now).await?);
     }

@@ -62,7 +62,7 @@ fn refuse<T>(pointer: &str, detail: impl Into<String>) -> Checked<T> {
 ///
 /// The first broken rule is reported, with the JSON pointer of its member.
 pub fn check(wish: SubmitJob, rules: &Rules<'_>, stamp: Stamp) -> Checked<NewJob> {
-    name("/type", &wish.kind, 128)?;
+    kind(&wish.kind)?;
     let queue = wish.queue.unwrap_or_else(|| DEFAULT_QUEUE.to_owned());
     name("/queue", &queue, 64)?;
     optional_text("/ref", wish.reference.as_deref(), 255)?;
@@ -100,6 +100,11 @@ pub fn check(wish: SubmitJob, rules: &Rules<'_>, stamp: Stamp) -> Checked<NewJob
         lease: (worker == WorkerKind::External).then_some(stamp.lease),
         idempotency: stamp.idempotency,
     })
+}
+
+/// The type of a job.
+pub fn kind(text: &str) -> Checked<()> {
+    name("/type", text, 128)
 }
 
 /// A type or queue name: `[A-Za-z0-9][A-Za-z0-9._:-]*`, at most `max` characters.
