@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use tokio::process::{Child, Command};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,6 +17,8 @@ use crate::worker::{Failure, Reply};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// A grandchild may keep the pipes open after the command has ended.
 const PIPES: Duration = Duration::from_secs(2);
+/// How often it is looked whether a group has come to its end.
+const LOOK: Duration = Duration::from_millis(50);
 
 const ATTEMPT: &str = "RINGBACK_ATTEMPT";
 
@@ -50,6 +52,8 @@ pub fn without_secrets(command: &mut Command) {
         command.env_remove(name);
     }
     command.env_remove("RINGBACK_KEY_RING");
+    // It names one request of this process; what the command itself submits is another.
+    command.env_remove("RINGBACK_IDEMPOTENCY_KEY");
 }
 
 /// The process groups of the commands that run: whoever ends this process without dropping them ends them before.
@@ -85,14 +89,32 @@ impl Group {
         Group { pid: pid(child), whole: false }
     }
 
-    /// SIGTERM, and SIGKILL for what has not ended by then.
+    /// SIGTERM, and SIGKILL for what has not ended by then: of a whole group also what the command has started and left behind,
+    /// which would go on beside whoever does the job next.
     pub async fn stop(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
         self.signal(Signal::TERM);
-        if let Ok(ended) = tokio::time::timeout(PATIENCE, child.wait()).await {
-            return ended;
+        let patience = tokio::time::sleep(PATIENCE);
+        tokio::pin!(patience);
+        let ended = tokio::select! {
+            ended = child.wait() => Some(ended),
+            () = &mut patience => None,
+        };
+        let Some(ended) = ended else {
+            self.signal(Signal::KILL);
+            return child.wait().await;
+        };
+        // A group's number is not given anew before its last process has ended.
+        while self.has_others() && !patience.is_elapsed() {
+            tokio::select! {
+                () = &mut patience => self.signal(Signal::KILL),
+                () = tokio::time::sleep(LOOK) => {}
+            }
         }
-        self.signal(Signal::KILL);
-        child.wait().await
+        ended
+    }
+
+    fn has_others(&self) -> bool {
+        self.whole && self.pid.is_some_and(|pid| test_kill_process_group(pid).is_ok())
     }
 
     /// Sends `signal`.

@@ -34,7 +34,7 @@ impl Command {
         let mut child = match self.spawn(&task.job) {
             Ok(child) => child,
             Err(e) => {
-                return Err(Failure::new(format!("cannot run the command: {e}")).with_code("spawn-failed"));
+                return Err(self.failed(format!("cannot run the command: {e}"), "spawn-failed"));
             }
         };
         let group = Group::of(&child);
@@ -47,8 +47,7 @@ impl Command {
         };
         group.forget();
         drop(input);
-        let (status, stopped) =
-            ended.map_err(|e| Failure::new(format!("lost the command: {e}")).with_code("lost"))?;
+        let (status, stopped) = ended.map_err(|e| self.failed(format!("lost the command: {e}"), "lost"))?;
         let output = joined(output).await;
         let said = joined(errors).await.unwrap_or_default();
         if stopped {
@@ -64,8 +63,13 @@ impl Command {
                 let why = format!("the result is larger than {RESULT_MAX} bytes");
                 Err(Failure::fatal(why).with_code("result-too-large"))
             }
-            None => Err(Failure::new("the command's output did not end").with_code("no-end-of-output")),
+            None => Err(self.failed("the command's output did not end".to_owned(), "no-end-of-output")),
         }
+    }
+
+    /// An attempt that failed without an exit code.
+    fn failed(&self, why: String, code: &str) -> Failure {
+        Failure { retryable: self.retry, ..Failure::new(why).with_code(code) }
     }
 
     /// In a process group of its own, so that a stop reaches what the command itself has started.

@@ -81,7 +81,9 @@ pub async fn run(args: SubmitArgs, out: Out) -> anyhow::Result<ExitCode> {
     if !out.json {
         print::err(format_args!("submitted {id}"));
     }
-    let waiting = wait(&client, id, accepted.retry_after);
+    // The job's own token reads it, whatever the key may not do.
+    let reader = client.with_key(&accepted.job.access_token);
+    let waiting = wait(&reader, id, accepted.retry_after);
     let job = tokio::time::timeout(Duration::from_secs(args.wait_seconds), waiting).await;
     let job = job.with_context(|| format!("{id} has not ended within {} s", args.wait_seconds))??;
     exit::told(jobs::exit(&job), jobs::show(&job, out))

@@ -69,3 +69,28 @@ async fn a_stop_reaches_the_whole_group() {
     assert_eq!(ended.unwrap_err().code.as_deref(), Some("stopped"));
     assert_eq!(std::fs::read_to_string(marker.path()).unwrap(), "stopped\n");
 }
+
+#[tokio::test]
+async fn what_a_stopped_command_leaves_behind_is_killed() {
+    let marker = tempfile::NamedTempFile::new().unwrap();
+    let path = marker.path().display().to_string();
+    // The command ends at SIGTERM, what it has started does not.
+    let line = format!("sh -c 'trap \"\" TERM; echo $$ > {path}; while :; do sleep 0.05; done' & wait");
+    let (task, _) = Task::alone(job());
+    let stop = task.stop.clone();
+    let running = tokio::spawn(Arc::new(Command { line, retry: true }).run(task));
+    let pid = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            match std::fs::read_to_string(&path).unwrap().trim().parse::<u32>() {
+                Ok(pid) => return pid,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    });
+    let pid = pid.await.unwrap();
+    stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(15), running).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().code.as_deref(), Some("stopped"));
+    let there = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    assert!(there.is_err() || there.is_ok_and(|stat| stat.contains(") Z ")), "it goes on");
+}
