@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::types::{JobId, api};
@@ -93,24 +94,19 @@ impl Group {
     /// which would go on beside whoever does the job next.
     pub async fn stop(&self, child: &mut Child) -> std::io::Result<ExitStatus> {
         self.signal(Signal::TERM);
-        let patience = tokio::time::sleep(PATIENCE);
-        tokio::pin!(patience);
-        let ended = tokio::select! {
-            ended = child.wait() => Some(ended),
-            () = &mut patience => None,
-        };
-        let Some(ended) = ended else {
-            self.signal(Signal::KILL);
-            return child.wait().await;
-        };
+        let until = Instant::now() + PATIENCE;
+        let ended = timeout_at(until, child.wait()).await;
         // A group's number is not given anew before its last process has ended.
-        while self.has_others() && !patience.is_elapsed() {
-            tokio::select! {
-                () = &mut patience => self.signal(Signal::KILL),
-                () = tokio::time::sleep(LOOK) => {}
-            }
+        while ended.is_ok() && self.has_others() && Instant::now() < until {
+            sleep(LOOK).await;
         }
-        ended
+        if ended.is_err() || self.has_others() {
+            self.signal(Signal::KILL);
+        }
+        match ended {
+            Ok(ended) => ended,
+            Err(_) => child.wait().await,
+        }
     }
 
     fn has_others(&self) -> bool {

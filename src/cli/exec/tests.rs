@@ -54,19 +54,25 @@ async fn progress_is_reported_and_a_grandchild_that_keeps_the_pipes_does_not_hol
     assert_eq!(seen(), (Some(40), Some("half way".to_owned())));
 }
 
+/// Runs a command until it is `ready`, and stops it. Gives what it then was ready with.
+async fn stopped<T>(line: String, ready: impl Future<Output = T>) -> T {
+    let (task, _) = Task::alone(job());
+    let stop = task.stop.clone();
+    let running = tokio::spawn(Arc::new(Command { line, retry: true }).run(task));
+    let seen = ready.await;
+    stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(15), running).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err().code.as_deref(), Some("stopped"));
+    seen
+}
+
 #[tokio::test]
 async fn a_stop_reaches_the_whole_group() {
     let marker = tempfile::NamedTempFile::new().unwrap();
     let path = marker.path().display().to_string();
     // The trap shows that SIGTERM came; the inner shell that SIGKILL was not needed for it.
     let line = format!("sh -c 'trap \"echo stopped > {path}; exit\" TERM; while :; do sleep 0.05; done'");
-    let (task, _) = Task::alone(job());
-    let stop = task.stop.clone();
-    let running = tokio::spawn(Arc::new(Command { line, retry: true }).run(task));
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    stop.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(15), running).await.unwrap().unwrap();
-    assert_eq!(ended.unwrap_err().code.as_deref(), Some("stopped"));
+    stopped(line, tokio::time::sleep(Duration::from_millis(500))).await;
     assert_eq!(std::fs::read_to_string(marker.path()).unwrap(), "stopped\n");
 }
 
@@ -76,10 +82,7 @@ async fn what_a_stopped_command_leaves_behind_is_killed() {
     let path = marker.path().display().to_string();
     // The command ends at SIGTERM, what it has started does not.
     let line = format!("sh -c 'trap \"\" TERM; echo $$ > {path}; while :; do sleep 0.05; done' & wait");
-    let (task, _) = Task::alone(job());
-    let stop = task.stop.clone();
-    let running = tokio::spawn(Arc::new(Command { line, retry: true }).run(task));
-    let pid = tokio::time::timeout(Duration::from_secs(10), async {
+    let begun = tokio::time::timeout(Duration::from_secs(10), async {
         loop {
             match std::fs::read_to_string(&path).unwrap().trim().parse::<u32>() {
                 Ok(pid) => return pid,
@@ -87,10 +90,7 @@ async fn what_a_stopped_command_leaves_behind_is_killed() {
             }
         }
     });
-    let pid = pid.await.unwrap();
-    stop.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(15), running).await.unwrap().unwrap();
-    assert_eq!(ended.unwrap_err().code.as_deref(), Some("stopped"));
+    let pid = stopped(line, begun).await.unwrap();
     let there = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     assert!(there.is_err() || there.is_ok_and(|stat| stat.contains(") Z ")), "it goes on");
 }
