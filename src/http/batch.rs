@@ -18,7 +18,6 @@ use crate::store::Submitted;
 use crate::types::api::{Items, JobAccepted, OrProblem, SubmitBatch, SubmitJob};
 use crate::types::job::{Idempotency, NewJob};
 use crate::types::problem::{Invalid, ProblemCode};
-use crate::types::submit as rules;
 use crate::types::{EndpointId, TenantId};
 
 /// Jobs in one request.
@@ -147,7 +146,6 @@ async fn entry(
     until: Instant,
 ) -> Result<Entry, Problem> {
     let wish = wish?;
-    rules::kind(&wish.kind)?;
     let estimate = match Instant::now() < until {
         true => app.store.estimate(key.tenant(), &wish.kind, app.now()).await,
         false => app.store.remembered_estimate(key.tenant(), &wish.kind),

@@ -164,11 +164,7 @@ struct Order<'a> {
 }
 
 async fn accept(app: &App, key: &Key<JobsWrite>, order: Order<'_>) -> Result<Response, Problem> {
-    // What is no name is not asked for, and not remembered.
-    let estimate = match rules::kind(&order.wish.kind) {
-        Ok(()) => app.store.estimate(key.tenant(), &order.wish.kind, app.now()).await,
-        Err(_) => 0,
-    };
+    let estimate = app.store.estimate(key.tenant(), &order.wish.kind, app.now()).await;
     let stamp = stamp(app, key.tenant(), estimate, &order.head, order.idempotency.clone());
     let endpoints = endpoints(app, key, [&order.wish]).await?;
     let submitted = match check(app, key, order.wish, &endpoints, stamp) {

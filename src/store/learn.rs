@@ -13,7 +13,7 @@ use super::error::Result;
 use crate::args;
 use crate::metrics::Metrics;
 use crate::types::job::{Job, JobState, WorkerKind};
-use crate::types::{Millis, TenantId};
+use crate::types::{Millis, TenantId, submit};
 
 /// The last so many jobs of a type are remembered.
 const OF_TYPE: usize = 64;
@@ -274,6 +274,10 @@ impl Store {
 
     /// Learned wait plus run of a type, seconds; 30 before there is history, and where the store is silent.
     pub async fn estimate(&self, tenant: TenantId, kind: &str, now: Millis) -> u32 {
+        // What is no type has no jobs, and is not kept in mind: a client may write it at any length.
+        if submit::kind(kind).is_err() {
+            return DEFAULT_SECONDS;
+        }
         let key = (tenant, What::Type, kind.to_owned());
         if self.0.learned.stale(&key, now) {
             let read = self.read(ONE, args![tenant, kind]);
