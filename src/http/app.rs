@@ -245,9 +245,9 @@ impl App {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Awaited {
     /// An event of it beyond this sequence number. None of one that has ended: the hub would ring for it again and again.
-    pub after: Option<i64>,
+    after: Option<i64>,
     /// ... or a change of its callback's state, which makes no event and is looked for.
-    pub callback: bool,
+    callback: bool,
 }
 
 impl Awaited {

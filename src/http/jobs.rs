@@ -321,7 +321,7 @@ pub async fn events(
     Ok(answer)
 }
 
-/// How far the job is if it goes on and has no event to show.
+/// The job's next event, if it goes on and has none to show.
 fn nothing_yet((job, items): &(Job, Vec<Event>)) -> Option<Awaited> {
     Awaited::event_of(job).filter(|_| items.is_empty())
 }

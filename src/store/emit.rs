@@ -117,10 +117,6 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    pub(super) fn inner(&self) -> &'a Inner {
-        self.inner
-    }
-
     /// Learns of the endpoints that events of these accounts may go to. Before an event of theirs is told.
     pub(super) async fn know(&mut self, tx: &mut Tx, of: impl IntoIterator<Item = Audience>) -> Result<()> {
         let unknown: BTreeSet<Audience> = of.into_iter().filter(|a| !self.groups.contains_key(a)).collect();
@@ -128,6 +124,11 @@ impl<'a> Outbox<'a> {
             self.groups.extend(subscribers::groups(self.inner, tx, unknown, self.now).await?);
         }
         Ok(())
+    }
+
+    /// How many endpoints these accounts have together.
+    pub(super) async fn count(&self, tx: &mut Tx, of: &BTreeSet<Audience>) -> Result<usize> {
+        subscribers::count(self.inner, tx, of, self.now).await
     }
 
     /// Learns of these endpoints, which callbacks name.

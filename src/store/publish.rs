@@ -12,7 +12,7 @@ use super::emit::{AT_ONCE, Outbox, Published as Told};
 use super::error::{Error, Result};
 use super::idempotency::{Claim, Claimed, claim_keys, pass_keys};
 use super::pool::Tx;
-use super::subscribers::{self, Audience};
+use super::subscribers::Audience;
 use super::sweep::KEEP_EVENTS;
 use crate::args;
 use crate::types::endpoint::{Endpoint, any_matches};
@@ -134,7 +134,7 @@ pub(super) async fn publish(
         events.iter().zip(&owners).filter(|(e, o)| **o == Ok(e.id)).map(|(e, _)| *e).collect();
     let accounts: BTreeSet<Audience> = fresh.iter().map(|e| audience(e)).collect();
     // What comes together with others is halved until it stands alone. One account is read whatever it has.
-    if accounts.len() > 1 && subscribers::count(out.inner(), tx, &accounts, now).await? > READ_IN_ALL {
+    if accounts.len() > 1 && out.count(tx, &accounts).await? > READ_IN_ALL {
         return Err(too_much(format!("the accounts of the events have more than {READ_IN_ALL} endpoints")));
     }
     out.know(tx, accounts).await?;

@@ -89,13 +89,11 @@ impl Held {
         if in_flight >= NODE_SLOTS {
             return 0;
         }
-        if standing == Standing::Answers {
-            return ((NODE_SLOTS - in_flight) / 4).max(1);
-        }
-        let own = self.tenants.get(&tenant).copied().unwrap_or_default();
+        let own = || self.tenants.get(&tenant).copied().unwrap_or_default();
         let (own, held, most) = match standing {
-            Standing::Failing => (own.failing, self.all.failing, NODE_SLOTS / 8),
-            Standing::Unknown | Standing::Answers => (own.unknown, self.all.unknown, NODE_SLOTS / 2),
+            Standing::Answers => return ((NODE_SLOTS - in_flight) / 4).max(1),
+            Standing::Unknown => (own().unknown, self.all.unknown, NODE_SLOTS / 2),
+            Standing::Failing => (own().failing, self.all.failing, NODE_SLOTS / 8),
         };
         // What an unknown lane has beyond one goes over to the failing ones with it: one bound for both.
         let few = self.all.unknown + self.all.failing < NODE_SLOTS / 8;

@@ -119,6 +119,9 @@ macro_rules! lane_columns {
 const LIST: &str = lane_columns!();
 const ONE: &str = concat!(lane_columns!(), " AND l.id = $3");
 
+/// The condition of the index of lanes that are held.
+const HELD: &str = " AND l.held_until IS NOT NULL";
+
 // Where nobody owns it, it starts anew with one request at a time; its owner sees to that itself.
 static PAUSE: Sql = Sql::plain(
     "UPDATE lanes SET paused_until = $3, set_at = $4,
@@ -150,7 +153,8 @@ impl Store {
             }
             Some(api::LaneState::Broken) => {
                 // The partial index is taken only where the text names its condition.
-                [&mut walked, &mut f].into_iter().for_each(|f| f.push(" AND l.held_until IS NOT NULL"));
+                walked.push(HELD);
+                f.push(HELD);
                 f.push(" AND l.held_until > $2 AND l.held_reason = 'breaker'");
                 f.push(
                     " AND COALESCE(l.paused_until, 0) <= $2 AND COALESCE(ep.state, 'enabled') = 'enabled'",
