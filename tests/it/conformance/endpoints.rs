@@ -6,7 +6,7 @@ mod settings;
 
 use std::time::Duration;
 
-use ringback::store::{ClaimedDelivery, DeliveryFilter, NewEndpoint, PageOf, Store};
+use ringback::store::{ClaimedDelivery, DeliveryFilter, Error, NewEndpoint, PageOf, Store};
 use ringback::types::delivery::{DeadReason, DeliveryState, Verdict};
 use ringback::types::endpoint::{Endpoint, check};
 use ringback::types::job::CallbackState;
@@ -50,10 +50,18 @@ fn events(patterns: &[&str]) -> serde_json::Value {
 }
 
 pub(super) async fn change(bed: &Bed, id: EndpointId, members: serde_json::Value) -> Endpoint {
+    try_change(bed, id, members).await.unwrap()
+}
+
+pub(super) async fn try_change(
+    bed: &Bed,
+    id: EndpointId,
+    members: serde_json::Value,
+) -> Result<Endpoint, Error> {
     let change = serde_json::from_value(members).unwrap();
     let edit =
         |settings: ringback::types::endpoint::Settings| settings.changed(change, &UrlPolicy::default());
-    bed.store.change_endpoint(bed.tenant, id, edit, 50, bed.now()).await.unwrap()
+    bed.store.change_endpoint(bed.tenant, id, edit, 50, bed.now()).await
 }
 
 /// A job whose callback names the endpoint.

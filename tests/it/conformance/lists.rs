@@ -1,13 +1,12 @@
 //! Lists of which one request sees a part: it looks at 2,000 rows of those that an index tells apart, whatever fits.
 
-use ringback::args;
 use ringback::store::db::Engine;
 use ringback::store::{EndpointFilter, LaneFilter, LaneOrder, PageOf};
 use ringback::types::endpoint::{EndpointState, lane_of};
 use ringback::types::{EndpointId, LaneId, api};
 
 use super::endpoints::endpoint;
-use crate::support::store::{Bed, beside, both_stores};
+use crate::support::store::{Bed, both_stores};
 
 both_stores! {
     endpoints_of_a_state_are_looked_for_among_so_many,
@@ -15,10 +14,6 @@ both_stores! {
 }
 
 const MANY: u32 = 2_000;
-
-pub(super) async fn write(bed: &Bed, sql: String) {
-    beside(&bed.url).await.all(Box::leak(sql.into_boxed_str()), args![]).await.unwrap();
-}
 
 /// What stands in an endpoint's row, but for its id.
 pub(super) const OF_ENDPOINT: &str =
@@ -33,7 +28,7 @@ pub(super) async fn plant(bed: &Bed, table: &str, columns: &str, copies: u32) {
         Engine::Postgres => "CAST('ff' || lpad(to_hex(n.i), 30, '0') AS UUID)",
     };
     let rows = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {copies})");
-    write(bed, format!("INSERT INTO {table} (id, {columns}) {rows} SELECT {id}, {columns} FROM n, {table}"))
+    bed.rows(&format!("INSERT INTO {table} (id, {columns}) {rows} SELECT {id}, {columns} FROM n, {table}"))
         .await;
 }
 
@@ -57,7 +52,7 @@ async fn endpoints_of_a_state_are_looked_for_among_so_many(bed: &Bed) {
     let (enabled, looked_to) = endpoints(bed, EndpointState::Enabled, None).await;
     assert_eq!((enabled.len(), looked_to), (5, None));
 
-    write(bed, "UPDATE endpoints SET state = 'disabled' WHERE state = 'enabled'".to_owned()).await;
+    bed.rows("UPDATE endpoints SET state = 'disabled' WHERE state = 'enabled'").await;
     bed.store.set_endpoint_paused(bed.tenant, one, false, bed.now()).await.unwrap();
     assert_eq!(endpoints(bed, EndpointState::Paused, None).await, (vec![], None), "the index ends before");
     assert_eq!(endpoints(bed, EndpointState::Enabled, None).await, (vec![one], Some(one)));
@@ -78,10 +73,10 @@ async fn broken_lanes_are_looked_for_among_those_that_are_held(bed: &Bed) {
     let held = |by: &str, whom: &str| {
         format!("UPDATE lanes SET held_until = {until}, held_reason = '{by}' WHERE id {whom} {lane}")
     };
-    write(bed, held("breaker", "=")).await;
+    bed.rows(&held("breaker", "=")).await;
     assert_eq!(broken(bed, None).await, (vec![one], None), "an index leads there");
 
-    write(bed, held("retry-after", "<>")).await;
+    bed.rows(&held("retry-after", "<>")).await;
     let (none, looked_to) = broken(bed, None).await;
     assert_eq!((none, looked_to.is_some()), (vec![], true));
     assert_eq!(broken(bed, looked_to).await, (vec![one], None));

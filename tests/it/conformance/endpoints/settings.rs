@@ -5,11 +5,10 @@ use std::time::Duration;
 use ringback::store::{EndpointFilter, Error, NewEndpoint};
 use ringback::types::Millis;
 use ringback::types::api::RotateSecret;
-use ringback::types::endpoint::{EndpointState, Settings};
+use ringback::types::endpoint::EndpointState;
 use ringback::types::problem::ProblemCode;
-use ringback::types::target::UrlPolicy;
 
-use super::{change, endpoint, endpoint_of};
+use super::{change, endpoint, endpoint_of, try_change};
 use crate::support::store::{Bed, both_stores, key, page};
 
 both_stores! {
@@ -93,11 +92,7 @@ async fn a_repeated_creation_makes_one(bed: &Bed) {
 
 async fn an_endpoint_is_moved_out_of_fifty_accounts_and_no_more(bed: &Bed) {
     let id = endpoint(bed, serde_json::json!({"account": "a0"})).await.id;
-    let moved = async |account: &str| {
-        let change = serde_json::from_value(serde_json::json!({"account": account})).unwrap();
-        let edit = |settings: Settings| settings.changed(change, &UrlPolicy::default());
-        bed.store.change_endpoint(bed.tenant, id, edit, 50, bed.now()).await
-    };
+    let moved = async |account: &str| try_change(bed, id, serde_json::json!({"account": account})).await;
     for n in 1..=50 {
         moved(&format!("a{n}")).await.unwrap();
     }
