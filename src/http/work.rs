@@ -142,7 +142,9 @@ impl App {
     ) -> Result<Vec<LeasedJob>, Problem> {
         let mut nudge = Some(self.wake.jobs.listen());
         let mut known = Instant::now();
-        let leased = self.lease(wish).await?;
+        // Each type costs the writer a look: where they are many, one that finds nothing is not for it.
+        let look = wish.types.len() <= 1 || self.ask(self.store.any_due(wish, self.now())).await?;
+        let leased = if look { self.lease(wish).await? } else { Vec::new() };
         if !leased.is_empty() || patience.is_zero() {
             return Ok(leased);
         }

@@ -328,7 +328,7 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
     // One order of tables in every transaction, so that two of them cannot deadlock; lanes come last. What is written later needs
     // none: a row is changed only by who holds its queue row or its document, taken before.
     let wants = pick(calls, wish).1;
-    let held = limits::held(inner, tx, &wants, now).await?;
+    let mut held = limits::held(inner, tx, &wants, now).await?;
     let (at, changes) = pick(calls, |op| if let Op::Change(c) = op { Some(c) } else { None });
     if !at.is_empty() {
         let flat: Vec<&JobChange> = changes.iter().flat_map(|c| c.iter()).collect();
@@ -341,7 +341,12 @@ async fn write(inner: &Inner, tx: &mut Tx, calls: &[Call], in_doubt: bool, adopt
         pick(calls, |op| if let Op::Lease { want, look } = op { Some((want, *look)) } else { None });
     let mut takers = Vec::with_capacity(claims.len());
     for want in wants {
-        takers.push(lease::lease(inner, tx, &mut out, want, &held, now).await?);
+        takers.push(lease::lease(inner, tx, &mut out, want, &mut held, now).await?);
+        let bytes: i64 = takers.iter().map(lease::Taker::bytes).sum();
+        if bytes > lease::TOGETHER_BYTES && calls.len() > 1 {
+            // As below.
+            return Err(Error::Data("more bytes are claimed than one transaction bears".to_owned()));
+        }
     }
     let (at, many) = pick(calls, |op| if let Op::Submit(m) = op { Some(m) } else { None });
     if !at.is_empty() {

@@ -1,12 +1,10 @@
 //! `lease`: gives due jobs to a worker.
 
+mod floors;
 mod offers;
 mod taker;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,16 +22,22 @@ use super::{Inner, Store, seconds};
 use crate::args;
 use crate::types::job::{Job, JobEvent, JobState, LOST};
 use crate::types::{JobId, Millis, TenantId, api};
+use floors::Floor;
+pub(super) use floors::Floors;
 pub use offers::Offer;
 pub(super) use offers::{Offers, Waiting};
 pub(super) use taker::{LeasedRow, Taker};
+use taker::{Room, document_bytes};
+
+/// Tenant, queue, and the type if only one is looked for.
+type QueueKey = (TenantId, String, Option<String>);
 
 // Of any type, or of one: each has its own index, so that a rare type is not looked for among a million others.
 macro_rules! claim {
     ($of_kind:literal) => {
         concat!(
-            "WITH picked AS MATERIALIZED (
-                 SELECT q.job_id FROM job_queue q
+            "WITH due AS MATERIALIZED (
+                 SELECT q.job_id, q.due_at FROM job_queue q
                  WHERE q.tenant_id = $1 AND q.queue = $2 AND q.level = $3
                    AND q.due_at > $4  -- the first that was found: before it lie dead index entries, and stragglers for the next pass
                    AND q.due_at <= $5
@@ -44,6 +48,15 @@ macro_rules! claim {
             " ORDER BY q.due_at
                  LIMIT $6
                  {lock}
+             ),
+             -- what follows once the documents have so many bytes waits for another claim
+             picked AS MATERIALIZED (
+                 SELECT s.job_id
+                 FROM (SELECT d.job_id, SUM(",
+            document_bytes!(),
+            ") OVER (ORDER BY d.due_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+                       FROM due d LEFT JOIN jobs j ON j.id {is d.job_id}) AS s
+                 WHERE COALESCE(s.before, 0) < CAST($12 AS BIGINT)
              )
              UPDATE job_queue
              SET phase = 'leased', fence = fence + 1, token = $7, attempt = attempt + 1, attempts_left = attempts_left - 1,
@@ -63,7 +76,7 @@ macro_rules! claim {
     };
 }
 pub(super) static CLAIM: Sql = Sql::plain(claim!(""));
-pub(super) static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $12"));
+pub(super) static CLAIM_KIND: Sql = Sql::plain(claim!("AND q.kind = $13"));
 
 // Five probes of the index, each above its floor, for the first that is due; without them each claim would try five
 // levels. Where it asked whether one EXISTS, PostgreSQL made a join of them that began without the floors; without the LIMIT it
@@ -89,72 +102,11 @@ macro_rules! levels {
 static LEVELS: Sql = Sql::plain(levels!(""));
 static LEVELS_KIND: Sql = Sql::plain(levels!("AND q.kind = $9"));
 
-/// Tenant, queue, and the type if only one is looked for.
-type QueueKey = (TenantId, String, Option<String>);
-
-/// How far each queue's claims have come: below its floor there is nothing to find but stragglers.
-#[derive(Default)]
-pub(super) struct Floors(Mutex<HashMap<QueueKey, Floor>>);
-
-#[derive(Clone, Copy, Default)]
-struct Floor {
-    levels: [i64; 5],
-    /// When the queue was last looked at without a floor.
-    full_at: i64,
-    /// When it is to be again.
-    next_full: i64,
-}
-
-/// What is committed later than this after its instant is found by the pass without a floor.
-const LONGEST_COMMIT: i64 = 1_000;
-/// The pass without a floor comes this often. It goes through all that is dead and cannot be removed yet, so claims spend a
-/// fiftieth of the time on it as long as they can.
-const FULL_PASS_EVERY: std::ops::RangeInclusive<i64> = 1_000..=3_000;
-/// Queues whose floors are remembered; forgetting one costs a pass without a floor.
-const QUEUES_REMEMBERED: usize = 10_000;
-
-impl Floors {
-    /// The floors to claim with. Without one when it is time for it, or when the clock stepped back.
-    fn get(&self, key: &QueueKey, now: Millis) -> Floor {
-        let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if floors.len() > QUEUES_REMEMBERED {
-            floors.clear();
-        }
-        let floor = floors.entry(key.clone()).or_default();
-        // Who waited for the commit before has an earlier instant than who looked meanwhile.
-        let stepped_back = floor.levels.iter().any(|f| *f > now.0) || now.0 + LONGEST_COMMIT < floor.full_at;
-        if stepped_back || now.0 >= floor.next_full {
-            // Until it has told what it found all others begin without a floor, too.
-            *floor = Floor { levels: [0; 5], full_at: now.0, next_full: now.0 + FULL_PASS_EVERY.end() };
-        }
-        *floor
-    }
-
-    /// A look that began with `floor` found these to be the first of their levels that are due, and took so long.
-    fn found(&self, key: &QueueKey, floor: &Floor, firsts: &[(usize, i64)], took: Duration, now: Millis) {
-        let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another look may have begun without a floor since; what it finds is not to be hidden.
-        let Some(known) = floors.get_mut(key).filter(|known| known.full_at == floor.full_at) else { return };
-        known.levels = [now.0 - LONGEST_COMMIT; 5];
-        for (level, due_at) in firsts {
-            known.levels[*level] = known.levels[*level].min(due_at - 1);
-        }
-        if floor.levels == [0; 5] {
-            let rest = i64::try_from(took.as_millis()).unwrap_or(i64::MAX).saturating_mul(50);
-            known.next_full = now.0 + rest.clamp(*FULL_PASS_EVERY.start(), *FULL_PASS_EVERY.end());
-        }
-    }
-
-    /// Claims of a transaction that was undone: what one of them had taken was behind the floor of the next.
-    pub(super) fn forget<'w>(&self, undone: impl Iterator<Item = &'w LeaseRequest>) {
-        let mut floors = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for want in undone {
-            for kind in want.kinds() {
-                floors.remove(&want.key(kind.as_deref()));
-            }
-        }
-    }
-}
+/// Bytes of the documents that one claim looks for; the last one may go beyond. The claims of a transaction get
+/// [`TOGETHER_BYTES`]: while they are read nobody writes.
+const CLAIM_BYTES: i64 = 4 << 20;
+/// See [`CLAIM_BYTES`].
+pub(super) const TOGETHER_BYTES: i64 = 16 << 20;
 
 /// Claims due jobs, the higher levels first. What it has room for beyond them it may take of what is submitted beside it;
 /// that is all for a claim that does not `look`, as it knows that nothing else is due.
@@ -163,39 +115,37 @@ pub(super) async fn lease<'w>(
     tx: &mut Tx,
     out: &mut Outbox<'_>,
     (want, look): (&'w LeaseRequest, bool),
-    held: &limits::Held,
+    held: &mut limits::Held,
     now: Millis,
 ) -> Result<Taker<'w>> {
     let most = limits::room(tx, held, want, now).await? as usize;
     // Others may count on the same room: where it is limited, what is submitted waits for the next look.
-    let beside = if held.contains_key(&(want.tenant, want.queue.clone())) { 0 } else { most };
+    let beside = if held.contains_key(&want.of_queue()) { 0 } else { most };
     let mut taker = Taker::new(want, inner.dice.bytes(), beside, now);
     if !look {
         return Ok(taker);
     }
     out.know(tx, [(want.tenant, String::new())]).await?;
-    let wanted = out.wanted(want.tenant) & JobEvent::Started.bit();
-    let seed = taker.seed;
-    let mut rows: Vec<Row> = Vec::new();
-    let kinds = want.kinds();
+    let mut kinds = want.kinds();
+    // With any of them: where few jobs are all that there is room for, each type has its turn.
+    let begin = usize::from(taker.seed[0]) % kinds.len();
+    kinds.rotate_left(begin);
+    let mut room = Room { jobs: most, bytes: CLAIM_BYTES };
     let mut more = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
-        let left = most.saturating_sub(rows.len());
         // Its share, so that a busy type does not keep the next one waiting for ever; what one leaves the next may have.
-        let share = left.div_ceil(kinds.len() - i);
-        let found = claim(inner, tx, want, kind.as_deref(), share, (&seed, wanted), now).await?;
+        let share = room.share(kinds.len() - i);
+        let left = claim(inner, tx, out, &mut taker, kind.as_deref(), share, now).await?;
         // Of those with less there is nothing to be had a second time.
-        if found.len() >= share && kinds.len() > 1 {
+        if left.is_none() && kinds.len() > 1 {
             more.push(kind);
         }
-        rows.extend(found);
+        room = room.less(share.less(left));
     }
     for kind in more {
-        let left = most.saturating_sub(rows.len());
-        rows.extend(claim(inner, tx, want, kind.as_deref(), left, (&seed, wanted), now).await?);
+        room = claim(inner, tx, out, &mut taker, kind.as_deref(), room, now).await?;
     }
-    tell(tx, out, &rows, now).await?;
-    taker.found(tx, rows, now).await?;
+    limits::taken(held, want, most - room.jobs);
     Ok(taker)
 }
 
@@ -203,6 +153,10 @@ impl LeaseRequest {
     /// Each type that is looked for by itself; `None` stands for any.
     pub(super) fn kinds(&self) -> Vec<Option<String>> {
         if self.types.is_empty() { vec![None] } else { self.types.iter().cloned().map(Some).collect() }
+    }
+
+    pub(super) fn of_queue(&self) -> (TenantId, String) {
+        (self.tenant, self.queue.clone())
     }
 
     pub(super) fn key(&self, kind: Option<&str>) -> QueueKey {
@@ -228,29 +182,28 @@ fn firsts(found: &[Row]) -> Result<Vec<(usize, i64)>> {
     found.iter().map(|row| Ok((usize::try_from(row.int(0)?).unwrap_or(0).min(4), row.int(1)?))).collect()
 }
 
-/// Claims at most `most` jobs of one type, or of any.
+/// Claims the jobs of one type, or of any, that there is room for, and gives what is left of it.
 async fn claim(
     inner: &Inner,
     tx: &mut Tx,
-    want: &LeaseRequest,
+    out: &mut Outbox<'_>,
+    taker: &mut Taker<'_>,
     kind: Option<&str>,
-    most: usize,
-    (seed, wanted): (&[u8; 16], i64),
+    mut room: Room,
     now: Millis,
-) -> Result<Vec<Row>> {
-    if most == 0 {
-        return Ok(vec![]);
+) -> Result<Room> {
+    if room.is_none() {
+        return Ok(room);
     }
+    let want = taker.want;
     let key = want.key(kind);
     let floor = inner.floors.get(&key, now);
     let (levels, probe) = want.probe(kind, &floor, now);
     let began = Instant::now();
     let firsts = firsts(&tx.all(levels, probe).await?)?;
     inner.floors.found(&key, &floor, &firsts, began.elapsed(), now);
-    let mut rows = Vec::new();
     for (level, due_at) in firsts {
-        let left = most - rows.len();
-        if left == 0 {
+        if room.is_none() {
             break;
         }
         let mut args = args![
@@ -259,21 +212,23 @@ async fn claim(
             i64::try_from(level).unwrap_or(2),
             due_at - 1,
             now,
-            i64::try_from(left).unwrap_or(i64::MAX),
-            seed.to_vec(),
+            i64::try_from(room.jobs).unwrap_or(i64::MAX),
+            taker.seed.to_vec(),
             now.plus(seconds(want.lease_seconds)),
             want.renew_seconds.unwrap_or(want.lease_seconds),
             want.worker_id.clone(),
-            wanted,
+            out.wanted(want.tenant) & JobEvent::Started.bit(),
+            room.bytes,
         ];
         args.extend(kind.map(Value::from));
         let sql = if kind.is_some() { &CLAIM_KIND } else { &CLAIM };
-        let mut got = tx.all(sql, args).await?;
+        let mut rows = tx.all(sql, args).await?;
         // `RETURNING` has no order; ids rise with the time of submission.
-        got.sort_by_cached_key(|row| row.uuid(0).ok());
-        rows.extend(got);
+        rows.sort_by_cached_key(|row| row.uuid(0).ok());
+        tell(tx, out, &rows, now).await?;
+        room = room.less(taker.found(tx, rows, now).await?);
     }
-    Ok(rows)
+    Ok(room)
 }
 
 impl Store {

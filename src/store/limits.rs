@@ -116,14 +116,21 @@ static LIVE: Sql = Sql::plain(
 );
 
 /// The queues of one transaction's claims that are held back, those with a limit under a lock.
-pub(super) type Held = HashMap<Key, Limit>;
+pub(super) type Held = HashMap<Key, Hold>;
+
+/// One of them.
+pub(super) struct Hold {
+    limit: Limit,
+    /// What the limit leaves, once it has been counted: it may be a count of 100,000 rows, and is the same for all claims.
+    room: Option<u32>,
+}
 
 /// Asks what holds the wished queues back. The first statement of its transaction: whoever waits for a
 /// limit's lock holds nothing that its owner could wait for.
 pub(super) async fn held(inner: &Inner, tx: &mut Tx, wants: &[&LeaseRequest], now: Millis) -> Result<Held> {
-    let keys: BTreeSet<Key> = wants.iter().map(|want| (want.tenant, want.queue.clone())).collect();
+    let keys: BTreeSet<Key> = wants.iter().map(|want| want.of_queue()).collect();
     let changes = inner.limits.changes();
-    let mut held = Held::new();
+    let mut held = HashMap::new();
     let mut unknown = Vec::new();
     for key in keys {
         match inner.limits.get(&key, now) {
@@ -143,25 +150,35 @@ pub(super) async fn held(inner: &Inner, tx: &mut Tx, wants: &[&LeaseRequest], no
     let limited = held.iter().filter(|(_, limit)| limit.max_in_flight.is_some() && !limit.paused(now));
     let limited: Vec<Key> = limited.map(|(key, _)| key.clone()).collect();
     held.extend(settings(tx, &LOCK, &limited).await?);
-    Ok(held)
+    Ok(held.into_iter().map(|(key, limit)| (key, Hold { limit, room: None })).collect())
 }
 
-async fn settings(tx: &mut Tx, sql: &'static Sql, keys: &[Key]) -> Result<Held> {
+async fn settings(tx: &mut Tx, sql: &'static Sql, keys: &[Key]) -> Result<HashMap<Key, Limit>> {
     let rows = keys.iter().map(|(tenant, name)| args![*tenant, name.as_str()]).collect();
     let rows = tx.batch(sql, vec![], rows).await?;
     rows.iter().map(|row| Ok(((row.id(0)?, row.text(1)?), Limit::read(row, 2)?))).collect()
 }
 
 /// How many of the wished jobs may be handed out now.
-pub(super) async fn room(tx: &mut Tx, held: &Held, want: &LeaseRequest, now: Millis) -> Result<u32> {
-    let limit = match held.get(&(want.tenant, want.queue.clone())) {
-        None => return Ok(want.max),
-        Some(limit) if limit.paused(now) => return Ok(0),
-        Some(limit) => limit,
+pub(super) async fn room(tx: &mut Tx, held: &mut Held, want: &LeaseRequest, now: Millis) -> Result<u32> {
+    let Some(hold) = held.get_mut(&want.of_queue()) else { return Ok(want.max) };
+    if hold.limit.paused(now) {
+        return Ok(0);
+    }
+    let Some(most) = hold.limit.max_in_flight else { return Ok(want.max) };
+    let room = match hold.room {
+        Some(room) => room,
+        None => left(most, &tx.all(&LIVE, args![want.tenant, want.queue.as_str(), now, most]).await?)?,
     };
-    let Some(most) = limit.max_in_flight else { return Ok(want.max) };
-    let rows = tx.all(&LIVE, args![want.tenant, want.queue.as_str(), now, most]).await?;
-    Ok(left(most, &rows)?.min(want.max))
+    hold.room = Some(room);
+    Ok(room.min(want.max))
+}
+
+/// So many of the queue's jobs were handed out.
+pub(super) fn taken(held: &mut Held, want: &LeaseRequest, jobs: usize) {
+    if let Some(room) = held.get_mut(&want.of_queue()).and_then(|hold| hold.room.as_mut()) {
+        *room = room.saturating_sub(u32::try_from(jobs).unwrap_or(u32::MAX));
+    }
 }
 
 fn left(most: u32, live: &[Row]) -> Result<u32> {
@@ -171,7 +188,7 @@ fn left(most: u32, live: &[Row]) -> Result<u32> {
 impl Store {
     /// Whether a claim of the queue would be let through now. Takes no lock: for who waits.
     pub(super) async fn lets_through(&self, want: &LeaseRequest, now: Millis) -> Result<bool> {
-        let key = (want.tenant, want.queue.clone());
+        let key = want.of_queue();
         let engine = self.0.scouts.engine();
         let limit = match self.0.limits.get(&key, now) {
             Some(limit) => limit,

@@ -59,7 +59,8 @@ impl Op {
             Op::Change(changes) => {
                 Weight { rows: changes.len(), bytes: changes.iter().map(change::result_bytes).sum() }
             }
-            Op::Lease { want, .. } => Weight { rows: want.max as usize, bytes: 0 },
+            // A type is looked for by itself, which costs as much as a few rows. What is read is bounded where it is known.
+            Op::Lease { want, .. } => Weight { rows: want.max as usize + 4 * want.types.len(), bytes: 0 },
             Op::Claim { due, .. } => Weight { rows: due.len(), bytes: 0 },
             Op::Record(attempted) => {
                 let kept = |a: &Attempted| a.exchange.as_ref().map_or(0, |e| e.body.len());

@@ -17,35 +17,77 @@ use crate::types::job::{Change, NewJob, WorkerKind};
 use crate::types::key::LeaseToken;
 use crate::types::{JobId, Millis, api};
 
+/// What a claim reads of the job `j` that may be large; of one that is gone, nothing.
+macro_rules! document_bytes {
+    () => {
+        "COALESCE(octet_length(j.input), 4) + COALESCE(octet_length(j.metadata), 0)"
+    };
+}
+pub(super) use document_bytes;
+
 static PAYLOADS: Sql = Sql::batch(
-    "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent FROM {b} JOIN jobs j ON j.id = b.job_id",
+    concat!(
+        "SELECT j.id, j.kind, j.input, j.reference, j.metadata, j.traceparent, CAST(",
+        document_bytes!(),
+        " AS BIGINT) FROM {b} JOIN jobs j ON j.id = b.job_id"
+    ),
     0,
     &[("job_id", Col::Uuid)],
 );
 
+/// Jobs, and the bytes of their documents: what a claim may take, has taken or has left.
+#[derive(Clone, Copy)]
+pub(super) struct Room {
+    pub(super) jobs: usize,
+    pub(super) bytes: i64,
+}
+
+impl Room {
+    /// The part of one of so many.
+    pub(super) fn share(self, of: usize) -> Room {
+        let part = i64::try_from(of).unwrap_or(i64::MAX);
+        Room { jobs: self.jobs.div_ceil(of), bytes: (self.bytes + part - 1) / part }
+    }
+
+    /// Without what was taken of it; the last job may go beyond its bytes.
+    pub(super) fn less(self, taken: Room) -> Room {
+        Room { jobs: self.jobs.saturating_sub(taken.jobs), bytes: self.bytes - taken.bytes }
+    }
+
+    /// Whether nothing more can be taken.
+    pub(super) fn is_none(self) -> bool {
+        self.jobs == 0 || self.bytes <= 0
+    }
+}
+
 /// A claim, what it has got so far, and how many more jobs it may get.
 pub(in crate::store) struct Taker<'w> {
-    want: &'w LeaseRequest,
+    pub(super) want: &'w LeaseRequest,
     /// Of the tokens of its jobs.
     pub(super) seed: [u8; 16],
     until: Millis,
     most: usize,
     jobs: Vec<LeasedRow>,
+    /// That were read for it.
+    bytes: i64,
 }
 
 impl<'w> Taker<'w> {
     pub(super) fn new(want: &'w LeaseRequest, seed: [u8; 16], most: usize, now: Millis) -> Taker<'w> {
-        Taker { want, seed, until: now.plus(seconds(want.lease_seconds)), most, jobs: Vec::new() }
+        Taker { want, seed, until: now.plus(seconds(want.lease_seconds)), most, jobs: Vec::new(), bytes: 0 }
     }
 
-    /// It has claimed these rows of the queue.
-    pub(super) async fn found(&mut self, tx: &mut Tx, rows: Vec<Row>, now: Millis) -> Result<()> {
+    /// It has claimed these rows of the queue. Gives what they are.
+    pub(super) async fn found(&mut self, tx: &mut Tx, rows: Vec<Row>, now: Millis) -> Result<Room> {
         let ids = rows.iter().map(|r| Ok(args![r.uuid(0)?])).collect::<Result<_>>()?;
         let payloads = tx.batch(&PAYLOADS, vec![], ids).await?;
         let mut payloads: HashMap<JobId, Row> =
             payloads.into_iter().map(|r| Ok((r.id(0)?, r))).collect::<Result<_>>()?;
+        let bytes = payloads.values().map(|row| row.int(6)).sum::<Result<i64>>()?;
+        let found = Room { jobs: rows.len(), bytes };
         // A document that is gone leaves its queue row to `check`; the worker gets the others.
         self.most = self.most.saturating_sub(rows.len());
+        self.bytes += bytes;
         for claimed in rows {
             let Some(payload) = payloads.remove(&claimed.id(0)?) else { continue };
             let timeout = Duration::from_millis(u64::try_from(claimed.int(6)?).unwrap_or(0));
@@ -60,7 +102,12 @@ impl<'w> Taker<'w> {
                 document: Document::Read(payload),
             });
         }
-        Ok(())
+        Ok(found)
+    }
+
+    /// Bytes that were read for it.
+    pub(in crate::store) fn bytes(&self) -> i64 {
+        self.bytes
     }
 
     /// Takes the `n`th of these jobs as it is submitted, if it has room for it and it is what the claim wants. Gives the

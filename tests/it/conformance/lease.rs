@@ -1,6 +1,7 @@
 //! Claims of jobs: order, limits, floors and lost leases.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use ringback::store::{Error, LeaseRequest, Right, What};
@@ -22,6 +23,9 @@ both_stores! {
     the_last_attempt_lost_is_a_lost_worker,
     tokens_of_one_claim_do_not_tell_each_other,
     wanted_types_share_what_a_claim_may_take,
+    a_claim_ends_with_the_bytes_that_it_may_read,
+    claims_of_more_than_one_transaction_reads_get_all_there_is,
+    each_type_has_its_turn_where_there_is_room_for_one_job,
     what_nobody_waited_for_is_claimed_by_the_next,
     who_waits_is_told_without_a_claim,
 }
@@ -218,6 +222,48 @@ async fn wanted_types_share_what_a_claim_may_take(bed: &Bed) {
     assert_eq!(claim().await, ["a", "a", "a", "b"], "what one type leaves the other may have");
     assert_eq!(claim().await, ["a"]);
     assert_eq!(bed.lease_one().await.kind, "c");
+}
+
+/// Submits so many jobs with inputs of so many KiB.
+async fn large(bed: &Bed, kind: &str, jobs: usize, kib: usize) {
+    for _ in 0..jobs {
+        let input = format!("\"{}\"", "x".repeat(kib << 10));
+        bed.submit(bed.job_with(|j| (j.kind, j.input) = (kind.to_owned(), input))).await;
+        bed.pass(Duration::from_millis(1));
+    }
+}
+
+async fn a_claim_ends_with_the_bytes_that_it_may_read(bed: &Bed) {
+    large(bed, "a", 5, 1_500).await;
+    large(bed, "a", 2, 5_000).await;
+    large(bed, "a", 9, 0).await;
+    let mut got = Vec::new();
+    for _ in 0..4 {
+        got.push(bed.lease(500).await.len());
+    }
+    assert_eq!(got, [3, 3, 1, 9], "4 MiB, and the job that goes beyond them");
+}
+
+async fn claims_of_more_than_one_transaction_reads_get_all_there_is(bed: &Bed) {
+    large(bed, "a", 24, 1_500).await;
+    let got = join_all((0..8).map(|_| bed.lease(3))).await;
+    let ids: HashSet<JobId> = got.iter().flatten().map(|job| job.job_id).collect();
+    assert_eq!((got.iter().map(Vec::len).max(), ids.len()), (Some(3), 24));
+    bed.sound().await;
+}
+
+async fn each_type_has_its_turn_where_there_is_room_for_one_job(bed: &Bed) {
+    for kind in ["a", "b", "c"] {
+        large(bed, kind, 4, 4_200).await;
+    }
+    let want = LeaseRequest { types: ["a", "b", "c"].map(str::to_owned).to_vec(), ..bed.wish(100) };
+    let mut got = Vec::new();
+    while let [one, rest @ ..] = &bed.store.lease(want.clone(), bed.now()).await.unwrap()[..] {
+        assert!(rest.len() < 3);
+        got.extend([one].into_iter().chain(rest).map(|leased| leased.job.kind.clone()));
+    }
+    assert_eq!(got.len(), 12);
+    assert_eq!(got[..8].iter().collect::<HashSet<_>>().len(), 3, "{got:?}");
 }
 
 async fn what_nobody_waited_for_is_claimed_by_the_next(bed: &Bed) {

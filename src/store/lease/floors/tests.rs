@@ -75,3 +75,15 @@ fn what_an_undone_transaction_passed_is_looked_for_again() {
     floors.found(&key(), &floor, &[], Duration::ZERO, NOW);
     assert_eq!(floors.get(&key(), after(1)).levels, [0; 5]);
 }
+
+#[test]
+fn who_asks_for_ever_new_types_costs_no_other_tenant_its_floors() {
+    let floors = Floors::default();
+    look(&floors, &[], NOW);
+    let other = TenantId::from_uuid(uuid::Uuid::max());
+    for i in 0..3 * QUEUES_REMEMBERED {
+        floors.get(&(other, "default".to_owned(), Some(i.to_string())), NOW);
+    }
+    assert!(floors.0.lock().unwrap().len() <= QUEUES_REMEMBERED + 1);
+    assert_ne!(floors.get(&key(), after(1)).levels, [0; 5]);
+}
