@@ -1,6 +1,7 @@
 //! `keyring` and `rotate-keys`: the keys that seal secrets at rest, and going from one to the next.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -88,6 +89,7 @@ pub async fn run(args: KeyringArgs, out: Out) -> anyhow::Result<ExitCode> {
         KeyringWhat::Create { file } => create(&file, out)?,
         KeyringWhat::List { file, store } => list(&file, store.as_deref(), out).await?,
         KeyringWhat::Add { file } => {
+            let _lock = lock(&file)?;
             let next = ring::read(&file)?.with(Dice::Os.bytes());
             let added = next.ids().last().unwrap_or_default().to_owned();
             replace(
@@ -98,6 +100,7 @@ pub async fn run(args: KeyringArgs, out: Out) -> anyhow::Result<ExitCode> {
             )?;
         }
         KeyringWhat::Promote { file, key_id } => {
+            let _lock = lock(&file)?;
             let next = ring::read(&file)?.promoting(&key_id).ok_or_else(|| no_such(&key_id))?;
             replace(
                 &file,
@@ -144,6 +147,7 @@ async fn list(file: &Path, store: Option<&str>, out: Out) -> anyhow::Result<()> 
 
 async fn remove(file: &Path, key_id: &str, store: &str, out: Out) -> anyhow::Result<()> {
     super::check_store(store)?;
+    let _lock = lock(file)?;
     let ring = ring::read(file)?;
     if !ring.holds(key_id) {
         return Err(no_such(key_id).into());
@@ -157,6 +161,10 @@ async fn remove(file: &Path, key_id: &str, store: &str, out: Out) -> anyhow::Res
         &format!("removed the key {key_id}; backups made before need it, keep a copy with them"),
         out,
     )
+}
+
+fn lock(file: &Path) -> anyhow::Result<File> {
+    KeyRing::lock_file(file).with_context(|| format!("cannot change the key ring {} now", file.display()))
 }
 
 fn replace(file: &Path, next: &KeyRing, said: &str, out: Out) -> anyhow::Result<()> {

@@ -24,13 +24,29 @@ impl KeyRing {
         written
     }
 
+    /// Keeps others from changing the ring for as long as the file that it gives is open: of two who read it and write it anew, one
+    /// would lose what the other has added. `WouldBlock` if somebody does so now.
+    pub fn lock_file(path: &Path) -> io::Result<File> {
+        let path = path.canonicalize()?;
+        // The folder: the ring itself is another file after each change.
+        let folder = File::open(path.parent().unwrap_or(Path::new("/")))?;
+        folder.try_lock().map_err(io::Error::from)?;
+        Ok(folder)
+    }
+
     /// Puts `text` in the place of an existing file at once: who reads it, or a crash, finds the old or the new ring.
     ///
-    /// The owner stays: an operator who is root must not lock the service out of its own ring.
+    /// The owner stays: an operator who is root must not lock the service out of its own ring. Holding [`KeyRing::lock_file`] is the
+    /// caller's part.
     pub fn replace_file(path: &Path, text: &str) -> io::Result<()> {
         // A ring is often a link into a folder of secrets; the file it leads to is the one to replace.
         let path = path.canonicalize()?;
         let beside = beside(&path);
+        // Of a change that was broken off; nobody else is at it, by the lock.
+        match std::fs::remove_file(&beside) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
         KeyRing::create_file(&beside, text)?;
         let placed = keep_owner(&path, &beside).and_then(|()| std::fs::rename(&beside, &path));
         if placed.is_err() {
