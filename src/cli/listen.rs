@@ -13,13 +13,13 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
-use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::exit::Exit;
 use super::print::{self, Out};
@@ -32,6 +32,8 @@ use standing::{Standing, Wanted};
 
 /// The largest webhook that is taken, in bytes.
 const BODY_MAX: usize = 8 << 20;
+/// As long as the service waits for an answer.
+const BODY_WITHIN: Duration = Duration::from_secs(15);
 /// Webhooks at a time; more are told to come again.
 const AT_ONCE: usize = 64;
 
@@ -83,13 +85,16 @@ pub async fn run(args: ListenArgs, out: Out) -> anyhow::Result<ExitCode> {
         places: Semaphore::new(AT_ONCE),
         out,
     };
-    announce(&here, standing.as_ref(), out)?;
-    let router =
-        Router::new().fallback(receive).layer(DefaultBodyLimit::max(BODY_MAX)).with_state(Arc::new(desk));
-    let served = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        served = async { axum::serve(listener, router).await } => served,
+    let served = async {
+        announce(&here, standing.as_ref(), out)?;
+        let router = Router::new().fallback(receive).with_state(Arc::new(desk));
+        tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            served = async { axum::serve(listener, router).await } => Ok(served?),
+        }
     };
+    // Whatever ends it: an endpoint that nobody listens to would go on to be told.
+    let served: anyhow::Result<()> = served.await;
     if let Some(standing) = standing {
         standing.delete().await?;
     }
@@ -110,11 +115,18 @@ fn announce(url: &str, standing: Option<&Standing>, out: Out) -> anyhow::Result<
     Ok(print::raw(&format!("listening on {url}{endpoint}\n"))?)
 }
 
-async fn receive(State(desk): State<Arc<Desk>>, method: Method, headers: HeaderMap, body: Bytes) -> Response {
+async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+    // Before its body is read: the places bound the memory too.
     let Ok(_place) = desk.places.try_acquire() else { return plain(503, "busy") };
+    let (Parts { method, headers, .. }, body) = request.into_parts();
     if method != Method::POST {
         return plain(405, "webhooks are POSTed");
     }
+    let body = match timeout(BODY_WITHIN, axum::body::to_bytes(body, BODY_MAX)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return plain(413, "the webhook is too large, or was broken off"),
+        Err(_) => return plain(408, "the webhook did not come in time"),
+    };
     let began = Instant::now();
     let signature = desk.judge(&headers, &body);
     let answer = match (&desk.forward, &signature) {

@@ -1,5 +1,8 @@
 //! `listen`: what it shows, what it passes on, what it answers.
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use serde_json::{Value, json};
 
 use super::{Desk, Process, run};
@@ -98,6 +101,30 @@ async fn without_a_secret_and_a_way_on_everything_is_taken() {
     let (process, url) = listen(&desk, &["--forward-to", &gone, "--json"]);
     assert_eq!(Ask::new(&http(), "POST", &url, "x").text("text/plain", "{}").await.status, 502);
     assert_eq!(next(&process)["status"], 502);
+    process.signal("TERM");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn webhooks_that_are_still_sent_take_a_place_each() {
+    let desk = Desk::open();
+    let (process, url) = listen(&desk, &["--json"]);
+    let address = url.strip_prefix("http://").unwrap();
+    let begin = |_| {
+        let mut slow = TcpStream::connect(address).unwrap();
+        slow.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{").unwrap();
+        slow
+    };
+    let slow: Vec<TcpStream> = (0..64).map(begin).collect();
+    let answers = async |wanted: u16| {
+        let asked = async || {
+            let status = Ask::new(&http(), "POST", &url, "x").text("text/plain", "{}").await.status;
+            if status == wanted { Ok(()) } else { Err(status) }
+        };
+        until("the places are taken, or free again", asked).await;
+    };
+    answers(503).await;
+    drop(slow);
+    answers(204).await;
     process.signal("TERM");
 }
 
