@@ -116,7 +116,8 @@ const CLAIM_MAX: usize = 500;
 /// Works until `shutdown` fires, then finishes or releases what is running: within the grace and 10 s, even if the
 /// service cannot be reached.
 ///
-/// Returns early only when the service refuses to hand out jobs at all, such as for a revoked key.
+/// Returns early only when the service refuses to hand out jobs at all, such as for a revoked key, and once those that it
+/// has have ended.
 pub async fn run<H, F>(
     client: Client,
     options: Options,
@@ -130,6 +131,8 @@ where
     let shared = Arc::new(Shared { client, options, handler, hurry: CancellationToken::new() });
     let mut running = JoinSet::new();
     let ended = claim_and_start(&shared, &mut running, &shutdown).await;
+    // Where it was refused more jobs, nobody has asked those that it has to hurry: their leases are still good.
+    shutdown.run_until_cancelled(drain(&mut running)).await;
     let grace = tokio::time::timeout(shared.options.grace, drain(&mut running)).await;
     if grace.is_err() {
         // From here on handlers are told to stop.

@@ -40,7 +40,9 @@ impl Command {
         let group = Group::of(&child);
         let input = child.stdin.take().map(|pipe| feed(pipe, task.job.input.get().to_owned()));
         let output = child.stdout.take().map(|pipe| spawn(read_result(pipe)));
-        let errors = child.stderr.take().map(|pipe| spawn(read_errors(pipe, task.progress.clone())));
+        let last = Last::default();
+        let errors = child.stderr.take();
+        let errors = errors.map(|pipe| spawn(read_errors(pipe, task.progress.clone(), last.clone())));
         let ended = tokio::select! {
             status = child.wait() => status.map(|status| (status, false)),
             () = task.stop.cancelled() => group.stop(&mut child).await.map(|status| (status, true)),
@@ -49,13 +51,13 @@ impl Command {
         drop(input);
         let (status, stopped) = ended.map_err(|e| self.failed(format!("lost the command: {e}"), "lost"))?;
         let output = joined(output).await;
-        let said = joined(errors).await.unwrap_or_default();
+        joined(errors).await;
         if stopped {
             return Err(Failure::new("the command was stopped").with_code("stopped"));
         }
         if !status.success() {
             let retryable = self.retry || status.code() == Some(TEMPFAIL);
-            return Err(Failure { retryable, ..child::judge(status, said) });
+            return Err(Failure { retryable, ..child::judge(status, last.text()) });
         }
         match output {
             Some(Output::Whole(bytes)) => Ok(reply(bytes)),
@@ -113,23 +115,21 @@ async fn read_result(mut pipe: impl AsyncRead + Unpin) -> Output {
     Output::TooLong
 }
 
-/// Reports progress lines, passes the others on, and returns the last of those.
-async fn read_errors(mut pipe: impl AsyncRead + Unpin, progress: Progress) -> String {
-    let mut last = Last::default();
+/// Reports progress lines, passes the others on, and keeps the last of those.
+async fn read_errors(mut pipe: impl AsyncRead + Unpin, progress: Progress, last: Last) {
     let mut lines = Lines::default();
     let mut chunk = [0; 8_192];
     while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
         for line in lines.push(&chunk[..length]) {
-            take(&line, &progress, &mut last);
+            take(&line, &progress, &last);
         }
     }
     if let Some(line) = lines.rest() {
-        take(&line, &progress, &mut last);
+        take(&line, &progress, &last);
     }
-    last.text()
 }
 
-fn take(line: &str, progress: &Progress, last: &mut Last) {
+fn take(line: &str, progress: &Progress, last: &Last) {
     if let Some((percent, message)) = parse_progress(line) {
         progress.report(percent, message);
         return;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::exit::{self, Exit};
-use super::print::Out;
+use super::print::{self, Out};
 use crate::client::{self, Client};
 use crate::types::delivery::DeliveryState;
 use crate::types::{DeliveryId, EndpointId, JobId, Millis, RedriveId, api};
@@ -106,8 +106,12 @@ pub(super) async fn run(
         })?;
         return Ok(Exit::Done.into());
     };
+    if !out.json {
+        print::err(format_args!("replay {id}"));
+    }
     let waited = tokio::time::timeout(Duration::from_secs(args.wait_seconds), wait(client, id)).await;
-    let redrive = waited.with_context(|| format!("{id} is not done within {} s", args.wait_seconds))??;
+    let redrive = waited.with_context(|| format!("{id} is not done within {} s", args.wait_seconds))?;
+    let redrive = redrive.with_context(|| format!("{id} was begun, and goes on"))?;
     let exit = if redrive.state == "done" { Exit::Done } else { Exit::Failed };
     exit::told(exit, show(&redrive, out))
 }
@@ -132,7 +136,13 @@ async fn wait(client: &Client, id: RedriveId) -> Result<api::Redrive, client::Er
         match client.redrive(id).await {
             Ok(redrive) if redrive.state != "running" => return Ok(redrive),
             Ok(_) => misses = 0,
-            Err(error) if misses < MISSES && worker::passing(&error) => misses += 1,
+            // The service knows it: what stands before it may speak for it for a while.
+            Err(error)
+                if misses < MISSES
+                    && (worker::passing(&error) || worker::may_be_of_another(&error, misses)) =>
+            {
+                misses += 1;
+            }
             Err(error) => return Err(error),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use step::{Ended, Step};
 
 use super::callback::{CallbackArgs, metadata};
@@ -24,8 +25,8 @@ use crate::worker::{self, Failure, Hold, Reply};
 /// RINGBACK_JOB_TYPE and RINGBACK_ATTEMPT in its environment, but none of the variables that carry keys and
 /// secrets. A line `::progress 40 some words` on standard error tells how far it is and is taken out. Exit code
 /// 0 completes the job, any other fails it with the last lines of standard error. If the client cancels, the
-/// command gets SIGTERM, and SIGKILL 5 s later. SIGINT and SIGTERM are passed on to it; one that comes after its
-/// end leaves 5 s for the service to hear of it, and a second one none. Should the service go away meanwhile, the
+/// command gets SIGTERM, and SIGKILL 5 s later, with what it has started. SIGINT, SIGTERM and, unless it is ignored, SIGHUP are
+/// passed on to it; one that comes after its end leaves 5 s for the service to hear of it, and a second one none. Should the service go away meanwhile, the
 /// command goes on.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -50,7 +51,8 @@ pub struct RunArgs {
     /// How long the service waits for a sign of life before the job ends as `worker-lost`.
     #[arg(long, env = "RINGBACK_LEASE_SECONDS", value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     lease_seconds: u32,
-    /// A step started again with the same key goes on with its job; one whose job has ended is not run.
+    /// A step started again with the same key goes on with its job; one whose job has ended is not run, and another
+    /// command is refused.
     #[arg(long, env = "RINGBACK_IDEMPOTENCY_KEY", value_name = "KEY")]
     idempotency_key: Option<String>,
     /// A JSON object for your own use.
@@ -120,6 +122,7 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
 fn request(args: &RunArgs) -> anyhow::Result<api::SubmitJob> {
     Ok(api::SubmitJob {
         kind: args.kind.clone(),
+        input: args.idempotency_key.as_ref().map(|_| named(&args.command)).transpose()?,
         queue: args.queue.clone(),
         reference: args.reference.clone(),
         metadata: metadata(args.metadata.as_deref())?,
@@ -127,6 +130,18 @@ fn request(args: &RunArgs) -> anyhow::Result<api::SubmitJob> {
         lease_seconds: Some(args.lease_seconds),
         ..args.callback.job()
     })
+}
+
+/// What the service compares under an idempotency key, so that another command is not taken for one that has been run. A digest:
+/// arguments may be secret.
+fn named(command: &[OsString]) -> anyhow::Result<api::Json> {
+    let mut digest = Sha256::new();
+    for word in command {
+        digest.update((word.len() as u64).to_be_bytes());
+        digest.update(word.as_encoded_bytes());
+    }
+    let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(serde_json::value::to_raw_value(&serde_json::json!({"commandSha256": digest}))?)
 }
 
 /// Nothing if the job was made by an earlier submission with the same key and has ended.

@@ -1,6 +1,7 @@
 //! What a command says on standard error: progress, words for people, and the last of them as a reason.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How much of standard error becomes the error text.
 const LAST_LINES: usize = 20;
@@ -33,25 +34,26 @@ impl Lines {
     }
 }
 
-/// The last lines with something in them.
-#[derive(Default)]
-pub struct Last(VecDeque<String>);
+/// The last lines with something in them. Shared with who reads them: what was heard counts although a pipe does not end.
+#[derive(Default, Clone)]
+pub struct Last(Arc<Mutex<VecDeque<String>>>);
 
 impl Last {
     /// One more line.
-    pub fn push(&mut self, line: &str) {
+    pub fn push(&self, line: &str) {
         if line.trim().is_empty() {
             return;
         }
-        if self.0.len() == LAST_LINES {
-            self.0.pop_front();
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
         }
-        self.0.push_back(line.to_owned());
+        lines.push_back(line.to_owned());
     }
 
     /// All of them as one text.
-    pub fn text(mut self) -> String {
-        self.0.make_contiguous().join("\n")
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).make_contiguous().join("\n")
     }
 }
 
@@ -175,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_kept() {
-        let mut last = Last::default();
+        let last = Last::default();
         (0..30).for_each(|n| last.push(&n.to_string()));
         last.push(" ");
         assert!(last.text().starts_with("10\n11\n"));

@@ -17,7 +17,7 @@ pub fn on_signal() -> anyhow::Result<CancellationToken> {
 /// The same, at a SIGHUP too unless `nohup` or the like had it ignored. One that comes later hurries nothing: of a terminal that
 /// closes there are two.
 pub fn on_signal_or_hangup() -> anyhow::Result<CancellationToken> {
-    stop_at((!ignores_hangups()).then(hangups).transpose()?)
+    stop_at(hangups_if_heard()?)
 }
 
 fn stop_at(mut hangups: Option<Signal>) -> anyhow::Result<CancellationToken> {
@@ -32,15 +32,9 @@ fn stop_at(mut hangups: Option<Signal>) -> anyhow::Result<CancellationToken> {
                 _ = int.recv() => {}
             }
         };
-        let hung_up = async {
-            match &mut hangups {
-                Some(hangups) => hangups.recv().await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
             () = next() => {}
-            _ = hung_up => {}
+            () = self::next(&mut hangups) => {}
         }
         fired.cancel();
         next().await;
@@ -52,8 +46,21 @@ fn stop_at(mut hangups: Option<Signal>) -> anyhow::Result<CancellationToken> {
 }
 
 /// SIGHUPs, one after the other; from here on they no longer end the process.
-pub fn hangups() -> anyhow::Result<Signal> {
-    Ok(signal(SignalKind::hangup())?)
+pub fn hangups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// The same, unless `nohup` or the like had them ignored.
+pub fn hangups_if_heard() -> std::io::Result<Option<Signal>> {
+    (!ignores_hangups()).then(hangups).transpose()
+}
+
+/// The next one; never, where they are ignored.
+pub async fn next(hangups: &mut Option<Signal>) {
+    match hangups {
+        Some(hangups) => drop(hangups.recv().await),
+        None => pending().await,
+    }
 }
 
 /// Whether SIGHUP is ignored, as far as the system tells: where it does not it may be.

@@ -85,7 +85,8 @@ pub async fn run(args: SubmitArgs, out: Out) -> anyhow::Result<ExitCode> {
     let reader = client.with_key(&accepted.job.access_token);
     let waiting = wait(&reader, id, accepted.retry_after);
     let job = tokio::time::timeout(Duration::from_secs(args.wait_seconds), waiting).await;
-    let job = job.with_context(|| format!("{id} has not ended within {} s", args.wait_seconds))??;
+    let job = job.with_context(|| format!("{id} has not ended within {} s", args.wait_seconds))?;
+    let job = job.with_context(|| format!("{id} was submitted, and may go on"))?;
     exit::told(jobs::exit(&job), jobs::show(&job, out))
 }
 

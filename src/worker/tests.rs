@@ -284,6 +284,32 @@ async fn a_refused_claim_ends_the_worker() {
 }
 
 #[tokio::test]
+async fn a_refused_claim_hurries_no_job_that_is_held() {
+    let fake = Fake::with_job();
+    fake.claims.lock().unwrap().push_back((401, problem("unauthorized", 401)));
+    let end = CancellationToken::new();
+    let ends = end.clone();
+    let handler = move |task: Task| {
+        let ends = ends.clone();
+        async move {
+            tokio::select! {
+                () = task.stop.cancelled() => Err(failed("hurried")),
+                () = ends.cancelled() => Ok(Reply::text("done")),
+            }
+        }
+    };
+    let options = Options { grace: Duration::ZERO, concurrency: 2, ..options() };
+    let ended = tokio::spawn(run(fake.client().await, options, handler, CancellationToken::new()));
+    fake.hears("claim", 2).await;
+    // By then it has long been refused.
+    fake.hears("heartbeat", 2).await;
+    end.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(Error::Problem(problem)) if problem.status == 401));
+    assert_eq!((fake.told("complete").len(), fake.told("release").len()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_page_of_what_stands_before_the_service_ends_no_worker_that_has_claimed_before() {
     let fake = Fake::with_job();
     let pages = [(200, json!({"jobs": []})), (404, json!("no route")), (200, json!("welcome"))];

@@ -12,9 +12,9 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::fatal;
-use crate::cli::child::{self, Group, PATIENCE, joined, spawn};
-use crate::cli::print;
+use crate::cli::child::{self, Group, joined, spawn};
 use crate::cli::said::{Last, Lines, Mark, Sieve};
+use crate::cli::{print, stop};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::types::JobId;
@@ -57,15 +57,20 @@ impl Ended {
     }
 }
 
-/// SIGTERM and SIGINT of this process.
+/// SIGTERM, SIGINT and, unless it is ignored, SIGHUP of this process.
 pub struct Signals {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Signals> {
-        Ok(Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hangup: stop::hangups_if_heard()?,
+        })
     }
 
     /// The next one.
@@ -73,6 +78,7 @@ impl Signals {
         tokio::select! {
             _ = self.term.recv() => Signal::TERM,
             _ = self.int.recv() => Signal::INT,
+            () = stop::next(&mut self.hangup) => Signal::HUP,
         }
     }
 }
@@ -97,19 +103,24 @@ impl Step<'_> {
         };
         let group = if shared { Group::alone(&child) } else { Group::of(&child) };
         let progress = self.hold.map(Hold::progress);
-        let errors = child.stderr.take().map(|pipe| spawn(read_errors(pipe, progress)));
+        let last = Last::default();
+        let errors = child.stderr.take().map(|pipe| spawn(read_errors(pipe, progress, last.clone())));
         let ended = self.watch(&mut child, &group, &mut signals).await;
         group.forget();
         let (status, asked) = ended?;
-        let said = joined(errors).await.unwrap_or_default();
+        joined(errors).await;
         let outcome = match asked {
             Asked { interrupted: Some(signal), .. } => {
-                let name = if signal == Signal::INT { "SIGINT" } else { "SIGTERM" };
+                let name = match signal {
+                    Signal::INT => "SIGINT",
+                    Signal::HUP => "SIGHUP",
+                    _ => "SIGTERM",
+                };
                 Err(fatal(format!("the runner was interrupted by {name}"), "interrupted"))
             }
             Asked { cancelled: true, .. } => Err(fatal("the command was stopped", "stopped")),
             Asked { .. } if !status.success() => {
-                Err(Failure { retryable: false, ..child::judge(status, said) })
+                Err(Failure { retryable: false, ..child::judge(status, last.text()) })
             }
             Asked { .. } => self.result(clock.now().0 - started.0).await,
         };
@@ -147,15 +158,15 @@ impl Step<'_> {
     ) -> std::io::Result<(ExitStatus, Asked)> {
         let mut interrupted = None;
         let cancelled = CancellationToken::new();
-        let stop = async {
-            self.unwanted().await;
+        let end = async {
+            tokio::select! {
+                status = child.wait() => return status,
+                () = self.unwanted() => {}
+            }
             cancelled.cancel();
-            group.signal(Signal::TERM);
-            tokio::time::sleep(PATIENCE).await;
-            group.signal(Signal::KILL);
-            std::future::pending::<()>().await;
+            group.stop(child).await
         };
-        tokio::pin!(stop);
+        tokio::pin!(end);
         let status = loop {
             tokio::select! {
                 // Before its end: one that ended it and us alike is not to interrupt the report too.
@@ -164,8 +175,7 @@ impl Step<'_> {
                     interrupted = Some(signal);
                     group.pass_on(signal);
                 }
-                status = child.wait() => break status?,
-                () = &mut stop => {}
+                status = &mut end => break status?,
             }
         };
         Ok((status, Asked { cancelled: cancelled.is_cancelled(), interrupted }))
@@ -208,10 +218,10 @@ fn code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-/// Passes standard error on without its progress lines, and returns the last lines.
-async fn read_errors(mut pipe: impl AsyncRead + Unpin, progress: Option<Progress>) -> String {
+/// Passes standard error on without its progress lines, and keeps the last lines.
+async fn read_errors(mut pipe: impl AsyncRead + Unpin, progress: Option<Progress>, last: Last) {
     let mut ours = tokio::io::stderr();
-    let (mut sieve, mut lines, mut last) = (Sieve::default(), Lines::default(), Last::default());
+    let (mut sieve, mut lines) = (Sieve::default(), Lines::default());
     let mut chunk = [0; 8_192];
     loop {
         let length = pipe.read(&mut chunk).await.unwrap_or(0);
@@ -223,7 +233,7 @@ async fn read_errors(mut pipe: impl AsyncRead + Unpin, progress: Option<Progress
         let _ = ours.flush().await;
         if length == 0 {
             lines.rest().iter().for_each(|line| last.push(line));
-            return last.text();
+            return;
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `run -- CMD`: a step of a pipeline, told to the service as an external job.
 
+use std::fs::File;
+
 use serde_json::{Value, json};
 
+use super::work::{alive, all_end};
 use super::{Desk, Process, feed, run};
 use crate::support::app::{LIMIT, until};
 use crate::support::process::{KEY, Node, free_port, ringback};
@@ -103,6 +106,10 @@ async fn a_file_is_the_result_and_a_step_done_is_not_done_again() {
 
     assert_eq!(first["jobId"], again["jobId"]);
     assert_eq!(desk.read("count"), "x\n");
+    let other = desk.run(&["run", "--idempotency-key", "k", "--", "sh", "-c", "echo y >> count"]);
+    assert_eq!(other.code, 1, "{other:?}");
+    assert!(other.err.contains("idempotency-key-reused"), "{other:?}");
+    assert_eq!(desk.read("count"), "x\n", "another command under the same key is refused, not passed over");
     let result = desk.json(&["jobs", "result", first["jobId"].as_str().unwrap()]);
     assert_eq!((&result["contentType"], &result["result"]), (&json!("text/html"), &json!("<p>")));
 
@@ -144,8 +151,26 @@ async fn a_step_that_does_not_listen_is_killed() {
 }
 
 #[tokio::test]
+async fn what_a_cancelled_step_leaves_behind_is_killed() {
+    let desk = Desk::open();
+    desk.gate();
+    alive(&desk);
+    let script = "(trap '' TERM; exec 3> alive; while :; do sleep 0.05; done) & echo ready; wait";
+    let mut step = desk.step(&["--lease-seconds", "3"], script);
+    let job = desk.step_job().await;
+    assert_eq!(step.line(), "ready");
+    let alive = File::open(desk.dir.path().join("alive")).unwrap();
+
+    desk.json(&["jobs", "cancel", &job]);
+
+    all_end(alive);
+    assert_eq!(step.ended(), 143);
+    desk.job_in(&job, "cancelled").await;
+}
+
+#[tokio::test]
 async fn a_signal_is_passed_on_and_the_job_tells_of_it() {
-    for (name, ends) in [("TERM", 143), ("INT", 1)] {
+    for (name, ends) in [("TERM", 143), ("INT", 1), ("HUP", 129)] {
         let desk = Desk::open();
         desk.gate();
         // The second one ends well; a step that was interrupted has not succeeded all the same. `read` and not `cat`: a signal

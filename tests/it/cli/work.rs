@@ -120,12 +120,12 @@ async fn a_cancel_reaches_the_command() {
 }
 
 /// Makes a pipe for a command to write to: it is read to its end once nobody is left who holds it for writing.
-fn alive(desk: &Desk) {
+pub(super) fn alive(desk: &Desk) {
     assert!(Command::new("mkfifo").arg(desk.dir.path().join("alive")).status().unwrap().success());
 }
 
 /// Waits for that end.
-fn all_end(alive: File) {
+pub(super) fn all_end(alive: File) {
     let (send, receive) = channel();
     std::thread::spawn(move || send.send(std::io::read_to_string(alive).unwrap()));
     receive.recv_timeout(SOON).expect("the command and what it started have ended");
