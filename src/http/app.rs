@@ -14,6 +14,7 @@ use super::followers::Followers;
 use super::pace::Pace;
 use super::problem::{Problem, Seldom};
 use super::routes::Route;
+use super::strangers::Strangers;
 use super::watch::Hub;
 use super::work::Looks;
 use crate::clock::Clock;
@@ -135,6 +136,8 @@ pub struct Inner {
     pub(super) pace: Pace,
     /// Who opened WebSockets how often.
     pub(super) opens: Pace,
+    /// Who reports under tokens that are none.
+    pub(super) strangers: Strangers,
     /// Who follows how much.
     pub(super) followers: Followers,
     /// Who follows which feed.
@@ -178,6 +181,7 @@ impl App {
             keys: KeyCache::default(),
             pace: Pace::new(polls),
             opens: Pace::new(polls.map(|polls| polls.saturating_mul(OPENS))),
+            strangers: Strangers::default(),
             followers: Followers::default(),
             heads: hub.feeds(),
             hub,

@@ -241,9 +241,17 @@ async fn by_lease(
     what: What,
 ) -> Result<Changed, Problem> {
     worker.may_touch(app, id).await?;
+    let lost = || {
+        app.strangers.refused(app.real.now());
+        Problem::new(ProblemCode::LeaseLost)
+    };
+    let stranger = worker.0.is_none();
+    if stranger && app.strangers.are_many(app.real.now()) && !app.ask(app.store.knows(id, token)).await? {
+        return Err(lost());
+    }
     let done = change(app, id, worker.tenant(), Right::Lease(token), what).await;
-    done.map_err(|problem| match (&worker.0, problem.code()) {
-        (None, ProblemCode::JobNotFound | ProblemCode::JobExpired) => Problem::new(ProblemCode::LeaseLost),
+    done.map_err(|problem| match problem.code() {
+        ProblemCode::JobNotFound | ProblemCode::JobExpired | ProblemCode::LeaseLost if stranger => lost(),
         _ => problem,
     })
 }

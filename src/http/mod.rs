@@ -28,6 +28,7 @@ mod results;
 mod routes;
 pub mod server;
 mod socket;
+mod strangers;
 mod stream;
 mod submit;
 mod system;

@@ -9,9 +9,10 @@ use super::emit::derived_id;
 use super::error::{Error, Result};
 use super::list::{Filter, Found};
 use super::model::{JobFilter, PageOf, StoredResult};
-use super::rows::{callback_source, held, job, job_columns};
+use super::rows::{callback_source, held, job, job_columns, lease_random};
 use crate::args;
 use crate::types::job::{Job, JobEvent, JobState};
+use crate::types::key::LeaseToken;
 use crate::types::{JobId, Millis, TenantId, api, id};
 
 const ONE: &str = concat!(
@@ -21,6 +22,10 @@ const ONE: &str = concat!(
     callback_source!(),
     " WHERE j.id = $1 AND j.tenant_id = $2"
 );
+
+// Of a job that is owed its row in the queue knows.
+const TOKEN: &str = "SELECT COALESCE(q.fence, j.fence), COALESCE(q.token, j.token)
+                     FROM jobs j LEFT JOIN job_queue q ON q.job_id = j.id WHERE j.id = $1";
 
 const RESULT: &str = "SELECT result FROM jobs WHERE id = $1 AND tenant_id = $2";
 
@@ -44,6 +49,15 @@ impl Store {
         let rows = self.read(ONE, args![id, tenant]).await?;
         let found = job(rows.first().ok_or(Error::NotFound)?, now)?;
         if found.purged { Err(Error::Expired) } else { Ok(found) }
+    }
+
+    /// Whether that is the token of the job's last lease. Takes no lock: for who must not cost the writer anything.
+    pub async fn knows(&self, id: JobId, token: LeaseToken) -> Result<bool> {
+        let rows = self.read(TOKEN, args![id]).await?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        let seed = row.bytes_opt(1)?.and_then(|seed| <[u8; 16]>::try_from(seed).ok());
+        let random = seed.map(|seed| lease_random(seed, id));
+        Ok(row.int(0)? == token.fence && random == Some(token.random))
     }
 
     /// A job and the bytes of its result, if there are any here.

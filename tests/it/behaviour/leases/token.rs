@@ -10,6 +10,7 @@ both_engines! {
     a_key_besides_takes_nothing_from_it,
     the_token_opens_nothing_else,
     another_token_changes_nothing,
+    who_makes_tokens_up_does_not_reach_the_writer,
     who_shows_neither_token_nor_key_is_refused,
 }
 
@@ -23,6 +24,33 @@ async fn four(app: &TestApp) -> Vec<Value> {
 
 const VERBS: [(&str, &str); 4] =
     [("heartbeat", ""), ("complete", "complete"), ("fail", "retrying"), ("release", "queued")];
+
+/// Calls that came to the writer.
+async fn written(app: &TestApp) -> f64 {
+    let reply = app.get("/metrics").nobody().await;
+    let text = String::from_utf8_lossy(&reply.body);
+    let line = text.lines().find_map(|line| line.strip_prefix("ringback_commit_batch_size_sum "));
+    line.unwrap().parse().unwrap()
+}
+
+async fn who_makes_tokens_up_does_not_reach_the_writer(site: &Site) {
+    let app = site.start().await;
+    let jobs = four(&app).await;
+    let before = written(&app).await;
+    for _ in 0..60 {
+        let made_up = json!({"jobId": jobs[0]["jobId"], "leaseToken": jobs[1]["leaseToken"]});
+        app.report(&made_up, "heartbeat", json!({})).nobody().await.refused(409, "lease-lost", "");
+    }
+    let reached = written(&app).await - before;
+    assert!((20.0..50.0).contains(&reached), "{reached}");
+    // The holders are heard meanwhile, ended jobs and all.
+    for (claimed, (verb, _)) in jobs.iter().zip(VERBS) {
+        app.report(claimed, verb, needed(verb)).nobody().await.ok(200);
+        if verb != "heartbeat" {
+            app.report(claimed, verb, needed(verb)).nobody().await.ok(200);
+        }
+    }
+}
 
 /// What a verb needs beside the token.
 fn needed(verb: &str) -> Value {
