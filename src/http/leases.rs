@@ -241,19 +241,23 @@ async fn by_lease(
     what: What,
 ) -> Result<Changed, Problem> {
     worker.may_touch(app, id).await?;
-    let lost = || {
-        app.strangers.refused(app.real.now());
-        Problem::new(ProblemCode::LeaseLost)
-    };
-    let stranger = worker.0.is_none();
-    if stranger && app.strangers.are_many(app.real.now()) && !app.ask(app.store.knows(id, token)).await? {
+    let right = Right::Lease(token);
+    if worker.0.is_some() {
+        return change(app, id, worker.tenant(), right, what).await;
+    }
+    let lost = || Problem::new(ProblemCode::LeaseLost);
+    let admitted = app.strangers.admit(app.real.now());
+    if !admitted && !app.ask(app.store.knows(id, token)).await? {
         return Err(lost());
     }
-    let done = change(app, id, worker.tenant(), Right::Lease(token), what).await;
-    done.map_err(|problem| match problem.code() {
-        ProblemCode::JobNotFound | ProblemCode::JobExpired | ProblemCode::LeaseLost if stranger => lost(),
+    let done = change(app, id, None, right, what).await.map_err(|problem| match problem.code() {
+        ProblemCode::JobNotFound | ProblemCode::JobExpired => lost(),
         _ => problem,
-    })
+    });
+    if admitted && !done.as_ref().is_err_and(|problem| problem.code() == ProblemCode::LeaseLost) {
+        app.strangers.known(app.real.now());
+    }
+    done
 }
 
 /// Report that the attempt went wrong.

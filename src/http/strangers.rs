@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::types::Millis;
 
-/// So many at once are no flood: workers whose leases were lost come together, too.
-const AT_ONCE: f64 = 20.0;
-/// ... and so many a second after that.
+/// So many at once may come to the writer, those it has not answered yet included: workers whose leases were lost come together.
+const AT_ONCE: f64 = 64.0;
+/// ... and so many a second may be refused by it after that.
 const PER_SECOND: f64 = 1.0;
 
-/// How many more may be refused by the writer, and when that was so. In memory, per node.
+/// How many more may come, and when that was so. In memory, per node.
 pub struct Strangers(Mutex<(f64, Millis)>);
 
 impl Default for Strangers {
@@ -22,14 +22,18 @@ impl Default for Strangers {
 }
 
 impl Strangers {
-    /// One more was refused.
-    pub fn refused(&self, now: Millis) {
-        self.with(now, |left| *left = (*left - 1.0).max(0.0));
+    /// Whether one more may come to the writer as it is; otherwise it is looked at first.
+    pub fn admit(&self, now: Millis) -> bool {
+        self.with(now, |left| {
+            let admitted = *left >= 1.0;
+            *left -= f64::from(u8::from(admitted));
+            admitted
+        })
     }
 
-    /// Whether there are so many that one is looked at first.
-    pub fn are_many(&self, now: Millis) -> bool {
-        self.with(now, |left| *left < 1.0)
+    /// One that was admitted was none of them.
+    pub fn known(&self, now: Millis) {
+        self.with(now, |left| *left = (*left + 1.0).min(AT_ONCE));
     }
 
     fn with<T>(&self, now: Millis, act: impl FnOnce(&mut f64) -> T) -> T {
@@ -49,13 +53,11 @@ mod tests {
     fn after_a_burst_they_are_many_until_it_is_quiet() {
         let strangers = Strangers::default();
         let at = |ms: i64| Millis(1_000_000 + ms);
-        for _ in 0..20 {
-            assert!(!strangers.are_many(at(0)));
-            strangers.refused(at(0));
-        }
-        assert!(strangers.are_many(at(0)) && strangers.are_many(at(999)));
-        assert!(!strangers.are_many(at(1_000)));
-        (0..100).for_each(|_| strangers.refused(at(1_000)));
-        assert!(strangers.are_many(at(1_999)) && !strangers.are_many(at(2_000)), "no debt is kept");
+        assert_eq!((0..100).filter(|_| strangers.admit(at(0))).count(), 64);
+        assert!(!strangers.admit(at(999)) && strangers.admit(at(1_000)));
+        assert!(!strangers.admit(at(1_000)), "it was refused");
+        strangers.known(at(1_000));
+        assert!(strangers.admit(at(1_000)), "another one was not");
+        assert_eq!((0..100).filter(|_| strangers.admit(at(999_000))).count(), 64);
     }
 }

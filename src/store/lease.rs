@@ -108,6 +108,9 @@ const CLAIM_BYTES: i64 = 4 << 20;
 /// See [`CLAIM_BYTES`].
 pub(super) const TOGETHER_BYTES: i64 = 16 << 20;
 
+/// Jobs that one statement looks for: it locks what it finds, though not all of it may fit.
+const BITE: usize = 128;
+
 /// Claims due jobs, the higher levels first. What it has room for beyond them it may take of what is submitted beside it;
 /// that is all for a claim that does not `look`, as it knows that nothing else is due.
 pub(super) async fn lease<'w>(
@@ -119,10 +122,12 @@ pub(super) async fn lease<'w>(
     now: Millis,
 ) -> Result<Taker<'w>> {
     let most = limits::room(tx, held, want, now).await? as usize;
+    let mut room = Room { jobs: most, bytes: CLAIM_BYTES };
+    let mut taker = Taker::new(want, inner.dice.bytes(), now);
     // Others may count on the same room: where it is limited, what is submitted waits for the next look.
-    let beside = if held.contains_key(&want.of_queue()) { 0 } else { most };
-    let mut taker = Taker::new(want, inner.dice.bytes(), beside, now);
+    let beside = !held.contains_key(&want.of_queue());
     if !look {
+        taker.has(room, beside);
         return Ok(taker);
     }
     out.know(tx, [(want.tenant, String::new())]).await?;
@@ -130,7 +135,6 @@ pub(super) async fn lease<'w>(
     // With any of them: where few jobs are all that there is room for, each type has its turn.
     let begin = usize::from(taker.seed[0]) % kinds.len();
     kinds.rotate_left(begin);
-    let mut room = Room { jobs: most, bytes: CLAIM_BYTES };
     let mut more = Vec::new();
     for (i, kind) in kinds.iter().enumerate() {
         // Its share, so that a busy type does not keep the next one waiting for ever; what one leaves the next may have.
@@ -146,6 +150,7 @@ pub(super) async fn lease<'w>(
         room = claim(inner, tx, out, &mut taker, kind.as_deref(), room, now).await?;
     }
     limits::taken(held, want, most - room.jobs);
+    taker.has(room, beside);
     Ok(taker)
 }
 
@@ -202,17 +207,18 @@ async fn claim(
     let began = Instant::now();
     let firsts = firsts(&tx.all(levels, probe).await?)?;
     inner.floors.found(&key, &floor, &firsts, began.elapsed(), now);
-    for (level, due_at) in firsts {
-        if room.is_none() {
-            break;
-        }
+    let mut firsts = firsts.into_iter().peekable();
+    while let Some((level, due_at)) = firsts.peek().copied()
+        && !room.is_none()
+    {
+        let asked = room.jobs.min(BITE);
         let mut args = args![
             want.tenant,
             want.queue.as_str(),
             i64::try_from(level).unwrap_or(2),
             due_at - 1,
             now,
-            i64::try_from(room.jobs).unwrap_or(i64::MAX),
+            i64::try_from(asked).unwrap_or(i64::MAX),
             taker.seed.to_vec(),
             now.plus(seconds(want.lease_seconds)),
             want.renew_seconds.unwrap_or(want.lease_seconds),
@@ -223,6 +229,9 @@ async fn claim(
         args.extend(kind.map(Value::from));
         let sql = if kind.is_some() { &CLAIM_KIND } else { &CLAIM };
         let mut rows = tx.all(sql, args).await?;
+        if rows.len() < asked {
+            firsts.next();
+        }
         // `RETURNING` has no order; ids rise with the time of submission.
         rows.sort_by_cached_key(|row| row.uuid(0).ok());
         tell(tx, out, &rows, now).await?;

@@ -90,4 +90,8 @@ fn make_room(floors: &mut HashMap<QueueKey, Floor>) {
     floors.keys().for_each(|(tenant, ..)| *each.entry(*tenant).or_default() += 1);
     let most = each.into_iter().max_by_key(|(_, queues)| *queues).map(|(tenant, _)| tenant);
     floors.retain(|(tenant, ..), _| Some(*tenant) != most);
+    // Of very many tenants it was none that has much: then all at once, not one key at a time.
+    if floors.len() > QUEUES_REMEMBERED / 4 * 3 {
+        floors.clear();
+    }
 }

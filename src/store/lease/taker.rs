@@ -60,21 +60,29 @@ impl Room {
     }
 }
 
-/// A claim, what it has got so far, and how many more jobs it may get.
+/// A claim, what it has got so far, and what it may take of what is submitted.
 pub(in crate::store) struct Taker<'w> {
     pub(super) want: &'w LeaseRequest,
     /// Of the tokens of its jobs.
     pub(super) seed: [u8; 16],
     until: Millis,
-    most: usize,
+    room: Room,
     jobs: Vec<LeasedRow>,
     /// That were read for it.
     bytes: i64,
 }
 
 impl<'w> Taker<'w> {
-    pub(super) fn new(want: &'w LeaseRequest, seed: [u8; 16], most: usize, now: Millis) -> Taker<'w> {
-        Taker { want, seed, until: now.plus(seconds(want.lease_seconds)), most, jobs: Vec::new(), bytes: 0 }
+    pub(super) fn new(want: &'w LeaseRequest, seed: [u8; 16], now: Millis) -> Taker<'w> {
+        let room = Room { jobs: 0, bytes: 0 };
+        Taker { want, seed, until: now.plus(seconds(want.lease_seconds)), room, jobs: Vec::new(), bytes: 0 }
+    }
+
+    /// It has `room` left, and may use it for what is submitted `beside` it.
+    pub(super) fn has(&mut self, room: Room, beside: bool) {
+        if beside {
+            self.room = room;
+        }
     }
 
     /// It has claimed these rows of the queue. Gives what they are.
@@ -86,7 +94,6 @@ impl<'w> Taker<'w> {
         let bytes = payloads.values().map(|row| row.int(6)).sum::<Result<i64>>()?;
         let found = Room { jobs: rows.len(), bytes };
         // A document that is gone leaves its queue row to `check`; the worker gets the others.
-        self.most = self.most.saturating_sub(rows.len());
         self.bytes += bytes;
         for claimed in rows {
             let Some(payload) = payloads.remove(&claimed.id(0)?) else { continue };
@@ -118,8 +125,9 @@ impl<'w> Taker<'w> {
         n: usize,
         now: Millis,
     ) -> Option<FirstLease<'w>> {
-        let job = jobs.get(n).filter(|job| self.most > 0 && self.want.fits(job) && claimable(job, now))?;
-        self.most -= 1;
+        let job = jobs.get(n).filter(|job| !self.is_full() && self.want.fits(job) && claimable(job, now))?;
+        let bytes = i64::try_from(job.input.len() + job.metadata.len()).unwrap_or(i64::MAX);
+        self.room = self.room.less(Room { jobs: 1, bytes });
         self.jobs.push(LeasedRow {
             id: job.id,
             fence: 1,
@@ -140,7 +148,7 @@ impl<'w> Taker<'w> {
 
     /// Whether it takes no more.
     pub(in crate::store) fn is_full(&self) -> bool {
-        self.most == 0
+        self.room.is_none()
     }
 
     /// What it has got.

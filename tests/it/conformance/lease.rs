@@ -24,6 +24,7 @@ both_stores! {
     tokens_of_one_claim_do_not_tell_each_other,
     wanted_types_share_what_a_claim_may_take,
     a_claim_ends_with_the_bytes_that_it_may_read,
+    what_is_submitted_beside_a_claim_passes_nothing_that_found_no_room,
     claims_of_more_than_one_transaction_reads_get_all_there_is,
     each_type_has_its_turn_where_there_is_room_for_one_job,
     what_nobody_waited_for_is_claimed_by_the_next,
@@ -242,6 +243,16 @@ async fn a_claim_ends_with_the_bytes_that_it_may_read(bed: &Bed) {
         got.push(bed.lease(500).await.len());
     }
     assert_eq!(got, [3, 3, 1, 9], "4 MiB, and the job that goes beyond them");
+}
+
+async fn what_is_submitted_beside_a_claim_passes_nothing_that_found_no_room(bed: &Bed) {
+    large(bed, "a", 12, 1_500).await;
+    for _ in 0..4 {
+        let submits = (0..8).map(|_| bed.submit(bed.job()));
+        let (leased, _) = tokio::join!(bed.lease(100), join_all(submits));
+        assert_eq!(leased.iter().map(|job| job.kind.as_str()).collect::<Vec<_>>(), ["a", "a", "a"]);
+    }
+    assert_eq!(bed.lease(100).await.len(), 32);
 }
 
 async fn claims_of_more_than_one_transaction_reads_get_all_there_is(bed: &Bed) {
