@@ -132,6 +132,9 @@ where
     let mut running = JoinSet::new();
     let ended = claim_and_start(&shared, &mut running, &shutdown).await;
     // Where it was refused more jobs, nobody has asked those that it has to hurry: their leases are still good.
+    if let Err(error) = &ended {
+        tracing::error!(jobs = running.len(), "gets no more jobs, and ends with those that it has: {error}");
+    }
     shutdown.run_until_cancelled(drain(&mut running)).await;
     let grace = tokio::time::timeout(shared.options.grace, drain(&mut running)).await;
     if grace.is_err() {

@@ -76,9 +76,13 @@ pub fn complain(error: &anyhow::Error, json: bool) -> Exit {
 
 /// The service's own problem document where there is one.
 fn document(error: &anyhow::Error, exit: Exit) -> serde_json::Value {
-    if let Some(client::Error::Problem(problem)) = error.downcast_ref()
-        && let Ok(document) = serde_json::to_value(problem)
+    if let Some(own @ client::Error::Problem(problem)) = error.downcast_ref()
+        && let Ok(mut document) = serde_json::to_value(problem)
     {
+        // What was under way when it came, such as the job that was submitted.
+        if error.to_string() != own.to_string() {
+            document["detail"] = format!("{error:#}").into();
+        }
         return document;
     }
     let code = match exit {
@@ -126,9 +130,15 @@ mod tests {
     #[test]
     fn in_json_a_problem_stays_what_it_is() {
         let problem = r#"{"type":"/problems/forbidden","title":"t","status":403,"code":"forbidden"}"#;
-        let error = client::Error::Problem(serde_json::from_str(problem).unwrap()).into();
+        let error: anyhow::Error = client::Error::Problem(serde_json::from_str(problem).unwrap()).into();
         let wanted: serde_json::Value = serde_json::from_str(problem).unwrap();
         assert_eq!(document(&error, Exit::Failed), wanted);
+        let told = document(&error.context("job_1 was submitted"), Exit::Failed);
+        assert_eq!((&told["code"], &told["status"]), (&wanted["code"], &wanted["status"]));
+        assert!(
+            told["detail"].as_str().is_some_and(|detail| detail.starts_with("job_1 was submitted: ")),
+            "{told}"
+        );
         let error = Usage("no".into()).into();
         assert_eq!(document(&error, Exit::Usage).to_string(), r#"{"code":"usage","detail":"no"}"#);
     }

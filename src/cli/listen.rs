@@ -68,7 +68,7 @@ pub async fn run(args: ListenArgs, out: Out) -> anyhow::Result<ExitCode> {
     let forward = args.forward_to.as_deref().map(Forward::to).transpose()?;
     // Before anything is asked of a service: what cannot be read is wrong usage.
     Verifiers::parse(&args.secrets)?;
-    let stop = stop::on_signal()?;
+    let stop = stop::on_signal_or_hangup()?;
     let listener = TcpListener::bind(args.listen).await;
     // In the environment it may be meant for a service, whose port is taken then.
     let listener = listener.with_context(|| {

@@ -25,9 +25,10 @@ use crate::worker::{self, Failure, Hold, Reply};
 /// RINGBACK_JOB_TYPE and RINGBACK_ATTEMPT in its environment, but none of the variables that carry keys and
 /// secrets. A line `::progress 40 some words` on standard error tells how far it is and is taken out. Exit code
 /// 0 completes the job, any other fails it with the last lines of standard error. If the client cancels, the
-/// command gets SIGTERM, and SIGKILL 5 s later, with what it has started. SIGINT, SIGTERM and, unless it is ignored, SIGHUP are
-/// passed on to it; one that comes after its end leaves 5 s for the service to hear of it, and a second one none. Should the service go away meanwhile, the
-/// command goes on.
+/// command gets SIGTERM, and SIGKILL 5 s later, and without a terminal as its input so does what it has started.
+/// SIGINT, SIGTERM and, on Linux and unless it is ignored, SIGHUP are passed on to it; one that comes after its end
+/// leaves 5 s for the service to hear of it, and a SIGINT or SIGTERM after that none. Should the service go away
+/// meanwhile, the command goes on.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: the command's own, 128 + N if signal N ended it, 126 or 127 if it cannot be \
@@ -106,7 +107,7 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
         // Who signals a whole group means the command, which has ended; a second time, the wait for the service.
         () = async {
             signals.next().await;
-            let _ = tokio::time::timeout(child::PATIENCE, signals.next()).await;
+            let _ = tokio::time::timeout(child::PATIENCE, signals.hurry()).await;
         } => {
             print::err("interrupted before the outcome was reported");
             Told { interrupted: true, ..Told::default() }

@@ -2,11 +2,16 @@
 //! there is nothing to read the end of a terminal.
 
 use std::future::pending;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::child;
+
+/// Within this time the same signal again is the same one: `timeout` and others send it to the process and to its group.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// A token that fires at the first signal. A second signal ends the process with 130, as shells do, and the commands that it
 /// runs with it.
@@ -28,16 +33,17 @@ fn stop_at(mut hangups: Option<Signal>) -> anyhow::Result<CancellationToken> {
     tokio::spawn(async move {
         let mut next = async || {
             tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
+                _ = term.recv() => SignalKind::terminate(),
+                _ = int.recv() => SignalKind::interrupt(),
             }
         };
-        tokio::select! {
-            () = next() => {}
-            () = self::next(&mut hangups) => {}
-        }
+        let first = tokio::select! {
+            first = next() => first,
+            () = self::next(&mut hangups) => SignalKind::hangup(),
+        };
         fired.cancel();
-        next().await;
+        let since = Instant::now();
+        while next().await == first && since.elapsed() < AGAIN {}
         // Their groups do not hear the terminal, and nothing is dropped from here on.
         child::kill_all();
         std::process::exit(130);

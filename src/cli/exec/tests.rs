@@ -52,7 +52,7 @@ async fn progress_is_reported_and_a_grandchild_that_keeps_the_pipes_does_not_hol
     let done = tokio::time::timeout(Duration::from_secs(15), done).await.unwrap();
     assert_eq!(done.unwrap_err().code.as_deref(), Some("no-end-of-output"));
     assert_eq!(seen(), (Some(40), Some("half way".to_owned())));
-    let failed = run("echo 'no space' >&2; sleep 4 & exit 3").await.unwrap_err();
+    let failed = run("echo 'no space' >&2; sleep 9 >&- & exit 3").await.unwrap_err();
     assert_eq!(
         (failed.error.as_str(), failed.code.as_deref()),
         ("no space", Some("exit-3")),

@@ -81,6 +81,14 @@ impl Signals {
             () = stop::next(&mut self.hangup) => Signal::HUP,
         }
     }
+
+    /// The next one that is to hurry: of a terminal that closes there are two SIGHUPs.
+    pub async fn hurry(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
 }
 
 /// Why a command was asked to end.

@@ -1,5 +1,6 @@
 //! The file of a key ring: made once, replaced whole, never half written.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -58,10 +59,12 @@ impl KeyRing {
     }
 }
 
+/// A name that nobody gives a ring of their own: what stands there is removed.
 fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".ringback-tmp");
+    path.with_file_name(name)
 }
 
 #[cfg(unix)]

@@ -184,13 +184,14 @@ fn a_ring_is_replaced_whole_and_stays_its_owners() {
     std::os::unix::fs::symlink(&real, &link).unwrap();
     KeyRing::replace_file(&link, "new").unwrap();
     assert_eq!(std::fs::read_to_string(&real).unwrap(), "new");
-    std::fs::write(dir.path().join("real.new"), "half").unwrap();
+    std::fs::write(dir.path().join(".real.ringback-tmp"), "half").unwrap();
     KeyRing::replace_file(&link, "newer").unwrap();
     assert_eq!(
         std::fs::read_to_string(&real).unwrap(),
         "newer",
         "a change that was broken off is in nobody's way"
     );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     let lock = KeyRing::lock_file(&link).unwrap();
     assert_eq!(KeyRing::lock_file(&real).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     drop(lock);

@@ -92,6 +92,10 @@ async fn a_step_that_fails_fails_its_job_and_ends_alike() {
     let ran = desk.run(&["run", "--json", "--", "./nothing-here"]);
     assert_eq!(ran.code, 127, "{ran:?}");
     assert_eq!(last(&ran.out)["errorInfo"]["code"], "spawn-failed");
+    // What it has started keeps the pipe open.
+    let ran =
+        desk.run(&["run", "--json", "--", "sh", "-c", "echo 'no space' >&2; sleep 9 > /dev/null & exit 3"]);
+    assert_eq!((ran.code, &last(&ran.out)["error"]), (3, &json!("no space")), "{ran:?}");
 }
 
 #[tokio::test]
