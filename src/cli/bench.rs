@@ -37,6 +37,16 @@ pub struct BenchArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    #[command(flatten)]
+    Measure(Measure),
+    Receiver(receiver::ReceiverArgs),
+    #[command(hide = true)]
+    Stub(stub::StubArgs),
+    Worker(worker::WorkerArgs),
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Measure {
     Isolation(isolation::IsolationArgs),
     Lifecycle(lifecycle::LifecycleArgs),
     Submit(lifecycle::SubmitArgs),
@@ -49,44 +59,44 @@ enum What {
     Idle(idle::IdleArgs),
     Streams(streams::StreamsArgs),
     Parked(parked::ParkedArgs),
-    Receiver(receiver::ReceiverArgs),
-    #[command(hide = true)]
-    Stub(stub::StubArgs),
-    Worker(worker::WorkerArgs),
 }
 
 /// Runs `ringback bench`.
 pub async fn run(args: BenchArgs, out: Out) -> anyhow::Result<ExitCode> {
     match args.what {
-        What::Isolation(args) => isolation::run(args, out).await,
-        What::Lifecycle(args) => lifecycle::run(args, out).await,
-        What::Submit(args) => lifecycle::submit(args, out).await,
-        What::Backlog(args) => growth::backlog(args, out).await,
-        What::Snapshot(args) => growth::snapshot(args, out).await,
-        What::Endpoints(args) => growth::endpoints(args, out).await,
-        What::Fanout(args) => growth::fanout(args, out).await,
-        What::Nodes(args) => growth::nodes(args, out).await,
-        What::Flood(args) => flood::run(args, out).await,
-        What::Idle(args) => idle::run(args, out).await,
-        What::Streams(args) => streams::run(args, out).await,
-        What::Parked(args) => parked::run(args, out).await,
+        What::Measure(what) => {
+            // Dropped, a measurement takes its processes, stores and files away.
+            let stop = stop::on_signal_or_hangup()?;
+            stop.run_until_cancelled(measure(what, out)).await.context("interrupted")?
+        }
         What::Stub(args) => stub::run(args, out).await,
         What::Receiver(args) => receiver::run(args, out).await,
         What::Worker(args) => worker::run(args).await,
     }
 }
 
-/// Measures until that is done or a signal comes, and tells what was seen, in JSON or as `said`.
-async fn measured<R: Serialize>(
-    measure: impl Future<Output = anyhow::Result<R>>,
-    said: impl FnOnce(&R) -> String,
-    out: Out,
-) -> anyhow::Result<ExitCode> {
-    let stop = stop::on_signal()?;
-    let report = stop.run_until_cancelled(measure).await.context("interrupted")??;
+async fn measure(what: Measure, out: Out) -> anyhow::Result<ExitCode> {
+    match what {
+        Measure::Isolation(args) => isolation::run(args, out).await,
+        Measure::Lifecycle(args) => lifecycle::run(args, out).await,
+        Measure::Submit(args) => lifecycle::submit(args, out).await,
+        Measure::Backlog(args) => growth::backlog(args, out).await,
+        Measure::Snapshot(args) => growth::snapshot(args, out).await,
+        Measure::Endpoints(args) => growth::endpoints(args, out).await,
+        Measure::Fanout(args) => growth::fanout(args, out).await,
+        Measure::Nodes(args) => growth::nodes(args, out).await,
+        Measure::Flood(args) => flood::run(args, out).await,
+        Measure::Idle(args) => idle::run(args, out).await,
+        Measure::Streams(args) => streams::run(args, out).await,
+        Measure::Parked(args) => parked::run(args, out).await,
+    }
+}
+
+/// Tells what was seen, in JSON or as `said`.
+fn tell<R: Serialize>(report: &R, said: impl FnOnce(&R) -> String, out: Out) -> anyhow::Result<ExitCode> {
     match out.json {
-        true => out.value(&report)?,
-        false => out.say(&said(&report))?,
+        true => out.value(report)?,
+        false => out.say(&said(report))?,
     }
     Ok(Exit::Done.into())
 }

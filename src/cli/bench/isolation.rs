@@ -12,7 +12,7 @@ use super::super::check_store;
 use super::super::print::Out;
 use super::figures::Spread;
 use super::load::{Load, Until};
-use super::measured;
+use super::tell;
 use crowd::Crowd;
 use stage::{Seen, Stage};
 
@@ -78,7 +78,7 @@ const WARM_UP: Duration = Duration::from_secs(3);
 /// Runs `ringback bench isolation`.
 pub async fn run(args: IsolationArgs, out: Out) -> anyhow::Result<ExitCode> {
     args.store.as_deref().map_or(Ok(()), check_store)?;
-    measured(measure(&args), Report::said, out).await
+    tell(&measure(&args).await?, Report::said, out)
 }
 
 async fn measure(args: &IsolationArgs) -> anyhow::Result<Report> {

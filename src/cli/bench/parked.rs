@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::figures::{micros, moment, verdicts};
-use super::measured;
 use super::node::Node;
 use super::part::Part;
 use super::receiver::{Ready, Seen};
+use super::tell;
 use super::wire::Wire;
 use crate::cli::check_store;
 use crate::cli::place::Place;
@@ -79,7 +79,7 @@ struct Report {
 /// Runs `ringback bench parked`.
 pub async fn run(args: ParkedArgs, out: Out) -> anyhow::Result<ExitCode> {
     args.store.as_deref().map_or(Ok(()), check_store)?;
-    measured(measure(&args), Report::said, out).await
+    tell(&measure(&args).await?, Report::said, out)
 }
 
 async fn measure(args: &ParkedArgs) -> anyhow::Result<Report> {

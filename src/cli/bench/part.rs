@@ -10,15 +10,21 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 
+use super::figures::moment;
 use crate::cli::child::Group;
 
 /// The longest until a part is ready.
 const READY: Duration = Duration::from_secs(60);
+/// The longest until a part that was killed has ended, and how often it is looked.
+const ENDED: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(5);
 
-/// A child process of this very program. Dropped, it is killed.
+/// A child process of this very program, which signals from a terminal reach only through us. Dropped, it is killed.
 pub struct Part {
     name: &'static str,
     child: Child,
+    /// Until it was reaped.
+    group: Option<Group>,
 }
 
 impl Part {
@@ -38,15 +44,17 @@ impl Part {
             command.env_remove(name);
         }
         command.args(args).arg("--json").env("RUST_LOG", "ringback=warn").envs(env.iter().copied());
-        command.current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("cannot start the {name}"))?;
-        let out = child.stdout.take().context("no standard output")?;
+        command.current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let child = command.spawn().with_context(|| format!("cannot start the {name}"))?;
+        let group = Some(Group::of(&child));
+        let mut part = Part { name, child, group };
+        let out = part.child.stdout.take().context("no standard output")?;
         let mut lines = BufReader::new(out).lines();
         let line = tokio::time::timeout(READY, lines.next_line()).await;
         let line = line.with_context(|| format!("the {name} was not ready in time"))??;
         let Some(line) = line else { bail!("the {name} ended before it was ready") };
         let ready = serde_json::from_str(&line).with_context(|| format!("the {name} said {line}"))?;
-        Ok((Part { name, child }, ready))
+        Ok((part, ready))
     }
 
     /// Its standard input, once.
@@ -83,8 +91,22 @@ impl Part {
 
     /// Ends it; with thousands of streams that may take longer than it is waited for.
     pub async fn stop(mut self) -> anyhow::Result<()> {
-        Group::alone(&self.child).stop(&mut self.child).await?;
+        let Some(group) = &self.group else { return Ok(()) };
+        group.stop(&mut self.child).await?;
+        self.group.take().into_iter().for_each(Group::forget);
         Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        drop(group);
+        // Whoever drops it takes its files away next, and it might still write one.
+        let until = moment() + ENDED;
+        while matches!(self.child.try_wait(), Ok(None)) && moment() < until {
+            std::thread::sleep(LOOK);
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::figures::{Spread, mib};
-use super::measured;
 use super::node::Node;
 use super::readers::{Kind, Opening, Read};
+use super::tell;
 use crate::cli::check_store;
 use crate::cli::exit::Usage;
 use crate::cli::files;
@@ -91,7 +91,7 @@ pub async fn run(args: StreamsArgs, out: Out) -> anyhow::Result<ExitCode> {
         return Err(Usage("--changes: each change needs a stream of its own".to_owned()).into());
     }
     files::open(u64::from(args.streams) + 500)?;
-    measured(measure(&args, engine), Seen::said, out).await
+    tell(&measure(&args, engine).await?, Seen::said, out)
 }
 
 async fn measure(args: &StreamsArgs, engine: Engine) -> anyhow::Result<Seen> {

@@ -1,5 +1,6 @@
 //! `bench`: that it measures what it says; the figures themselves are the machine's.
 
+mod interrupted;
 mod runs;
 
 use serde_json::Value;
