@@ -10,6 +10,18 @@ fn after(ms: i64) -> Millis {
     Millis(NOW.0 + ms)
 }
 
+fn want() -> LeaseRequest {
+    LeaseRequest {
+        tenant: key().0,
+        queue: key().1,
+        types: vec![],
+        max: 1,
+        lease_seconds: 30,
+        renew_seconds: None,
+        worker_id: None,
+    }
+}
+
 /// A look that took no time.
 fn look(floors: &Floors, firsts: &[(usize, i64)], now: Millis) -> Floor {
     let floor = floors.get(&key(), now);
@@ -61,19 +73,33 @@ fn an_older_look_hides_nothing_from_a_newer_pass() {
 #[test]
 fn what_an_undone_transaction_passed_is_looked_for_again() {
     let floors = Floors::default();
-    let want = LeaseRequest {
-        tenant: key().0,
-        queue: key().1,
-        types: vec![],
-        max: 1,
-        lease_seconds: 30,
-        renew_seconds: None,
-        worker_id: None,
-    };
+    let want = want();
     let floor = look(&floors, &[], NOW);
     floors.forget([&want].into_iter());
     floors.found(&key(), &floor, &[], Duration::ZERO, NOW);
     assert_eq!(floors.get(&key(), after(1)).levels, [0; 5]);
+}
+
+#[test]
+fn what_was_found_before_a_transaction_was_undone_hides_nothing_afterwards() {
+    let floors = Floors::default();
+    let want = want();
+    let floor = floors.get(&key(), NOW);
+    floors.forget([&want].into_iter());
+    // In the very same millisecond.
+    assert_eq!(floors.get(&key(), NOW).levels, [0; 5]);
+    floors.found(&key(), &floor, &[], Duration::ZERO, NOW);
+    assert_eq!(floors.get(&key(), NOW).levels, [0; 5]);
+}
+
+#[test]
+fn very_many_tenants_are_forgotten_at_once() {
+    let floors = Floors::default();
+    for i in 0..=QUEUES_REMEMBERED as u128 {
+        floors.get(&(TenantId::from_uuid(uuid::Uuid::from_u128(i)), "default".to_owned(), None), NOW);
+    }
+    look(&floors, &[], NOW);
+    assert_eq!(floors.lock().floors.len(), 1);
 }
 
 #[test]
@@ -84,6 +110,6 @@ fn who_asks_for_ever_new_types_costs_no_other_tenant_its_floors() {
     for i in 0..3 * QUEUES_REMEMBERED {
         floors.get(&(other, "default".to_owned(), Some(i.to_string())), NOW);
     }
-    assert!(floors.0.lock().unwrap().len() <= QUEUES_REMEMBERED + 1);
+    assert!(floors.lock().floors.len() <= QUEUES_REMEMBERED + 1);
     assert_ne!(floors.get(&key(), after(1)).levels, [0; 5]);
 }
