@@ -106,8 +106,8 @@ pub async fn run(args: RunArgs, out: Out) -> anyhow::Result<ExitCode> {
         told = report(&reader, id, hold, outcome) => told,
         // Who signals a whole group means the command, which has ended; a second time, the wait for the service.
         () = async {
-            signals.next().await;
-            let _ = tokio::time::timeout(child::PATIENCE, signals.hurry()).await;
+            let first = signals.next().await;
+            let _ = tokio::time::timeout(child::PATIENCE, signals.hurry(first)).await;
         } => {
             print::err("interrupted before the outcome was reported");
             Told { interrupted: true, ..Told::default() }

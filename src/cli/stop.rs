@@ -42,13 +42,31 @@ fn stop_at(mut hangups: Option<Signal>) -> anyhow::Result<CancellationToken> {
             () = self::next(&mut hangups) => SignalKind::hangup(),
         };
         fired.cancel();
-        let since = Instant::now();
-        while next().await == first && since.elapsed() < AGAIN {}
+        let first = Heard::now(first);
+        while first.is(&next().await) {}
         // Their groups do not hear the terminal, and nothing is dropped from here on.
         child::kill_all();
         std::process::exit(130);
     });
     Ok(stop)
+}
+
+/// A signal that was heard right now.
+pub struct Heard<S> {
+    signal: S,
+    at: Instant,
+}
+
+impl<S: PartialEq> Heard<S> {
+    /// It came right now.
+    pub fn now(signal: S) -> Heard<S> {
+        Heard { signal, at: Instant::now() }
+    }
+
+    /// Whether the one that comes now is the same one.
+    pub fn is(&self, next: &S) -> bool {
+        self.signal == *next && self.at.elapsed() < AGAIN
+    }
 }
 
 /// SIGHUPs, one after the other; from here on they no longer end the process.
@@ -84,6 +102,14 @@ fn ignored(status: &str, signal: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_signal_at_once_is_the_same_one() {
+        let first = Heard::now("TERM");
+        assert!(first.is(&"TERM") && !first.is(&"INT"));
+        let earlier = Heard { at: first.at - AGAIN, ..first };
+        assert!(!earlier.is(&"TERM"));
+    }
 
     #[test]
     fn what_a_process_ignores_is_read_from_its_status() {

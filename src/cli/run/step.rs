@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::fatal;
 use crate::cli::child::{self, Group, joined, spawn};
 use crate::cli::said::{Last, Lines, Mark, Sieve};
+use crate::cli::stop::Heard;
 use crate::cli::{print, stop};
 use crate::client::Client;
 use crate::clock::Clock;
@@ -82,11 +83,17 @@ impl Signals {
         }
     }
 
-    /// The next one that is to hurry: of a terminal that closes there are two SIGHUPs.
-    pub async fn hurry(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+    /// The next one after `first` that is to hurry: of a terminal that closes there are two SIGHUPs.
+    pub async fn hurry(&mut self, first: Signal) {
+        let first = Heard::now(first);
+        loop {
+            let next = tokio::select! {
+                _ = self.term.recv() => Signal::TERM,
+                _ = self.int.recv() => Signal::INT,
+            };
+            if !first.is(&next) {
+                return;
+            }
         }
     }
 }
